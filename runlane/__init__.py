@@ -1,0 +1,71 @@
+"""Runlane: a durable run engine.  User code is not the durable thing; a run is."""
+
+from runlane.app import Executed, Runlane
+from runlane.clock import SettableClock
+from runlane.context import Context, Release, Signal
+from runlane.engine.tick import TickReport
+from runlane.engine.trigger import Triggered
+from runlane.errors import (
+    ConfigurationInvalid,
+    ErrorCode,
+    NonRetryable,
+    PayloadInvalid,
+    RunlaneError,
+    RunNotFound,
+    StorageConflict,
+    StorageUnavailable,
+    TaskNotFound,
+)
+from runlane.lanes import Lane, memory_lane, postgres_lane, sqlite_lane
+from runlane.policy import Exponential, Fixed, Retry
+from runlane.projections.attempts import Attempt
+from runlane.projections.runs import Run
+from runlane.reading import Page
+from runlane.requests import Trigger
+from runlane.storage.replay import Difference, Verification
+from runlane.tasks import Queue, Schedule, Task, task
+from runlane.values import Actor, Failure, Lease, RunStatus, TriggerOutcome
+from runlane.worker import Worker
+
+__all__ = [
+    "Actor",
+    "Attempt",
+    "ConfigurationInvalid",
+    "Context",
+    "Difference",
+    "ErrorCode",
+    "Executed",
+    "Exponential",
+    "Failure",
+    "Fixed",
+    "Lane",
+    "Lease",
+    "NonRetryable",
+    "Page",
+    "PayloadInvalid",
+    "Queue",
+    "Release",
+    "Retry",
+    "Run",
+    "RunNotFound",
+    "RunStatus",
+    "Runlane",
+    "RunlaneError",
+    "Schedule",
+    "SettableClock",
+    "Signal",
+    "StorageConflict",
+    "StorageUnavailable",
+    "Task",
+    "TaskNotFound",
+    "TickReport",
+    "Trigger",
+    "TriggerOutcome",
+    "Triggered",
+    "Verification",
+    "Worker",
+    "memory_lane",
+    "postgres_lane",
+    "sqlite_lane",
+    "task",
+]

@@ -1,0 +1,497 @@
+"""``Runlane``: the sync face.  Each method opens one transaction, or joins the caller's, and calls the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import UUID
+
+import sqlalchemy
+from attrs import frozen
+from sqlalchemy import orm
+
+from runlane import reading
+from runlane.clock import Clock
+from runlane.decisions import MAX_EVENTS
+from runlane.engine import lease
+from runlane.engine.tick import TickReport
+from runlane.engine.trigger import NewRun, Triggered, trigger
+from runlane.errors import ConfigurationInvalid, RunNotFound
+from runlane.events import Recorded
+from runlane.inline import Inline
+from runlane.lanes import Lane, lane_of
+from runlane.projections.attempts import Attempt, attempts
+from runlane.projections.runs import Run
+from runlane.projections.schedules import ScheduleState
+from runlane.reading import DEFAULT_LIMIT, Order, Page
+from runlane.requests import Trigger, build
+from runlane.runtime import Runtime, Settings
+from runlane.session import HEARTBEAT, LEASE_DURATION
+from runlane.storage import faults, log, queries, replay, schedules
+from runlane.storage.borrow import borrowed
+from runlane.storage.replay import Verification
+from runlane.storage.transaction import Transaction
+from runlane.tasks import Queue, Registry, Task
+from runlane.values import Actor, RunStatus, SourceType, TriggerOutcome, duration, run_id
+from runlane.worker import Worker
+
+T = TypeVar("T")
+
+
+@frozen
+class Executed:
+    """What ``run_now`` came to: the run, and whether this call executed it or found the owner of its key."""
+
+    run: Run
+    executed: bool
+
+
+class Runlane:
+    """A durable run engine on one database.
+
+    Args:
+        lane: a ``Lane``, or a URL: ``memory:``, ``sqlite:///file.db``, ``postgresql://…``.
+        queues: the queues that tasks may use; without any there is one, ``default``.
+        tasks: the tasks that this process triggers and executes.
+        environment: separates runs that share a database.
+        dispatch: ``eager`` wakes workers of this process at once, ``deferred`` leaves runs to their next poll.
+        clock: replaces the database's clock everywhere; for tests.
+        worker_id: names this process in histories; else host, process and a random part.
+        heartbeat: how often a worker process says that it lives (default 10 s).
+        lease_duration: for how long it is believed (default 30 s).
+        max_events: the greatest length of a run's history.
+        redact_failures: store "Task failed." instead of the messages of unknown exceptions.
+
+    Raises:
+        ConfigurationInvalid: naming the argument that is not valid.
+    """
+
+    def __init__(
+        self,
+        lane: Lane | str,
+        *,
+        queues: Iterable[Queue] = (),
+        tasks: Iterable[Task[..., Any]] = (),
+        environment: str = "default",
+        dispatch: str = "eager",
+        clock: Clock | None = None,
+        worker_id: str | None = None,
+        heartbeat: timedelta | str = HEARTBEAT,
+        lease_duration: timedelta | str = LEASE_DURATION,
+        max_events: int = MAX_EVENTS,
+        redact_failures: bool = False,
+    ) -> None:
+        if dispatch not in ("eager", "deferred"):
+            raise ConfigurationInvalid(f"dispatch must be 'eager' or 'deferred'; got {dispatch!r}")
+        registry = Registry.of(queues, tasks)
+        settings = Settings(
+            duration("heartbeat", heartbeat), duration("lease_duration", lease_duration), max_events, redact_failures
+        )
+        self._eager = dispatch == "eager"
+        self._runtime = Runtime(lane_of(lane), registry, environment, clock, worker_id, settings)
+        self._inline = Inline(self._runtime)
+        self._started = False
+        self._workers: list[Worker] = []
+        self.runs = Runs(self)
+        self.schedules = Schedules(self)
+        self.audit = Audit(self)
+
+    @property
+    def lane(self) -> Lane:
+        """The lane it works on."""
+        return self._runtime.lane
+
+    @property
+    def environment(self) -> str:
+        """The environment it works in."""
+        return self._runtime.environment
+
+    @property
+    def registry(self) -> Registry:
+        """The queues and tasks it knows."""
+        return self._runtime.registry
+
+    def start(self) -> Self:
+        """Make sure that the database is there and migrated; the memory and SQLite lanes migrate themselves.
+
+        Raises:
+            StorageUnavailable: the database cannot be reached.
+            ConfigurationInvalid: it is not migrated.
+        """
+        if not self._started:
+            self._runtime.start()
+            self._started = True
+        return self
+
+    def close(self) -> None:
+        """Stop workers that still run, end the session, close the connections."""
+        for worker in self._workers:
+            if not worker.closed:
+                worker.stop()
+        self._inline.close()
+        self._runtime.close()
+        self._started = False
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def migrate(self) -> int:
+        """Create or upgrade the tables; returns the schema version."""
+        return self._runtime.database.migrate()
+
+    def trigger(
+        self,
+        task: Task[..., Any] | str,
+        payload: Any = None,
+        *,
+        queue: Queue | None = None,
+        idempotency_key: str | None = None,
+        idempotency_ttl: str | timedelta | None = None,
+        priority: int | None = None,
+        run_at: datetime | None = None,
+        delay: str | timedelta | None = None,
+        run_id: UUID | str | None = None,
+        correlation_id: str | None = None,
+        actor: Actor | None = None,
+        trace_carrier: Mapping[str, str] | None = None,
+        meta: Mapping[str, Any] | None = None,
+        connection: Any = None,
+    ) -> Triggered:
+        """Create a run of `task`, or find the owner of its idempotency key.
+
+        Args:
+            payload: an instance of the task's payload type, or its JSON form.
+            run_at: the aware instant, or `delay` (``"10m"``) from now, before which it does not start.
+            run_id: a UUID of your own; it must be new.
+            connection: your SQLAlchemy connection or session, or psycopg connection; the run exists only if that
+                transaction commits.
+
+        Raises:
+            PayloadInvalid: the payload does not fit, naming the field; nothing is written.
+            ConfigurationInvalid, TaskNotFound: an argument is not valid; nothing is written.
+            StorageConflict: `run_id` exists already (kind ``run_exists``).
+            StorageUnavailable: the database cannot be reached.
+        """
+        asked = Trigger(
+            task,
+            payload,
+            queue,
+            idempotency_key,
+            idempotency_ttl,
+            priority,
+            run_at,
+            delay,
+            run_id,
+            correlation_id,
+            actor,
+            trace_carrier,
+            meta,
+        )
+        return self._trigger([build(self.registry, asked)], connection)[0]
+
+    def trigger_many(
+        self,
+        task: Task[..., Any] | str | Iterable[Trigger],
+        payloads: Iterable[Any] | None = None,
+        *,
+        connection: Any = None,
+    ) -> list[Triggered]:
+        """Create many runs in one transaction, all or none: ``(task, payloads)`` or ``([Trigger(…), …])``.
+
+        Returns the outcomes in order; raises as ``trigger`` does, naming the entry.
+        """
+        wanted: list[NewRun] = []
+        for index, asked in enumerate(_triggers(task, payloads)):
+            try:
+                wanted.append(build(self.registry, asked))
+            except ConfigurationInvalid as error:
+                raise ConfigurationInvalid(f"entry {index}: {error}") from error
+            except Exception as error:
+                error.add_note(f"in entry {index} of trigger_many")
+                raise
+        return self._trigger(wanted, connection) if wanted else []
+
+    def run_now(
+        self,
+        task: Task[..., Any] | str,
+        payload: Any = None,
+        *,
+        idempotency_key: str | None = None,
+        idempotency_ttl: str | timedelta | None = None,
+        correlation_id: str | None = None,
+        actor: Actor | None = None,
+        trace_carrier: Mapping[str, str] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Executed:
+        """Create a run and execute its first attempt here and now; never executes any other run.
+
+        A handler's failure is in the run, not raised.  A later attempt is the workers' business.
+        """
+        asked = Trigger(
+            task,
+            payload,
+            idempotency_key=idempotency_key,
+            idempotency_ttl=idempotency_ttl,
+            correlation_id=correlation_id,
+            actor=actor,
+            trace_carrier=trace_carrier,
+            meta=meta,
+        )
+        new = build(self.registry, asked, SourceType.RUN_NOW)
+        self.start()
+        holder = self._runtime.session().holder
+        found = self._transact(lambda tx: lease.create_leased(tx, self.environment, holder, new))
+        if found.outcome is not TriggerOutcome.CREATED:
+            return Executed(found.run, False)
+        return Executed(self._inline.execute(found.run), True)
+
+    def execute_next(self, queues: Sequence[Queue] | None = None) -> Run | None:
+        """Claim one due run, execute one attempt in this thread, and return the run; None if nothing is due.
+
+        Raises:
+            LeaseLost: the attempt outlived its lease; its outcome was dropped.
+        """
+        self.start()
+        names = self._queue_names(queues)
+        holder = self._runtime.session().holder
+        tasks = list(self.registry.tasks)
+        claimed = self._transact(lambda tx: lease.claim(tx, self.environment, holder, names, tasks, 1, tx.now()))
+        return self._inline.execute(claimed[0]) if claimed else None
+
+    def worker(
+        self,
+        mode: str = "poll",
+        *,
+        queues: Sequence[Queue] | None = None,
+        concurrency: int = 10,
+        maintenance: bool = True,
+        poll_interval: float = 1.0,
+        maintenance_interval: float = 1.0,
+    ) -> Worker:
+        """A worker of this process; call ``run()`` or ``start()`` on it.
+
+        Args:
+            mode: ``poll`` goes on until stopped, ``drain`` ends when nothing is due.
+            queues: those to claim from; else all registered ones.
+            concurrency: the greatest number of attempts at once.
+            maintenance: run ``tick()`` in the background, every `maintenance_interval` seconds.
+            poll_interval: seconds between looks into the database while nothing is due.
+        """
+        self.start()
+        worker = Worker(
+            self._runtime,
+            mode=mode,
+            queues=self._queue_names(queues),
+            concurrency=concurrency,
+            maintenance=maintenance,
+            poll_interval=poll_interval,
+            maintenance_interval=maintenance_interval,
+        )
+        self._workers = [known for known in self._workers if not known.closed] + [worker]
+        return worker
+
+    def tick(self) -> TickReport:
+        """One maintenance pass: recover lost runs, make the runs of due schedules.  Safe at any time, anywhere."""
+        self.start()
+        return self._runtime.tick()
+
+    def _trigger(self, wanted: Sequence[NewRun], connection: Any) -> list[Triggered]:
+        self.start()
+        if connection is None:
+            done = self._transact(lambda tx: trigger(tx, self.environment, wanted))
+            if self._eager:
+                self._runtime.ring()
+            return done
+        with self._joined(connection) as tx:
+            return trigger(tx, self.environment, wanted)
+
+    def _queue_names(self, queues: Sequence[Queue] | None) -> list[str]:
+        if queues is None:
+            return list(self.registry.queues)
+        return [self.registry.registered(queue) for queue in queues]
+
+    def _transact(self, work: Callable[[Transaction], T]) -> T:
+        return self._runtime.database.transact(work, self._runtime.clock)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Transaction]:
+        self.start()
+        with self._runtime.database.read(self._runtime.clock) as tx:
+            yield tx
+
+    @contextmanager
+    def _joined(self, connection: Any) -> Iterator[Transaction]:
+        """A transaction inside the caller's."""
+        database = self._runtime.database
+        if isinstance(connection, orm.Session):
+            connection = connection.connection()
+        with faults.translated(database.where):
+            if isinstance(connection, sqlalchemy.Connection):
+                yield database.join(connection, self._runtime.clock)
+            elif type(connection).__module__.partition(".")[0] == "psycopg" and hasattr(connection, "pgconn"):
+                with borrowed(connection) as wrapped:
+                    yield database.join(wrapped, self._runtime.clock)
+            else:
+                raise ConfigurationInvalid(
+                    "connection must be a SQLAlchemy Connection or Session, or a psycopg Connection; "
+                    f"got {type(connection).__name__}"
+                )
+
+
+class Runs:
+    """Reading runs: ``app.runs``."""
+
+    def __init__(self, app: Runlane) -> None:
+        self._app = app
+
+    def get(self, id: UUID | str) -> Run:
+        """The run with this id.
+
+        Raises:
+            RunNotFound: there is none in this environment.
+        """
+        wanted = run_id(id)
+        with self._app._reading() as tx:
+            run = queries.get_run(tx, self._app.environment, wanted)
+        if run is None:
+            raise RunNotFound(f"no run has the id {wanted} in environment {self._app.environment!r}")
+        return run
+
+    def list(
+        self,
+        *,
+        statuses: Sequence[RunStatus | str] | None = None,
+        tasks: Sequence[Task[..., Any] | str] | None = None,
+        queues: Sequence[Queue | str] | None = None,
+        correlation_id: str | None = None,
+        idempotency_key: str | None = None,
+        source_run_id: UUID | str | None = None,
+        parent_run_id: UUID | str | None = None,
+        schedule_id: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int = DEFAULT_LIMIT,
+        cursor: str | None = None,
+        order: Order = "newest",
+    ) -> Page:
+        """A page of runs that match every given condition, by id; ids that Runlane makes grow with time.
+
+        Args:
+            limit: 1 to 500.
+            cursor: ``next_cursor`` of the page before, with the same conditions.
+            order: ``newest`` or ``oldest`` first.
+        """
+        wanted = reading.run_filter(
+            statuses=statuses,
+            tasks=tasks,
+            queues=queues,
+            correlation_id=correlation_id,
+            idempotency_key=idempotency_key,
+            source_run_id=source_run_id,
+            parent_run_id=parent_run_id,
+            schedule_id=schedule_id,
+            created_after=created_after,
+            created_before=created_before,
+        )
+        with self._app._reading() as tx:
+            return reading.list_runs(tx, self._app.environment, wanted, limit, cursor, order)
+
+    def count(self) -> dict[RunStatus, int]:
+        """How many runs are in each status; reads every run of the environment."""
+        with self._app._reading() as tx:
+            return queries.count_by_status(tx, self._app.environment)
+
+    def events(self, id: UUID | str) -> tuple[Recorded, ...]:
+        """The history of a run, by sequence.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        wanted = run_id(id)
+        with self._app._reading() as tx:
+            events = log.read_stream(tx, wanted)
+        if not events or events[0].environment != self._app.environment:
+            raise RunNotFound(f"no run has the id {wanted} in environment {self._app.environment!r}")
+        return events
+
+    def attempts(self, id: UUID | str) -> tuple[Attempt, ...]:
+        """The attempts of a run, as its events tell them.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        return attempts(self.events(id))
+
+    def wait(self, id: UUID | str, *, timeout: float | None = None) -> Run:
+        """Wait until a run has ended, and return it.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Raises:
+            TimeoutError: it has not ended in time.
+            RunNotFound: there is no such run.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = 0.005
+        while not (run := self.get(id)).is_terminal:
+            if deadline is not None and time.monotonic() + pause > deadline:
+                raise TimeoutError(f"run {run.id} is still {run.status} after {timeout} s")
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.25)
+        return run
+
+
+class Schedules:
+    """Reading schedules: ``app.schedules``."""
+
+    def __init__(self, app: Runlane) -> None:
+        self._app = app
+
+    def list(self) -> tuple[ScheduleState, ...]:
+        """Every schedule ever registered in this environment, by id."""
+        with self._app._reading() as tx:
+            return tuple(schedules.schedules_of(tx, self._app.environment))
+
+
+class Audit:
+    """Checking the log: ``app.audit``."""
+
+    def __init__(self, app: Runlane) -> None:
+        self._app = app
+
+    def verify(self, id: UUID | str | None = None, *, progress: Callable[[int], None] | None = None) -> Verification:
+        """Fold the whole log of this environment (or one run's), and compare it field by field with what is stored.
+
+        `progress` is called with the number of events folded so far.
+        """
+        self._app.start()
+        with self._app._runtime.database.snapshot() as tx:
+            if id is None:
+                return replay.verify(tx, self._app.environment, progress)
+            wanted = run_id(id)
+            found = replay.compare_run(tx, wanted)
+        if not found.events and not found.differences:
+            raise RunNotFound(f"no run has the id {wanted} in environment {self._app.environment!r}")
+        return found
+
+
+def _triggers(task: Task[..., Any] | str | Iterable[Trigger], payloads: Iterable[Any] | None) -> Iterator[Trigger]:
+    if isinstance(task, (Task, str)):
+        if payloads is None:
+            raise ConfigurationInvalid("trigger_many(task, payloads) needs payloads")
+        yield from (Trigger(task, payload) for payload in payloads)
+        return
+    for asked in task:
+        if not isinstance(asked, Trigger):
+            raise ConfigurationInvalid(f"trigger_many takes Trigger(…) entries; got {asked!r}")
+        yield asked

@@ -1,0 +1,81 @@
+"""When a schedule is due: once, or at a fixed interval.  Pure arithmetic on UTC instants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_never
+
+from attrs import frozen
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TICK = timedelta(microseconds=1)
+
+
+@frozen
+class Once:
+    """A single occurrence."""
+
+    at: datetime
+
+
+@frozen
+class Every:
+    """An occurrence at each multiple of `interval` since the Unix epoch, so every process computes the same ones."""
+
+    interval: timedelta
+
+
+Cadence = Once | Every
+
+
+def next_after(cadence: Cadence, moment: datetime) -> datetime | None:
+    """The first occurrence later than `moment`, or None when there is none."""
+    match cadence:
+        case Once(at=at):
+            return at if at > moment else None
+        case Every(interval=interval):
+            try:
+                return _EPOCH + ((moment - _EPOCH) // interval + 1) * interval
+            except OverflowError:
+                return None
+        case unhandled:
+            assert_never(unhandled)
+
+
+def latest_due(cadence: Cadence, first: datetime, now: datetime) -> tuple[datetime, int]:
+    """The latest occurrence at or before `now`, and how many from `first` on it collapses (0 if it is `first`).
+
+    `first` is an occurrence that is due, that is, not later than `now`.
+    """
+    match cadence:
+        case Once():
+            return first, 0
+        case Every(interval=interval):
+            behind = (now - first) // interval
+            return first + behind * interval, behind
+        case unhandled:
+            assert_never(unhandled)
+
+
+def first_at(cadence: Cadence, registered: datetime) -> datetime | None:
+    """The first occurrence of a schedule first seen at `registered`: a one-off is a promise, however late it is seen."""
+    return cadence.at if isinstance(cadence, Once) else next_after(cadence, registered)
+
+
+def to_json(cadence: Cadence) -> dict[str, Any]:
+    """The cadence as events hold it."""
+    match cadence:
+        case Once(at=at):
+            return {"once": at.isoformat()}
+        case Every(interval=interval):
+            return {"every_us": interval // _TICK}
+        case unhandled:
+            assert_never(unhandled)
+
+
+def from_json(value: Mapping[str, Any]) -> Cadence:
+    """The inverse of ``to_json``."""
+    if "once" in value:
+        return Once(datetime.fromisoformat(value["once"]))
+    return Every(value["every_us"] * _TICK)

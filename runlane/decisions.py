@@ -1,0 +1,290 @@
+"""The other half of the folds: state + command + now -> events, or a refusal.
+
+Pure: the clock, the drawn jitter and the policy are arguments, and what was decided is in the events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, assert_never
+from uuid import UUID, uuid5
+
+from attrs import evolve, frozen
+
+from runlane import cadence as cadences
+from runlane.errors import ErrorCode
+from runlane.events import (
+    Event,
+    Recorded,
+    RunCancelled,
+    RunCreated,
+    RunDeliveryRequested,
+    RunEvent,
+    RunFailed,
+    RunInterrupted,
+    RunLeased,
+    RunLeaseExpired,
+    RunReleased,
+    RunRetryScheduled,
+    RunStep,
+    RunSucceeded,
+    ScheduleChanged,
+    ScheduleEvent,
+    ScheduleFired,
+    ScheduleRegistered,
+    ScheduleRemoved,
+)
+from runlane.policy import Retry
+from runlane.projections import runs, schedules
+from runlane.projections.runs import Run
+from runlane.projections.schedules import ScheduleState
+from runlane.values import LEASED, Actor, Failure, RunStatus, duration, later
+
+#: The greatest number of events a run may have before it fails with ``history_limit``.
+MAX_EVENTS = 10_000
+_NAMESPACE = UUID("6f1d7c1e-6c0b-5f5e-9b0a-52756e6c616e")
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+# What an attempt came to, as the executor saw it.
+@frozen
+class Succeeded:
+    """The handler returned `result`, checked JSON."""
+
+    result: Any = None
+
+
+@frozen
+class Failed:
+    """The handler raised, or could not be called."""
+
+    failure: Failure
+
+
+@frozen
+class Released:
+    """The handler returned a release: exactly one of `delay` and `run_at` is given."""
+
+    delay: timedelta | None = None
+    run_at: datetime | None = None
+    reason: str | None = None
+    meta: Mapping[str, Any] | None = None
+
+
+@frozen
+class Interrupted:
+    """The attempt stopped because its signal asked it to, or was cut off."""
+
+    reason: str
+
+
+Outcome = Succeeded | Failed | Released | Interrupted
+
+
+@frozen
+class Change:
+    """What a decision does to a run: the state it was made on, its events, and the state they fold to."""
+
+    before: Run | None
+    records: tuple[Recorded, ...]
+    after: Run
+
+
+@frozen
+class ScheduleChange:
+    """What a decision does to a schedule."""
+
+    before: ScheduleState | None
+    records: tuple[Recorded, ...]
+    after: ScheduleState
+
+
+def begin(run_id: UUID, environment: str, events: Sequence[RunEvent], at: datetime, actor: Actor) -> Change:
+    """The change that brings a run into being by `events`, the first of them ``RunCreated``."""
+    records = tuple(Recorded(run_id, n, event, at, environment, actor) for n, event in enumerate(events, 1))
+    return Change(None, records, runs.replay(records))
+
+
+def advance(run: Run, events: Sequence[RunStep], at: datetime, actor: Actor) -> Change:
+    """The change that `events` make to `run`; time never runs backwards within a run."""
+    at = max(at, run.updated_at)
+    records = []
+    after = run
+    for event in events:
+        record = Recorded(run.id, after.sequence + 1, event, at, run.environment, actor)
+        after = runs.after(after, record)
+        records.append(record)
+    return Change(run, tuple(records), after)
+
+
+def create(created: RunCreated, delay: timedelta | None, now: datetime) -> tuple[RunEvent, ...]:
+    """A triggered run: due now its delivery is requested at once, otherwise when its time has come."""
+    if delay is not None:
+        created = evolve(created, run_at=later(now, delay))
+    if created.run_at is not None and created.run_at > now:
+        return (created,)
+    return created, RunDeliveryRequested()
+
+
+def lease(run: Run, session_id: UUID, worker_id: str) -> tuple[RunStep, ...]:
+    """A claim by a worker session; the fold refuses it if the run is not claimable."""
+    return (RunLeased(session_id, worker_id, run.counters.attempts + 1),)
+
+
+def complete(
+    run: Run,
+    session_id: UUID,
+    attempt: int,
+    outcome: Outcome,
+    retry: Retry,
+    now: datetime,
+    spread: float,
+    max_events: int = MAX_EVENTS,
+) -> tuple[RunStep, ...]:
+    """What the outcome of `attempt` means for the run as it is now; nothing if the lease is not ours any more.
+
+    `spread` is the jitter drawn for this decision, -1 to 1.
+    """
+    held = run.lease
+    if run.status not in LEASED or held is None or held.session_id != session_id or held.attempt != attempt:
+        return ()
+    if run.status is RunStatus.CANCELLATION_REQUESTED:
+        if isinstance(outcome, Failed):
+            return (RunFailed(session_id, attempt, outcome.failure),)
+        return (RunCancelled(run.cancellation.reason if run.cancellation else None),)
+    if not isinstance(outcome, Succeeded) and run.sequence + 2 >= max_events:
+        message = f"the run has {run.sequence} events and at most {max_events} are allowed"
+        return (RunFailed(session_id, attempt, Failure(ErrorCode.HISTORY_LIMIT, message, False)),)
+    match outcome:
+        case Succeeded(result=result):
+            return (RunSucceeded(session_id, attempt, result),)
+        case Released():
+            run_at = outcome.run_at if outcome.delay is None else later(now, outcome.delay)
+            return (RunReleased(session_id, attempt, run_at or now, outcome.reason, outcome.meta),)
+        case Interrupted(reason=reason):
+            return (RunInterrupted(session_id, attempt, reason),)
+        case Failed(failure=failure):
+            if not failure.retryable or run.counters.failures + 1 >= retry.max_attempts:
+                return (RunFailed(session_id, attempt, failure),)
+            return (_retry(run, session_id, attempt, failure, retry, now, spread),)
+        case unhandled:
+            assert_never(unhandled)
+
+
+def _retry(
+    run: Run, session_id: UUID, attempt: int, failure: Failure, retry: Retry, now: datetime, spread: float
+) -> RunRetryScheduled:
+    number = run.counters.retries + 1
+    base = retry.backoff.before_retry(number) // _MILLISECOND
+    jitter = retry.delay(number, spread) // _MILLISECOND - base
+    run_at = later(now, (base + jitter) * _MILLISECOND, "the retry delay")
+    return RunRetryScheduled(session_id, attempt, failure, run_at, base, jitter)
+
+
+def recover(run: Run, max_lost: int) -> tuple[RunStep, ...]:
+    """What becomes of a run whose worker session has expired."""
+    if run.lease is None:
+        return ()
+    session_id, attempt = run.lease.session_id, run.lease.attempt
+    if run.status is RunStatus.CANCELLATION_REQUESTED:
+        return (RunCancelled(run.cancellation.reason if run.cancellation else None),)
+    losses = run.counters.losses + 1
+    if losses >= max_lost:
+        message = f"its worker vanished {losses} times; the last one was {run.lease.worker_id}"
+        return (RunFailed(session_id, attempt, Failure(ErrorCode.LEASE_LOST, message, False)),)
+    return (RunLeaseExpired(session_id, attempt),)
+
+
+def keeps_key(owner: Run, now: datetime) -> bool:
+    """Whether `owner` still owns its idempotency key: while active, and afterwards by outcome and retention."""
+    if owner.is_active:
+        return True
+    if owner.status is RunStatus.FAILED or owner.idempotency_ttl in (None, "active"):
+        return False
+    return owner.created_at + duration("idempotency_ttl", owner.idempotency_ttl) > now
+
+
+@frozen
+class ScheduleDefinition:
+    """What a deployment says a schedule is."""
+
+    schedule_id: str
+    task_id: str
+    queue: str
+    cadence: cadences.Cadence
+    payload: Any
+    enabled: bool
+
+
+def deploy(state: ScheduleState | None, definition: ScheduleDefinition, now: datetime) -> tuple[ScheduleEvent, ...]:
+    """Register a schedule seen for the first time, or record that its definition has changed; else nothing.
+
+    A change of rule starts afresh from now; other changes leave the next occurrence as it is.
+    """
+    rule = cadences.to_json(definition.cadence)
+    fields = (definition.task_id, definition.queue, rule, definition.payload, definition.enabled)
+    if state is None:
+        first = cadences.first_at(definition.cadence, now)
+        return (ScheduleRegistered(*fields, first if definition.enabled else None),)
+    stored = (state.task_id, state.queue, state.cadence, state.payload, state.enabled)
+    if stored == fields and not state.removed:
+        return ()
+    if not definition.enabled:
+        return (ScheduleChanged(*fields, None),)
+    if rule == state.cadence and state.enabled and not state.removed:
+        return (ScheduleChanged(*fields, state.next_at),)
+    if isinstance(definition.cadence, cadences.Once) and definition.cadence.at != state.last_at:
+        return (ScheduleChanged(*fields, definition.cadence.at),)
+    return (ScheduleChanged(*fields, cadences.next_after(definition.cadence, now)),)
+
+
+def withdraw(state: ScheduleState) -> tuple[ScheduleEvent, ...]:
+    """A schedule that its task no longer has stops; runs already made stay."""
+    return () if state.removed else (ScheduleRemoved(),)
+
+
+def fire(state: ScheduleState, run_id: UUID, now: datetime) -> tuple[ScheduleFired, ...]:
+    """The latest due occurrence makes a run; those missed before it collapse into it."""
+    if state.paused or state.removed or not state.enabled or state.next_at is None or state.next_at > now:
+        return ()
+    rule = cadences.from_json(state.cadence)
+    scheduled_for, missed = cadences.latest_due(rule, state.next_at, now)
+    return (
+        ScheduleFired(
+            occurrence_id(state.environment, state.schedule_id, scheduled_for),
+            scheduled_for,
+            run_id,
+            cadences.next_after(rule, scheduled_for),
+            missed,
+            state.next_at if missed else None,
+        ),
+    )
+
+
+def occurrence_id(environment: str, schedule_id: str, scheduled_for: datetime) -> UUID:
+    """The same id in every process for the same occurrence."""
+    return uuid5(_NAMESPACE, f"occurrence:{environment}:{schedule_id}:{scheduled_for.isoformat()}")
+
+
+def schedule_stream(environment: str, schedule_id: str) -> UUID:
+    """The id of a schedule's stream of events."""
+    return uuid5(_NAMESPACE, f"schedule:{environment}:{schedule_id}")
+
+
+def move_schedule(
+    environment: str, schedule_id: str, state: ScheduleState | None, events: Sequence[Event], at: datetime, actor: Actor
+) -> ScheduleChange:
+    """The change that `events` make to a schedule."""
+    stream = schedule_stream(environment, schedule_id)
+    at = at if state is None else max(at, state.updated_at)
+    records = []
+    after = state
+    for event in events:
+        sequence = 1 if after is None else after.sequence + 1
+        record = Recorded(stream, sequence, event, at, environment, actor)
+        after = schedules.born(record) if after is None else schedules.after(after, record)
+        records.append(record)
+    if after is None:
+        raise ValueError("a schedule needs at least one event")
+    return ScheduleChange(state, tuple(records), after)

@@ -1,0 +1,52 @@
+"""Outcomes of attempts, in batches: decided on the run as it was leased, decided again where that race was lost."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from datetime import datetime
+
+from attrs import frozen
+
+from runlane import decisions
+from runlane.decisions import Outcome
+from runlane.policy import Retry
+from runlane.projections.runs import Run
+from runlane.storage import claims, log
+from runlane.storage.transaction import Transaction
+from runlane.values import Actor, ActorType
+
+
+@frozen
+class Finished:
+    """An attempt that has ended: the run as it was leased, and what the handler came to."""
+
+    run: Run
+    outcome: Outcome
+    retry: Retry
+
+
+def complete(tx: Transaction, finished: Sequence[Finished], now: datetime, max_events: int) -> list[Run | None]:
+    """Append the outcomes; for each the run as it is then, or None if the lease was lost and the outcome is dropped."""
+    decided = [_decide(one.run, one, now, max_events) for one in finished]
+    lost = log.append_runs(tx, [change for change in decided if change is not None])
+    after = [None if change is None or change.after.id in lost else change.after for change in decided]
+    if lost:
+        current = {run.id: run for run in claims.lock_runs(tx, list(lost))}
+        for index, one in enumerate(finished):
+            run = current.get(one.run.id)
+            change = None if run is None else _decide(run, one, now, max_events)
+            if change is not None and not log.append_runs(tx, [change]):
+                after[index] = change.after
+    return after
+
+
+def _decide(run: Run, one: Finished, now: datetime, max_events: int) -> decisions.Change | None:
+    lease = one.run.lease
+    if lease is None:
+        raise ValueError("an outcome belongs to a leased run")
+    spread = random.uniform(-1.0, 1.0)  # noqa: S311  # drawn once, recorded in the event
+    events = decisions.complete(run, lease.session_id, lease.attempt, one.outcome, one.retry, now, spread, max_events)
+    if not events:
+        return None
+    return decisions.advance(run, events, now, Actor(ActorType.WORKER, lease.worker_id))

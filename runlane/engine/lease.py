@@ -1,0 +1,99 @@
+"""Leases: claiming due runs, giving them back, recovering those whose owner has vanished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from attrs import frozen
+
+from runlane import decisions
+from runlane.decisions import Change, Interrupted
+from runlane.engine.trigger import NewRun, Triggered, birth, give_birth
+from runlane.policy import ONE_ATTEMPT
+from runlane.projections.runs import Run
+from runlane.storage import claims, log, sessions
+from runlane.storage.transaction import Transaction
+from runlane.values import SYSTEM, Actor, ActorType
+
+
+@frozen
+class Holder:
+    """A worker session that takes leases, and under which name."""
+
+    session_id: UUID
+    worker_id: str
+
+    @property
+    def actor(self) -> Actor:
+        """The worker as the cause of events."""
+        return Actor(ActorType.WORKER, self.worker_id)
+
+
+def claim(
+    tx: Transaction,
+    environment: str,
+    holder: Holder,
+    queues: Sequence[str],
+    tasks: Sequence[str],
+    limit: int,
+    now: datetime,
+) -> list[Run]:
+    """Lease up to `limit` runs that are due at `now`, best first; only of these queues and tasks."""
+    found = claims.lock_due(tx, environment, queues, tasks, now, limit)
+    actor = holder.actor
+    changes = [
+        decisions.advance(run, decisions.lease(run, holder.session_id, holder.worker_id), now, actor) for run in found
+    ]
+    if not changes:
+        return []
+    leased = [change.after for change in changes]
+    lost = log.append_runs(tx, changes)
+    return [run for run in leased if run.id not in lost]
+
+
+def create_leased(tx: Transaction, environment: str, holder: Holder, new: NewRun) -> Triggered:
+    """Create a run and take its first lease in one step; or find the owner of its idempotency key, leased or not."""
+    now = tx.now()
+    created = birth(new, environment, now)
+    leased = decisions.advance(
+        created.after, decisions.lease(created.after, holder.session_id, holder.worker_id), now, holder.actor
+    )
+    change = Change(None, created.records + leased.records, leased.after)
+    return give_birth(tx, [change], now)[0]
+
+
+def give_back(tx: Transaction, holder: Holder, strays: dict[UUID, int], reason: str) -> int:
+    """Queue again those of `strays` (run to attempt) that the session still holds; how many those were."""
+    runs = claims.lock_runs(tx, list(strays))
+    now = tx.now()
+    changes = []
+    for run in runs:
+        events = decisions.complete(run, holder.session_id, strays[run.id], Interrupted(reason), ONE_ATTEMPT, now, 0.0)
+        if events:
+            changes.append(decisions.advance(run, events, now, holder.actor))
+    return len(changes) - len(log.append_runs(tx, changes)) if changes else 0
+
+
+def recover_session(
+    tx: Transaction, session_id: UUID, max_lost: Callable[[str], int], limit: int = 500
+) -> tuple[int, bool]:
+    """Take the runs of a session whose time has run out, or that has no row, away from it.
+
+    Returns how many runs were recovered, and whether some are left for another transaction.
+    """
+    expires_at = sessions.lock_expired(tx, session_id)
+    now = tx.now()
+    if expires_at is not None and expires_at > now:
+        return 0, False
+    runs = claims.lock_leased(tx, session_id, limit)
+    changes = [
+        decisions.advance(run, events, now, SYSTEM)
+        for run in runs
+        if (events := decisions.recover(run, max_lost(run.task_id)))
+    ]
+    recovered = len(changes) - len(log.append_runs(tx, changes)) if changes else 0
+    if expires_at is not None and len(runs) < limit:
+        sessions.close_session(tx, session_id)
+    return recovered, len(runs) == limit

@@ -1,0 +1,225 @@
+"""Every event: a frozen fact in the past tense.  An event records a decision, so a replay needs nothing else.
+
+The class says what happened; the envelope (``Recorded``) says to which stream, as which step, when and by whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from attrs import frozen
+
+from runlane.values import Actor, Failure, Source
+
+
+@frozen
+class RunCreated:
+    """A run came into being: its identity, for good."""
+
+    task_id: str
+    queue: str
+    payload: Any
+    source: Source = Source()
+    priority: int = 0
+    run_at: datetime | None = None
+    idempotency_key: str | None = None
+    idempotency_ttl: str | None = None
+    singleton_key: str | None = None
+    concurrency_key: str | None = None
+    correlation_id: str | None = None
+    trace_carrier: Mapping[str, str] | None = None
+    meta: Mapping[str, Any] | None = None
+
+
+@frozen
+class RunDeliveryRequested:
+    """A wakeup was asked for; `available_at` says from when it may be delivered, if not at once."""
+
+    available_at: datetime | None = None
+
+
+@frozen
+class RunDispatchReserved:
+    """A slot of a bounded queue was set aside."""
+
+    expires_at: datetime | None = None
+
+
+@frozen
+class RunDispatchReservationExpired:
+    """An unclaimed slot was given back."""
+
+
+@frozen
+class RunLeased:
+    """A worker session took the run for one attempt."""
+
+    session_id: UUID
+    worker_id: str
+    attempt: int
+
+
+@frozen
+class RunSucceeded:
+    """The handler returned."""
+
+    session_id: UUID
+    attempt: int
+    result: Any = None
+
+
+@frozen
+class RunRetryScheduled:
+    """The attempt failed and another follows at `run_at`: `delay_ms` by the policy, moved by the drawn `jitter_ms`."""
+
+    session_id: UUID
+    attempt: int
+    failure: Failure
+    run_at: datetime
+    delay_ms: int
+    jitter_ms: int
+
+
+@frozen
+class RunReleased:
+    """The handler asked to continue later; no failure."""
+
+    session_id: UUID
+    attempt: int
+    run_at: datetime
+    reason: str | None = None
+    meta: Mapping[str, Any] | None = None
+
+
+@frozen
+class RunInterrupted:
+    """The worker gave the attempt back before it had an outcome."""
+
+    session_id: UUID
+    attempt: int
+    reason: str
+
+
+@frozen
+class RunLeaseExpired:
+    """The owner vanished without a word."""
+
+    session_id: UUID
+    attempt: int
+
+
+@frozen
+class RunFailed:
+    """The run ended in failure."""
+
+    session_id: UUID
+    attempt: int
+    failure: Failure
+
+
+@frozen
+class RunCancellationRequested:
+    """Somebody asked a leased run to stop."""
+
+    reason: str | None = None
+    meta: Mapping[str, Any] | None = None
+
+
+@frozen
+class RunCancelled:
+    """The run ended because somebody asked."""
+
+    reason: str | None = None
+    meta: Mapping[str, Any] | None = None
+
+
+@frozen
+class ScheduleRegistered:
+    """A schedule was seen for the first time; only occurrences after now are its business."""
+
+    task_id: str
+    queue: str
+    cadence: Mapping[str, Any]
+    payload: Any
+    enabled: bool
+    next_at: datetime | None
+
+
+@frozen
+class ScheduleChanged:
+    """A deployment changed a schedule's definition."""
+
+    task_id: str
+    queue: str
+    cadence: Mapping[str, Any]
+    payload: Any
+    enabled: bool
+    next_at: datetime | None
+
+
+@frozen
+class ScheduleFired:
+    """An occurrence made a run; `collapsed` earlier ones, the first due at `collapsed_from`, were missed before it."""
+
+    occurrence_id: UUID
+    scheduled_for: datetime
+    run_id: UUID
+    next_at: datetime | None
+    collapsed: int = 0
+    collapsed_from: datetime | None = None
+
+
+@frozen
+class SchedulePaused:
+    """An operator stopped a schedule for a while."""
+
+    reason: str | None = None
+
+
+@frozen
+class ScheduleResumed:
+    """An operator let a schedule go on; occurrences in between are skipped."""
+
+    next_at: datetime | None
+    reason: str | None = None
+
+
+@frozen
+class ScheduleRemoved:
+    """A deployment took a schedule off its task."""
+
+
+RunStep = (
+    RunDeliveryRequested
+    | RunDispatchReserved
+    | RunDispatchReservationExpired
+    | RunLeased
+    | RunSucceeded
+    | RunRetryScheduled
+    | RunReleased
+    | RunInterrupted
+    | RunLeaseExpired
+    | RunFailed
+    | RunCancellationRequested
+    | RunCancelled
+)
+RunEvent = RunCreated | RunStep
+ScheduleStep = ScheduleChanged | ScheduleFired | SchedulePaused | ScheduleResumed | ScheduleRemoved
+ScheduleEvent = ScheduleRegistered | ScheduleStep
+Event = RunEvent | ScheduleEvent
+
+
+@frozen
+class Recorded:
+    """An event in its envelope; `position` is known once it has been read back from the log."""
+
+    stream_id: UUID
+    sequence: int
+    event: Event
+    occurred_at: datetime
+    environment: str
+    actor: Actor
+    position: int | None = None

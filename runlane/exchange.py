@@ -1,0 +1,288 @@
+"""The traffic between a worker and the database: finished outcomes out, claimed runs in, one transaction for both.
+
+Outcomes collect while earlier transactions run; the next one takes all of them and claims for every free slot, so
+batches grow with the load by themselves and nothing waits for a timer while nothing is in flight.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Sequence
+from time import monotonic
+from uuid import UUID
+
+from runlane.decisions import Failed, Interrupted, Outcome
+from runlane.engine.complete import Finished, complete
+from runlane.engine.lease import Holder, claim
+from runlane.errors import ErrorCode, RunlaneError
+from runlane.executor import Execution, Executor
+from runlane.projections.runs import Run
+from runlane.runtime import Runtime
+from runlane.storage.transaction import Transaction
+from runlane.values import Failure, storable
+
+log = logging.getLogger("runlane.worker")
+
+#: The most outcomes, and the most claims, of one transaction.
+BATCH = 1000
+_BACKOFF = 0.5  # seconds of rest after the database refused
+_RELIEF = 0.005  # seconds after which blocked handler threads get company
+
+Ended = tuple[Execution, Outcome]
+
+
+class Exchange:
+    """Claims, executions and outcomes of one worker.
+
+    Args:
+        queues: names of the queues to claim from.
+        concurrency: the greatest number of attempts at once.
+        poll_interval: seconds between looks into the database while it has nothing.
+        lanes: how many transactions may be in flight at once.
+        drain: end by itself when nothing is due and nothing is under way.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        queues: Sequence[str],
+        concurrency: int,
+        poll_interval: float,
+        lanes: int,
+        drain: bool,
+    ) -> None:
+        self._runtime = runtime
+        self._queues = list(queues)
+        self._tasks = list(runtime.registry.tasks)
+        self._concurrency = concurrency
+        self._poll_interval = poll_interval
+        self._drain = drain
+        self._executor = Executor(concurrency, self._ended, runtime.settings.redact_failures)
+        self._changed = threading.Condition()
+        self._finished: list[Ended] = []
+        self._active: dict[tuple[UUID, int], Execution] = {}
+        self._executing = 0
+        self._claiming = 0
+        self._in_flight = 0
+        self._hungry = True  # the last claim found as much as it asked for
+        self._dry = False  # the last claim found nothing, and nothing has been committed since
+        self._next_poll = 0.0
+        self._stopping = False
+        self._backoff = 0.0
+        self.completed = 0
+        self.error: BaseException | None = None
+        self._threads = [
+            threading.Thread(target=self._lane, name=f"runlane-exchange-{n}", daemon=True) for n in range(lanes)
+        ]
+
+    def start(self) -> None:
+        """Begin to claim and execute."""
+        self._runtime.join(self)
+        self._runtime.on_ring(self.ring)
+        for thread in self._threads:
+            thread.start()
+
+    def ring(self) -> None:
+        """There may be work: look now."""
+        with self._changed:
+            self._hungry = True
+            self._dry = False
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Claim nothing any more, and ask the attempts under way to end."""
+        with self._changed:
+            self._stopping = True
+            for execution in self._active.values():
+                execution.context.signal.set("worker_stopping")
+            self._changed.notify_all()
+
+    def cut_off(self) -> None:
+        """Give the attempts that are still under way back, whatever their handlers do from now on."""
+        with self._changed:
+            self._stopping = True
+            for execution in self._active.values():
+                if not execution.ended:
+                    self._end(execution, Interrupted("worker_stopping"))
+            self._changed.notify_all()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until everything has ended, at most `timeout` seconds; whether it has."""
+        deadline = None if timeout is None else monotonic() + timeout
+        for thread in self._threads:
+            thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
+        if any(thread.is_alive() for thread in self._threads):
+            return False
+        self._runtime.off_ring(self.ring)
+        self._runtime.leave(self)
+        self._executor.close()
+        return True
+
+    def held(self) -> dict[UUID, int]:
+        """The attempts under way, or whose outcome is not yet stored."""
+        with self._changed:
+            return {run_id: attempt for run_id, attempt in sorted(self._active)}
+
+    def lease_lost(self, session_id: UUID) -> None:
+        """Tell the handlers of this session to stop; their outcomes will be dropped."""
+        with self._changed:
+            for execution in self._active.values():
+                if _session_of(execution.run) == session_id:
+                    execution.context.signal.set("lease_lost")
+
+    def _ended(self, execution: Execution, outcome: Outcome) -> None:
+        with self._changed:
+            if execution.ended:
+                log.info("run %s: the outcome of a cut-off attempt was dropped", execution.run.id)
+                return
+            self._end(execution, outcome)
+            self._changed.notify()
+
+    def _end(self, execution: Execution, outcome: Outcome) -> None:
+        execution.ended = True
+        self._executing -= 1
+        self._finished.append((execution, outcome))
+
+    def _lane(self) -> None:
+        try:
+            while (work := self._next()) is not None:
+                self._exchange(*work)
+        except BaseException as error:
+            log.exception("the worker cannot go on")
+            with self._changed:
+                self.error = self.error or error
+                self._stopping = True
+                self._changed.notify_all()
+
+    def _next(self) -> tuple[list[Ended], int] | None:
+        """Wait for something to do: the outcomes to store and how many runs to claim; None at the end."""
+        with self._changed:
+            while True:
+                if self._is_over():
+                    self._changed.notify_all()
+                    return None
+                pause = self._backoff - monotonic()
+                wanted = self._wanted() if pause <= 0 else 0
+                if pause <= 0 and (self._finished or wanted):
+                    batch, self._finished = self._finished[:BATCH], self._finished[BATCH:]
+                    self._in_flight += 1
+                    self._claiming += wanted
+                    if wanted:
+                        self._postpone_poll()
+                    return batch, wanted
+                waiting = pause if pause > 0 else max(0.0, self._next_poll - monotonic())
+                if self._executing and self._executor.relieve():
+                    waiting = min(waiting, _RELIEF)
+                self._changed.wait(waiting)
+
+    def _is_over(self) -> bool:
+        idle = not (self._executing or self._finished or self._in_flight)
+        if self._drain and self._dry and idle:
+            self._stopping = True
+        return self.error is not None or (self._stopping and idle)
+
+    def _wanted(self) -> int:
+        if self._stopping:
+            return 0
+        free = min(BATCH, self._concurrency - self._executing - self._claiming)
+        if free <= 0:
+            return 0
+        idle_drain = self._drain and not self._dry and not self._executing and not self._claiming
+        return free if self._hungry or idle_drain or monotonic() >= self._next_poll else 0
+
+    def _postpone_poll(self) -> None:
+        self._next_poll = monotonic() + self._poll_interval * random.uniform(0.9, 1.1)  # noqa: S311
+
+    def _exchange(self, batch: list[Ended], wanted: int) -> None:
+        claimed: list[Run] = []
+        try:
+            session = self._runtime.session()
+            current = [ended for ended in batch if _session_of(ended[0].run) == session.holder.session_id]
+            claimed = self._transact(current, wanted, session.holder)
+        except RunlaneError as error:
+            if error.retryable:
+                log.warning("outcomes and claims have to wait: %s", error)
+            else:
+                self._isolate(batch, error)
+                batch = []
+            self._postpone(batch, wanted)
+            return
+        if len(current) < len(batch):
+            log.warning("dropped %d outcomes of a lost worker session", len(batch) - len(current))
+        self._settle(batch, len(current), wanted, claimed)
+
+    def _transact(self, batch: list[Ended], wanted: int, holder: Holder) -> list[Run]:
+        runtime = self._runtime
+        finished = [Finished(execution.run, outcome, execution.task.retry) for execution, outcome in batch]
+
+        def work(tx: Transaction) -> tuple[list[Run | None], list[Run]]:
+            now = tx.now()
+            stored = complete(tx, finished, now, runtime.settings.max_events) if finished else []
+            runs = claim(tx, runtime.environment, holder, self._queues, self._tasks, wanted, now) if wanted else []
+            return stored, runs
+
+        stored, runs = runtime.database.transact(work, runtime.clock)
+        for one, after in zip(finished, stored, strict=True):
+            if after is None:
+                log.warning("run %s: the lease was lost, its outcome was dropped", one.run.id)
+            elif after.sequence == runtime.settings.max_events // 10:
+                log.warning("run %s has %d events; at %d it fails", after.id, after.sequence, after.sequence * 10)
+        return runs
+
+    def _postpone(self, batch: list[Ended], wanted: int) -> None:
+        """Nothing was stored: keep the outcomes, and leave the database alone for a moment."""
+        with self._changed:
+            self._finished[:0] = batch
+            self._claiming -= wanted
+            self._in_flight -= 1
+            self._backoff = monotonic() + _BACKOFF
+            self._changed.notify_all()
+
+    def _settle(self, batch: list[Ended], stored: int, wanted: int, claimed: list[Run]) -> None:
+        executions = [Execution(run, self._runtime.registry.tasks[run.task_id]) for run in claimed]
+        with self._changed:
+            for execution, _ in batch:
+                self._active.pop((execution.run.id, execution.context.attempt), None)
+            for execution in executions:
+                self._active[execution.run.id, execution.context.attempt] = execution
+            self._executing += len(executions)
+            self._claiming -= wanted
+            self._in_flight -= 1
+            self.completed += stored
+            if wanted:
+                self._hungry = len(claimed) == wanted
+                self._dry = not claimed and not stored
+            elif stored:
+                self._dry = False
+            self._changed.notify_all()
+            stopping = self._stopping
+        if executions:
+            if stopping:
+                for execution in executions:
+                    execution.context.signal.set("worker_stopping")
+            self._executor.submit(executions)
+
+    def _isolate(self, batch: list[Ended], error: RunlaneError) -> None:
+        """Store outcomes one by one after a batch was refused, so that one that cannot be stored fails alone."""
+        if not batch:
+            raise error
+        for execution, outcome in batch:
+            holder = self._runtime.session().holder
+            try:
+                self._transact([(execution, outcome)], 0, holder)
+            except RunlaneError as refusal:
+                if refusal.retryable:
+                    raise
+                log.exception("run %s: its outcome cannot be stored", execution.run.id)
+                message = storable(f"the outcome could not be stored: {refusal}")
+                failed = Failed(Failure(ErrorCode.INTERNAL_ERROR, message, False))
+                self._transact([(execution, failed)], 0, holder)
+            with self._changed:
+                self._active.pop((execution.run.id, execution.context.attempt), None)
+                self.completed += 1
+
+
+def _session_of(run: Run) -> UUID | None:
+    return None if run.lease is None else run.lease.session_id

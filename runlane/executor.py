@@ -1,0 +1,275 @@
+"""Calling handlers: ``def`` ones on a pool of threads that grows while they block, ``async def`` ones on one event loop.
+
+What a handler does becomes an ``Outcome``; nothing it raises gets further than here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import traceback
+from collections.abc import Callable, Coroutine, Sequence
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Any
+
+from runlane import jsontext, payloads
+from runlane.context import Context, Release, current
+from runlane.decisions import Failed, Interrupted, Outcome, Released, Succeeded
+from runlane.errors import ErrorCode, OperationCancelled, PayloadInvalid, RunlaneError, TaskFailed
+from runlane.projections.runs import Run
+from runlane.tasks import Task
+from runlane.values import Failure, storable
+
+log = logging.getLogger("runlane.executor")
+
+#: A handler that takes longer than this is held to block; seconds.
+_BLOCKS = 0.0002
+_TRACEBACK_LIMIT = 16_384
+
+
+class Execution:
+    """One attempt under way."""
+
+    __slots__ = ("context", "ended", "run", "task")
+
+    def __init__(self, run: Run, task: Task[..., Any]) -> None:
+        lease = run.lease
+        if lease is None:
+            raise ValueError("only a leased run can be executed")
+        self.run = run
+        self.task = task
+        self.ended = False
+        self.context = Context(run, lease.attempt, lease.worker_id)
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What the handler is called with: the payload, fitted to today's type, and the context."""
+        return (self.task.payload.from_json(self.run.payload), self.context)[: self.task.arity]
+
+
+Done = Callable[[Execution, Outcome], None]
+
+
+class Executor:
+    """Runs executions and reports each outcome to `done`, from whatever thread it ended on.
+
+    Args:
+        concurrency: the greatest number of threads for ``def`` handlers.
+        redact: store "Task failed." instead of the message of unknown exceptions, and no traceback.
+    """
+
+    def __init__(self, concurrency: int, done: Done, redact: bool = False) -> None:
+        self._done = done
+        self._redact = redact
+        self._threads = _Threads(concurrency, self._run)
+        self._loop = LoopThread()
+
+    def submit(self, executions: Sequence[Execution]) -> None:
+        """Begin to execute them; returns at once."""
+        later = [execution for execution in executions if execution.task.is_async]
+        if later:
+            self._loop.call(self._start, later)
+        now = [execution for execution in executions if not execution.task.is_async]
+        if now:
+            self._threads.submit(now)
+
+    def relieve(self) -> bool:
+        """Add threads if all of them are blocked while executions wait; whether some wait, so call again soon."""
+        return self._threads.relieve()
+
+    def execute(self, execution: Execution) -> Outcome:
+        """Execute in this thread, whichever kind the handler is."""
+        if not execution.task.is_async:
+            return self._attempt(execution)
+        return self._loop.run(self._attempt_async(execution))
+
+    def close(self) -> None:
+        """Let the threads and the loop end; those inside a handler end with it."""
+        self._threads.close()
+        self._loop.close()
+
+    def _run(self, execution: Execution) -> None:
+        self._done(execution, self._attempt(execution))
+
+    def _start(self, executions: Sequence[Execution]) -> None:
+        for execution in executions:
+            self._loop.spawn(self._run_async(execution))
+
+    async def _run_async(self, execution: Execution) -> None:
+        self._done(execution, await self._attempt_async(execution))
+
+    def _attempt(self, execution: Execution) -> Outcome:
+        token = current.set(execution.context)
+        try:
+            return self._returned(execution, execution.task.function(*execution.arguments()))
+        except BaseException as error:
+            return self._raised(execution, error)
+        finally:
+            current.reset(token)
+
+    async def _attempt_async(self, execution: Execution) -> Outcome:
+        current.set(execution.context)
+        try:
+            return self._returned(execution, await execution.task.function(*execution.arguments()))
+        except BaseException as error:
+            return self._raised(execution, error)
+
+    def _returned(self, execution: Execution, value: Any) -> Outcome:
+        if isinstance(value, Release):
+            return Released(value.delay, value.run_at, value.reason, value.meta)
+        if execution.context.released is not None:
+            execution.context.log.warning("a release was made but not returned; it has no effect")
+        if value is None:
+            return _NOTHING
+        try:
+            return Succeeded(payloads.result_to_json(value))
+        except Exception as error:
+            reason = str(error) if isinstance(error, jsontext.JsonInvalid) else f"the result is no JSON: {error}"
+            return Failed(Failure(ErrorCode.TASK_FAILED, storable(reason), False, type(error).__name__))
+
+    def _raised(self, execution: Execution, error: BaseException) -> Outcome:
+        reason = execution.context.signal.reason
+        if reason is not None and isinstance(error, (OperationCancelled, asyncio.CancelledError)):
+            return Interrupted(reason)
+        return Failed(failure_of(error, execution.task, self._redact))
+
+
+_NOTHING = Succeeded()
+
+
+def failure_of(error: BaseException, task: Task[..., Any], redact: bool) -> Failure:
+    """What is stored of an exception that a handler raised."""
+    if isinstance(error, PayloadInvalid):
+        return Failure(error.code, storable(str(error)), False, type(error).__name__)
+    known = isinstance(error, RunlaneError)
+    code = error.code if isinstance(error, RunlaneError) else ErrorCode.TASK_FAILED
+    retryable = error.retryable if isinstance(error, RunlaneError) else True
+    meta: dict[str, Any] = {}
+    if isinstance(error, RunlaneError) and error.meta:
+        try:
+            jsontext.encode(error.meta, "meta")
+            meta = error.meta
+        except jsontext.JsonInvalid:
+            log.warning("the meta of a %s is no JSON and was left out", type(error).__name__)
+    if redact and (not known or type(error) is TaskFailed):
+        return Failure(code, "Task failed.", retryable and task.retry.retries(error), None, None, {})
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    return Failure(
+        code,
+        storable(_text(error)),
+        retryable and task.retry.retries(error),
+        type(error).__qualname__,
+        None if redact else storable("".join(lines), _TRACEBACK_LIMIT),
+        meta,
+    )
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # a __str__ of the user's that raises
+        return type(error).__name__
+
+
+class _Threads:
+    """Threads for ``def`` handlers.  Few while handlers are quick, as more would only fight for the GIL; as many as
+    there are executions once handlers block."""
+
+    def __init__(self, limit: int, work: Callable[[Execution], None]) -> None:
+        self._limit = limit
+        self._work = work
+        self._queue: SimpleQueue[Execution | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._size = 0
+        self._slow = 0.0  # moving share of handlers that blocked
+        self._taken = 0
+        self._seen = -1
+        self._closed = False
+
+    def submit(self, executions: Sequence[Execution]) -> None:
+        for execution in executions:
+            self._queue.put(execution)
+        if self._size == 0:
+            self._grow(1)
+        if self._slow > 0.5:
+            self._grow(self._queue.qsize())
+
+    def relieve(self) -> bool:
+        waiting = self._queue.qsize()
+        if waiting and (self._taken == self._seen or self._slow > 0.5):
+            self._grow(max(1, min(waiting, self._size)))
+        self._seen = self._taken
+        return waiting > 0
+
+    def close(self) -> None:
+        self._closed = True
+        for _ in range(self._size):
+            self._queue.put(None)
+
+    def _grow(self, by: int) -> None:
+        with self._lock:
+            for _ in range(min(by, self._limit - self._size)):
+                self._size += 1
+                # Daemons: a handler that ignores its signal must not keep the process from ending.
+                threading.Thread(target=self._loop, name=f"runlane-handler-{self._size}", daemon=True).start()
+
+    def _loop(self) -> None:
+        while not self._closed:
+            execution = self._queue.get()
+            if execution is None:
+                return
+            self._taken += 1
+            started = perf_counter()
+            self._work(execution)
+            self._slow += (0.05 if perf_counter() - started > _BLOCKS else 0.0) - 0.05 * self._slow
+
+
+class LoopThread:
+    """One event loop on a thread of its own, started when the first ``async def`` handler needs it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def call(self, function: Callable[..., None], *args: Any) -> None:
+        """Call `function` on the loop."""
+        self._started().call_soon_threadsafe(function, *args)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Begin a coroutine; only on the loop."""
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)  # the loop itself keeps only weak references
+        task.add_done_callback(self._tasks.discard)
+
+    def run(self, coroutine: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """Run a coroutine to its end, from another thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._started()).result()
+
+    def close(self) -> None:
+        """Cancel what still runs and end the loop."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.call_soon_threadsafe(self._finish, loop)
+
+    def _finish(self, loop: asyncio.AbstractEventLoop) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        loop.call_later(0.05, loop.stop)
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._main, args=(self._loop,), name="runlane-loop", daemon=True).start()
+            return self._loop
+
+    @staticmethod
+    def _main(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            loop.close()

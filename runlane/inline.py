@@ -1,0 +1,62 @@
+"""Executing in the caller's thread: ``run_now`` and ``execute_next``."""
+
+from __future__ import annotations
+
+import threading
+from uuid import UUID
+
+from runlane.engine.complete import Finished, complete
+from runlane.errors import LeaseLost
+from runlane.executor import Execution, Executor
+from runlane.projections.runs import Run
+from runlane.runtime import Runtime
+
+
+class Inline:
+    """Attempts that callers of this process execute themselves."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._executor = Executor(1, lambda _, __: None, runtime.settings.redact_failures)
+        self._lock = threading.Lock()
+        self._active: dict[tuple[UUID, int], Execution] = {}
+        runtime.join(self)
+
+    def held(self) -> dict[UUID, int]:
+        """The attempts under way."""
+        with self._lock:
+            return {run_id: attempt for run_id, attempt in sorted(self._active)}
+
+    def lease_lost(self, session_id: UUID) -> None:
+        """Tell the handlers of this session to stop."""
+        with self._lock:
+            for execution in self._active.values():
+                if execution.run.lease is not None and execution.run.lease.session_id == session_id:
+                    execution.context.signal.set("lease_lost")
+
+    def execute(self, run: Run) -> Run:
+        """Execute the attempt that `run` is leased for, and store its outcome; the run as it is then.
+
+        Raises:
+            LeaseLost: the attempt took longer than the session lived; its outcome was dropped.
+        """
+        execution = Execution(run, self._runtime.registry.tasks[run.task_id])
+        place = (run.id, execution.context.attempt)
+        with self._lock:
+            self._active[place] = execution
+        try:
+            finished = Finished(run, self._executor.execute(execution), execution.task.retry)
+            limit = self._runtime.settings.max_events
+            after = self._runtime.database.transact(
+                lambda tx: complete(tx, [finished], tx.now(), limit)[0], self._runtime.clock
+            )
+        finally:
+            with self._lock:
+                del self._active[place]
+        if after is None:
+            raise LeaseLost(f"run {run.id}: the lease was lost during the attempt; its outcome was dropped")
+        return after
+
+    def close(self) -> None:
+        """End the event loop for ``async def`` handlers, if one was needed."""
+        self._executor.close()

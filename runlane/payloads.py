@@ -1,0 +1,119 @@
+"""Payload types: from what a caller passes to stored JSON, and from stored JSON to what a handler receives.
+
+attrs, dataclasses, TypedDict, NamedTuple and builtin types go through cattrs with strict primitives (text is never
+turned into a number); pydantic models and msgspec structs through their own validation.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from attrs import frozen
+from cattrs import Converter, transform_error
+from cattrs.preconf.json import make_converter
+
+from runlane import jsontext
+from runlane.errors import PayloadInvalid
+
+
+def _strict(kind: type, *accepted: type) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, _: Any) -> Any:
+        if type(value) is kind:
+            return value
+        if isinstance(value, accepted) and not isinstance(value, bool):
+            return kind(value)
+        raise TypeError(f"expected {kind.__name__}, got {type(value).__name__}")
+
+    return structure
+
+
+def _is_pydantic(kind: Any) -> bool:
+    base = getattr(sys.modules.get("pydantic"), "BaseModel", None)
+    return base is not None and isinstance(kind, type) and issubclass(kind, base)
+
+
+def _is_msgspec(kind: Any) -> bool:
+    base = getattr(sys.modules.get("msgspec"), "Struct", None)
+    return base is not None and isinstance(kind, type) and issubclass(kind, base)
+
+
+def _make(forbid_extra_keys: bool) -> Converter:
+    converter = make_converter(forbid_extra_keys=forbid_extra_keys, detailed_validation=True)
+    converter.register_structure_hook(str, _strict(str))
+    converter.register_structure_hook(int, _strict(int))
+    converter.register_structure_hook(bool, _strict(bool))
+    converter.register_structure_hook(float, _strict(float, int))
+    converter.register_structure_hook_func(_is_pydantic, lambda value, kind: kind.model_validate(value))
+    converter.register_unstructure_hook_func(_is_pydantic, lambda value: value.model_dump(mode="json"))
+    converter.register_structure_hook_func(_is_msgspec, lambda value, kind: sys.modules["msgspec"].convert(value, kind))
+    converter.register_unstructure_hook_func(_is_msgspec, lambda value: sys.modules["msgspec"].to_builtins(value))
+    return converter
+
+
+# A key that the type does not know is a mistake in a trigger, but in a stored payload it may be a newer writer's.
+_TRIGGER = _make(forbid_extra_keys=True)
+_EXECUTION = _make(forbid_extra_keys=False)
+_PLAIN = frozenset({str, int, float, bool, type(None), list, dict})
+
+
+@frozen
+class PayloadSchema:
+    """A task's payload type; ``Any`` accepts every JSON value."""
+
+    type: Any = Any
+
+    def to_json(self, payload: Any, what: str = "payload") -> Any:
+        """`payload`, an instance of the type or its JSON form, validated and as plain JSON values.
+
+        Raises:
+            PayloadInvalid: naming the field.
+        """
+        try:
+            if self.type is Any:
+                value = payload if type(payload) in _PLAIN else _TRIGGER.unstructure(payload)
+            else:
+                value = self._unstructured(payload)
+                self._structured(_TRIGGER, value, what)
+            jsontext.encode(value, what)
+        except jsontext.JsonInvalid as error:
+            raise PayloadInvalid(str(error)) from None
+        return value
+
+    def from_json(self, value: Any, what: str = "payload") -> Any:
+        """What a handler receives for stored JSON.
+
+        Raises:
+            PayloadInvalid: the stored value does not fit today's type.
+        """
+        return value if self.type is Any else self._structured(_EXECUTION, value, what)
+
+    def _unstructured(self, payload: Any) -> Any:
+        if isinstance(self.type, type) and isinstance(payload, self.type) and type(payload) not in _PLAIN:
+            return _TRIGGER.unstructure(payload, unstructure_as=type(payload))
+        return payload if type(payload) in _PLAIN else _TRIGGER.unstructure(payload)
+
+    def _structured(self, converter: Converter, value: Any, what: str) -> Any:
+        try:
+            return converter.structure(value, self.type)
+        except Exception as error:
+            reasons = transform_error(error, path=what)
+            raise PayloadInvalid(f"{what} does not fit {_type_name(self.type)}: " + "; ".join(reasons)) from error
+
+
+def result_to_json(value: Any) -> Any:
+    """A handler's return value as plain JSON values.
+
+    Raises:
+        jsontext.JsonInvalid: it is no JSON, or too large.
+    """
+    if value is None:
+        return None
+    plain = value if type(value) in _PLAIN else _TRIGGER.unstructure(value)
+    jsontext.encode(plain, "result")
+    return plain
+
+
+def _type_name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind)

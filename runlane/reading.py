@@ -1,0 +1,114 @@
+"""Pages of runs: opaque cursors bound to their filter."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from attrs import asdict, frozen
+
+from runlane import jsontext
+from runlane.errors import ConfigurationInvalid
+from runlane.projections.runs import Run
+from runlane.storage import queries
+from runlane.storage.queries import RunFilter
+from runlane.storage.transaction import Transaction
+from runlane.tasks import Queue, Task
+from runlane.values import RunStatus, instant, run_id
+
+Order = Literal["newest", "oldest"]
+DEFAULT_LIMIT, MOST = 50, 500
+
+
+@frozen
+class Page:
+    """Some runs, and where to go on: pass `next_cursor` to the same call; None means there are no more."""
+
+    data: tuple[Run, ...]
+    next_cursor: str | None = None
+
+
+def list_runs(
+    tx: Transaction, environment: str, wanted: RunFilter, limit: int, cursor: str | None, order: Order
+) -> Page:
+    """One page of the runs that match.
+
+    Raises:
+        ConfigurationInvalid: the limit, the order or the cursor is not valid.
+    """
+    if type(limit) is not int or not 1 <= limit <= MOST:
+        raise ConfigurationInvalid(f"limit must be an integer from 1 to {MOST}; got {limit!r}")
+    if order not in ("newest", "oldest"):
+        raise ConfigurationInvalid(f"order must be 'newest' or 'oldest'; got {order!r}")
+    after = None if cursor is None else _open(cursor, environment, wanted, order)
+    runs = queries.list_runs(tx, environment, wanted, limit + 1, after, order == "newest")
+    more = len(runs) > limit
+    runs = runs[:limit]
+    return Page(tuple(runs), _seal(runs[-1].id, environment, wanted, order) if more else None)
+
+
+def run_filter(
+    *,
+    statuses: Sequence[RunStatus | str] | None = None,
+    tasks: Sequence[Task[..., Any] | str] | None = None,
+    queues: Sequence[Queue | str] | None = None,
+    correlation_id: str | None = None,
+    idempotency_key: str | None = None,
+    source_run_id: UUID | str | None = None,
+    parent_run_id: UUID | str | None = None,
+    schedule_id: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+) -> RunFilter:
+    """A filter from what a caller wrote; names may also be definitions.
+
+    Raises:
+        ConfigurationInvalid: naming the argument that is not valid.
+    """
+    return RunFilter(
+        None if statuses is None else tuple(_status(status) for status in statuses),
+        None if tasks is None else tuple(task.id if isinstance(task, Task) else task for task in tasks),
+        None if queues is None else tuple(queue.name if isinstance(queue, Queue) else queue for queue in queues),
+        correlation_id,
+        idempotency_key,
+        None if source_run_id is None else run_id(source_run_id),
+        None if parent_run_id is None else run_id(parent_run_id),
+        schedule_id,
+        None if created_after is None else instant("created_after", created_after),
+        None if created_before is None else instant("created_before", created_before),
+    )
+
+
+def _status(status: RunStatus | str) -> RunStatus:
+    try:
+        return RunStatus(status)
+    except ValueError:
+        known = ", ".join(RunStatus)
+        raise ConfigurationInvalid(f"unknown status {status!r}; known are {known}") from None
+
+
+def _fingerprint(environment: str, wanted: RunFilter, order: str) -> str:
+    text = repr((environment, order, sorted((k, str(v)) for k, v in asdict(wanted).items())))
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _seal(last: UUID, environment: str, wanted: RunFilter, order: str) -> str:
+    value = jsontext.dumps([_fingerprint(environment, wanted, order), str(last)])
+    return base64.urlsafe_b64encode(value.encode()).decode().rstrip("=")
+
+
+def _open(cursor: str, environment: str, wanted: RunFilter, order: str) -> UUID:
+    try:
+        padded = cursor.encode() + b"=" * (-len(cursor) % 4)
+        bound_to, last = jsontext.decode(base64.urlsafe_b64decode(padded))
+        place = UUID(last)
+    except (binascii.Error, ValueError, TypeError, AttributeError):
+        raise ConfigurationInvalid("the cursor is not one that runs.list returned") from None
+    if bound_to != _fingerprint(environment, wanted, order):
+        raise ConfigurationInvalid("the cursor belongs to another filter or order; start without a cursor")
+    return place

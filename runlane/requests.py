@@ -1,0 +1,150 @@
+"""From what a caller asks for to a validated request: nothing that could be wrong gets as far as the database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, TypedDict
+from uuid import UUID
+
+from attrs import frozen
+
+from runlane import jsontext
+from runlane.context import current
+from runlane.engine.trigger import NewRun
+from runlane.errors import ConfigurationInvalid
+from runlane.events import RunCreated
+from runlane.tasks import Queue, Registry, Task, idempotency_ttl, priority
+from runlane.values import (
+    APPLICATION,
+    Actor,
+    Source,
+    SourceType,
+    duration,
+    free_text,
+    identifier,
+    instant,
+    new_run_id,
+    run_id,
+)
+
+
+class TriggerOptions(TypedDict, total=False):
+    """The options of a trigger; each replaces the task's."""
+
+    queue: Queue | None
+    idempotency_key: str | None
+    idempotency_ttl: str | timedelta | None
+    priority: int | None
+    run_at: datetime | None
+    delay: str | timedelta | None
+    run_id: UUID | str | None
+    correlation_id: str | None
+    actor: Actor | None
+    trace_carrier: Mapping[str, str] | None
+    meta: Mapping[str, Any] | None
+
+
+@frozen
+class Trigger:
+    """One entry of ``trigger_many``: the task, its payload, and the options of ``trigger``."""
+
+    task: Task[..., Any] | str
+    payload: Any = None
+    queue: Queue | None = None
+    idempotency_key: str | None = None
+    idempotency_ttl: str | timedelta | None = None
+    priority: int | None = None
+    run_at: datetime | None = None
+    delay: str | timedelta | None = None
+    run_id: UUID | str | None = None
+    correlation_id: str | None = None
+    actor: Actor | None = None
+    trace_carrier: Mapping[str, str] | None = None
+    meta: Mapping[str, Any] | None = None
+
+
+def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TRIGGER) -> NewRun:
+    """The request for a run, with the task's defaults and the parent's context filled in.
+
+    Raises:
+        TaskNotFound: the task is not registered.
+        PayloadInvalid: the payload does not fit, naming the field.
+        ConfigurationInvalid: an option is not valid, naming it.
+    """
+    task = registry.task(asked.task)
+    payload = task.payload.to_json(asked.payload)
+    key, ttl = _key(task, asked, payload)
+    if asked.run_at is not None and asked.delay is not None:
+        raise ConfigurationInvalid("give run_at or delay, not both")
+    parent = current.get()
+    correlation_id, trace_carrier = asked.correlation_id, _carrier(asked.trace_carrier)
+    if parent is not None:
+        correlation_id = parent.run.correlation_id if correlation_id is None else correlation_id
+        trace_carrier = parent.run.trace_carrier if trace_carrier is None else trace_carrier
+    created = RunCreated(
+        task.id,
+        registry.queue_of(task, asked.queue),
+        payload,
+        Source(source, parent_run_id=None if parent is None else parent.run.id),
+        task.priority if asked.priority is None else priority(asked.priority),
+        None if asked.run_at is None else instant("run_at", asked.run_at),
+        key,
+        ttl,
+        correlation_id=None if correlation_id is None else free_text("correlation_id", correlation_id),
+        trace_carrier=trace_carrier,
+        meta=_meta(asked.meta),
+    )
+    return NewRun(
+        new_run_id() if asked.run_id is None else run_id(asked.run_id),
+        created,
+        _actor(asked.actor),
+        None if asked.delay is None else duration("delay", asked.delay),
+    )
+
+
+def _key(task: Task[..., Any], asked: Trigger, payload: Any) -> tuple[str | None, str | None]:
+    key = asked.idempotency_key
+    ttl = asked.idempotency_ttl
+    if key is None:
+        key = (
+            task.idempotency_key(task.payload.from_json(payload))
+            if callable(task.idempotency_key)
+            else (task.idempotency_key)
+        )
+        ttl = task.idempotency_ttl if ttl is None else ttl
+    if key is None:
+        if ttl is not None:
+            raise ConfigurationInvalid("an idempotency_ttl needs an idempotency_key")
+        return None, None
+    return identifier("idempotency_key", key), idempotency_ttl(ttl)
+
+
+def _actor(actor: Actor | None) -> Actor:
+    if actor is None:
+        return APPLICATION
+    if not isinstance(actor, Actor):
+        raise ConfigurationInvalid(f"actor must be an Actor, such as Actor.operator('ann'); got {actor!r}")
+    identifier("actor id", actor.id)
+    return actor
+
+
+def _meta(meta: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if meta is None:
+        return None
+    if not isinstance(meta, Mapping):
+        raise ConfigurationInvalid(f"meta must be a mapping; got {type(meta).__name__}")
+    value = dict(meta)
+    try:
+        jsontext.encode(value, "meta", 65_536)
+    except jsontext.JsonInvalid as error:
+        raise ConfigurationInvalid(str(error)) from None
+    return value
+
+
+def _carrier(carrier: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    if carrier is None:
+        return None
+    if not isinstance(carrier, Mapping):
+        raise ConfigurationInvalid(f"trace_carrier must be a mapping of text; got {type(carrier).__name__}")
+    return {free_text("a key of trace_carrier", k): free_text(f"trace_carrier[{k!r}]", v) for k, v in carrier.items()}

@@ -1,0 +1,178 @@
+"""What the faces and the workers of one application share: database, definitions, the session, the doorbell."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Protocol
+from uuid import UUID
+
+from attrs import frozen
+
+from runlane.clock import Clock
+from runlane.decisions import MAX_EVENTS
+from runlane.engine.tick import TickReport, tick
+from runlane.errors import ConfigurationInvalid, InternalError
+from runlane.lanes import Lane
+from runlane.session import HEARTBEAT, LEASE_DURATION, Session
+from runlane.storage.database import Database
+from runlane.tasks import Registry
+from runlane.values import identifier
+
+
+@frozen
+class Settings:
+    """Options of a runtime that seldom need changing."""
+
+    heartbeat: timedelta = HEARTBEAT
+    lease_duration: timedelta = LEASE_DURATION
+    max_events: int = MAX_EVENTS
+    redact_failures: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if self.lease_duration < 2 * self.heartbeat:
+            raise ConfigurationInvalid(
+                f"lease_duration ({self.lease_duration}) must be at least twice the heartbeat ({self.heartbeat})"
+            )
+        if self.max_events < 10:
+            raise ConfigurationInvalid(f"max_events must be at least 10; got {self.max_events}")
+
+
+class Holding(Protocol):
+    """Something that executes runs leased to the session."""
+
+    def held(self) -> dict[UUID, int]:
+        """Its attempts under way, run id to attempt."""
+        ...
+
+    def lease_lost(self, session_id: UUID) -> None:
+        """Tell the attempts of this session that their lease is gone."""
+        ...
+
+
+def default_worker_id() -> str:
+    """Host, process and a random part: unique per process start, readable, without ``:``."""
+    host = "".join(c if c.isalnum() or c in "-_." else "-" for c in socket.gethostname())[:200] or "host"
+    return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+class Runtime:
+    """The shared part of an application; the faces are thin around it."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        registry: Registry,
+        environment: str,
+        clock: Clock | None,
+        worker_id: str | None,
+        settings: Settings,
+    ) -> None:
+        self.lane = lane
+        self.registry = registry
+        self.environment = identifier("environment", environment)
+        self.clock = clock
+        self.worker_id = default_worker_id() if worker_id is None else identifier("worker_id", worker_id)
+        self.settings = settings
+        self._lock = threading.RLock()
+        self._session: Session | None = None
+        self._holding: list[Holding] = []
+        self._bells: list[Callable[[], None]] = []
+        self._deployed = False
+        self._pid = os.getpid()
+
+    @property
+    def database(self) -> Database:
+        """The lane's database."""
+        if os.getpid() != self._pid:
+            raise InternalError("a Runlane must not be carried over a fork; create it in the child process")
+        return self.lane.database
+
+    def start(self) -> None:
+        """Make sure that the tables are there; the memory and SQLite lanes create them."""
+        if self.lane.migrates_itself:
+            self.database.migrate()
+        else:
+            self.database.check()
+
+    def close(self) -> None:
+        """End the session and close the connections."""
+        with self._lock:
+            session, self._session = self._session, None
+        if session is not None:
+            session.close()
+        if not self.database.is_memory:
+            self.database.dispose()
+
+    def session(self) -> Session:
+        """The session of this process, opened at first need and again after one was lost."""
+        with self._lock:
+            if self._session is None or not self._session.trusted:
+                if self._session is not None:
+                    self._session.close()
+                session = Session(
+                    self.database,
+                    self.clock,
+                    self.environment,
+                    self.worker_id,
+                    heartbeat=self.settings.heartbeat,
+                    lease_duration=self.settings.lease_duration,
+                    held=self.held,
+                    lost=self._lease_lost,
+                )
+                session.open()
+                self._session = session
+            return self._session
+
+    def join(self, holding: Holding) -> None:
+        """Count the attempts of `holding` among those that this process knows."""
+        with self._lock:
+            self._holding.append(holding)
+
+    def leave(self, holding: Holding) -> None:
+        """The inverse of ``join``."""
+        with self._lock:
+            if holding in self._holding:
+                self._holding.remove(holding)
+
+    def held(self) -> dict[UUID, int]:
+        """Every attempt that this process knows to be its own."""
+        with self._lock:
+            known: dict[UUID, int] = {}
+            for holding in self._holding:
+                for run_id, attempt in holding.held().items():
+                    known[run_id] = max(attempt, known.get(run_id, 0))
+            return known
+
+    def on_ring(self, bell: Callable[[], None]) -> None:
+        """Call `bell` whenever this process has created work."""
+        with self._lock:
+            self._bells.append(bell)
+
+    def off_ring(self, bell: Callable[[], None]) -> None:
+        """The inverse of ``on_ring``."""
+        with self._lock:
+            if bell in self._bells:
+                self._bells.remove(bell)
+
+    def ring(self) -> None:
+        """Tell the workers of this process that there is work."""
+        for bell in tuple(self._bells):
+            bell()
+
+    def tick(self) -> TickReport:
+        """One maintenance pass; the first of a process records its schedules."""
+        deploy = not self._deployed
+        report = tick(self.database, self.clock, self.environment, self.registry, deploy=deploy)
+        self._deployed = True
+        if report.runs_recovered or report.schedules_fired:
+            self.ring()
+        return report
+
+    def _lease_lost(self, session_id: UUID) -> None:
+        for holding in tuple(self._holding):
+            holding.lease_lost(session_id)

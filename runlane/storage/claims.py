@@ -1,0 +1,64 @@
+"""Claimable work, and the runs that worker sessions hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+
+from runlane.projections.runs import Run
+from runlane.storage import queries, rows, tables
+from runlane.storage.transaction import Transaction
+
+_RUNS = tables.runs
+
+
+def lock_due(
+    tx: Transaction, environment: str, queues: Sequence[str], tasks: Sequence[str], now: datetime, limit: int
+) -> list[Run]:
+    """Up to `limit` runs that are due at `now`, best first, locked for this transaction and skipped by all others."""
+    if not queues or not tasks or limit < 1:
+        return []
+    found = tx.dialect.lock_due(tx.connection, environment, queues, tasks, now, limit)
+    if len(found) > limit:
+        raise AssertionError(f"claimed {len(found)} runs where at most {limit} were asked for")
+    return [rows.run_from_row(row, rows.created_from(row[-2], row[-1], row[0])) for row in found]
+
+
+def lock_runs(tx: Transaction, ids: Sequence[UUID]) -> list[Run]:
+    """The runs with these ids, locked in id order."""
+    statement = queries.RUN.where(_RUNS.c.id.in_(list(ids))).order_by(_RUNS.c.id).with_for_update(of=_RUNS)
+    return queries.load(tx, statement)
+
+
+def lock_leased(tx: Transaction, session_id: UUID, limit: int) -> list[Run]:
+    """Up to `limit` runs leased to a session, locked; those that others hold at the moment are left out."""
+    statement = (
+        queries.RUN.where(_RUNS.c.lease_session_id == session_id)
+        .order_by(_RUNS.c.id)
+        .limit(limit)
+        .with_for_update(of=_RUNS, skip_locked=True)
+    )
+    return queries.load(tx, statement)
+
+
+def leases_of(tx: Transaction, session_id: UUID) -> dict[UUID, int]:
+    """The runs leased to a session, each with its attempt."""
+    statement = select(_RUNS.c.id, _RUNS.c.attempt_count).where(_RUNS.c.lease_session_id == session_id)
+    return {row.id: row.attempt_count for row in tx.execute(statement)}
+
+
+def orphaned_sessions(tx: Transaction, environment: str, limit: int) -> list[UUID]:
+    """Sessions that hold runs but have no row: nobody keeps them alive."""
+    sessions = tables.sessions
+    alive = select(sessions.c.id).where(sessions.c.id == _RUNS.c.lease_session_id).exists()
+    statement: Any = (
+        select(_RUNS.c.lease_session_id)
+        .where(_RUNS.c.lease_session_id.is_not(None), _RUNS.c.environment == environment, ~alive)
+        .distinct()
+        .limit(limit)
+    )
+    return list(tx.execute(statement).scalars())

@@ -1,0 +1,236 @@
+"""A database: its engine, its transactions, and how a caller's own connection joins them."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.pool import QueuePool
+
+from runlane import jsontext
+from runlane.clock import Clock
+from runlane.errors import ConfigurationInvalid, StorageConflict
+from runlane.storage import faults, install
+from runlane.storage.dialect import StorageDialect
+from runlane.storage.postgres import Postgres
+from runlane.storage.sqlite import Sqlite
+from runlane.storage.transaction import Transaction
+
+T = TypeVar("T")
+
+#: How often a transaction that the database ended for the sake of another one is run again.
+_ATTEMPTS = 8
+_ACCEPTED = "memory:, sqlite:///file.db or postgresql://user@host/database"
+
+
+class Database:
+    """One database, opened lazily; safe to share between threads, not over a fork.
+
+    Args:
+        url: ``memory:``, ``sqlite:///file.db`` or ``postgresql://…``.
+        schema: the PostgreSQL schema that holds Runlane's tables.
+        pool_size: the greatest number of connections of this process, besides one for heartbeats.
+        busy_timeout: seconds that a writer waits for SQLite's lock, or a caller for a connection.
+        synchronous_commit: False trades the last moments before a crash for speed (PostgreSQL
+            ``synchronous_commit=off``, SQLite ``synchronous=NORMAL``); consistency is never at risk.
+
+    Raises:
+        ConfigurationInvalid: the URL names no database that Runlane knows.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        schema: str = "runlane",
+        pool_size: int = 10,
+        busy_timeout: float = 30.0,
+        synchronous_commit: bool = True,
+    ) -> None:
+        parsed = _parse(url)
+        self.is_memory = parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:")
+        self.where = "the memory lane" if self.is_memory else _describe(parsed)
+        self.dialect: StorageDialect
+        self._busy_timeout = busy_timeout
+        self._synchronous = synchronous_commit
+        if parsed.get_backend_name() == "postgresql":
+            self.schema: str | None = install.schema_name(schema)
+            self.dialect = Postgres(install.quoted(schema))
+        else:
+            self.schema = None
+            self.dialect = Sqlite()
+        # One connection guards the database in memory: whoever has it has the database.
+        self.engine = self._engine(parsed, 1 if self.is_memory else pool_size)
+        self.beat_engine = self.engine if self.is_memory else self._engine(parsed, 1)
+        # Threads of one process queue here rather than spinning on SQLite's file lock.
+        self._writer: AbstractContextManager[Any] = (
+            threading.Lock() if parsed.get_backend_name() == "sqlite" and not self.is_memory else nullcontext()
+        )
+
+    def _engine(self, url: URL, size: int) -> Engine:
+        if url.get_backend_name() == "sqlite":
+            connect_args: dict[str, Any] = {"timeout": self._busy_timeout, "check_same_thread": False}
+        else:
+            connect_args = {
+                "options": _options(url, self._synchronous),
+                "connect_timeout": 10,
+                "application_name": "runlane",
+            }
+            connect_args |= {
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 10_000,
+            }
+            connect_args = {
+                key: value for key, value in connect_args.items() if key not in url.query or key == "options"
+            }
+        try:
+            engine = create_engine(
+                url,
+                poolclass=QueuePool,
+                pool_size=size,
+                max_overflow=0,
+                pool_timeout=self._busy_timeout,
+                pool_pre_ping=False,
+                connect_args=connect_args,
+                json_serializer=jsontext.dumps,
+                json_deserializer=jsontext.decode,
+            )
+        except ModuleNotFoundError as error:
+            raise ConfigurationInvalid(f"{self.where} needs a driver: pip install 'runlane[postgres]'") from error
+        if url.get_backend_name() == "sqlite":
+            _prepare_sqlite(engine, self._synchronous)
+        return engine
+
+    @contextmanager
+    def write(self, clock: Clock | None = None, *, beat: bool = False) -> Iterator[Transaction]:
+        """A transaction that writes: committed at the end, rolled back by an exception."""
+        with faults.translated(self.where), self._writer:
+            with (self.beat_engine if beat else self.engine).begin() as connection:
+                yield self.join(connection, clock)
+
+    @contextmanager
+    def read(self, clock: Clock | None = None) -> Iterator[Transaction]:
+        """A transaction that only reads."""
+        with faults.translated(self.where), self.engine.connect() as connection:
+            connection.execution_options(runlane_read_only=True)
+            with connection.begin():
+                yield self.join(connection, clock)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Transaction]:
+        """A transaction that reads one and the same state throughout, whatever others commit meanwhile."""
+        with faults.translated(self.where), self.engine.connect() as connection:
+            if self.schema is not None:
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            connection.execution_options(runlane_read_only=True)
+            with connection.begin():
+                yield self.join(connection)
+
+    def join(self, connection: Connection, clock: Clock | None = None) -> Transaction:
+        """A transaction that lives inside one the caller opened and will end.
+
+        Raises:
+            ConfigurationInvalid: the connection is to another kind of database, or through another driver.
+        """
+        expected = self.engine.dialect
+        if (connection.dialect.name, connection.dialect.driver) != (expected.name, expected.driver):
+            raise ConfigurationInvalid(
+                f"connection= must use {expected.name}+{expected.driver}, as {self.where} does; "
+                f"it uses {connection.dialect.name}+{connection.dialect.driver}"
+            )
+        return Transaction(connection, self.dialect, self.schema, clock)
+
+    def transact(self, work: Callable[[Transaction], T], clock: Clock | None = None, *, beat: bool = False) -> T:
+        """Run `work` in a transaction of its own, again from the start if the database resolved a conflict against it."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with self.write(clock, beat=beat) as tx:
+                    return work(tx)
+            except StorageConflict as error:
+                if not error.retryable or attempt == _ATTEMPTS:
+                    raise
+            time.sleep(random.uniform(0, 0.01 * attempt))  # noqa: S311
+        raise AssertionError("unreachable")
+
+    def migrate(self) -> int:
+        """Create or upgrade the tables; safe to call from many processes at once.  Returns the schema version."""
+        with faults.translated(self.where), self._writer, self.engine.begin() as connection:
+            return install.migrate(connection, self.schema)
+
+    def check(self) -> None:
+        """Raise ``ConfigurationInvalid`` unless the tables are there in the version this Runlane needs."""
+        with faults.translated(self.where), self.engine.connect() as connection:
+            connection.execution_options(runlane_read_only=True)
+            with connection.begin():
+                install.check(connection, self.schema, self.where)
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+        if self.beat_engine is not self.engine:
+            self.beat_engine.dispose()
+
+
+def _parse(url: str) -> URL:
+    if not isinstance(url, str) or not url:
+        raise ConfigurationInvalid(f"the database must be a URL such as {_ACCEPTED}; got {url!r}")
+    if url == "memory:":
+        return make_url("sqlite+pysqlite://")
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        raise ConfigurationInvalid(f"unknown database URL {_redact(url)!r}; use {_ACCEPTED}") from None
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+        return parsed.set(drivername="sqlite+pysqlite")
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    raise ConfigurationInvalid(f"unknown database {backend!r} in URL {_redact(url)!r}; use {_ACCEPTED}")
+
+
+def _redact(url: str) -> str:
+    """The URL up to its credentials: what a user needs to recognise it, and no secret."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}…{rest.rpartition('@')[2]}" if "@" in rest else url
+
+
+def _describe(url: URL) -> str:
+    if url.get_backend_name() == "sqlite":
+        return f"the SQLite file {url.database}"
+    host = url.host or url.query.get("host") or "localhost"
+    return f"the PostgreSQL database {url.database or ''} on {host}" + (f":{url.port}" if url.port else "")
+
+
+def _options(url: URL, synchronous: bool) -> str:
+    """Server settings of our own connections: instants in UTC, no compilation of tiny statements, no endless waits."""
+    own = "-c timezone=UTC -c jit=off -c idle_in_transaction_session_timeout=60000"
+    if not synchronous:
+        own += " -c synchronous_commit=off"
+    given = url.query.get("options")
+    return f"{own} {given}" if isinstance(given, str) else own
+
+
+def _prepare_sqlite(engine: Engine, synchronous: bool) -> None:
+    @event.listens_for(engine, "connect")
+    def connected(raw: Any, _: Any) -> None:
+        raw.isolation_level = None  # transactions begin where we say, not where the driver guesses
+        cursor = raw.cursor()
+        cursor.execute("pragma journal_mode = wal")
+        cursor.execute(f"pragma synchronous = {'full' if synchronous else 'normal'}")
+        cursor.execute("pragma cache_size = -65536")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        # Taking the write lock at once: a transaction that reads first and writes later can only fail.
+        reading = connection.get_execution_options().get("runlane_read_only")
+        connection.exec_driver_sql("begin" if reading else "begin immediate")

@@ -1,0 +1,52 @@
+"""What differs by database, behind one Protocol: the hot statements, the clock and the installation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+#: stream_id, sequence, type, version, occurred_at, environment, actor, data (JSON text)
+EventRow = tuple[UUID, int, str, int, datetime, str, str, str]
+#: A row of ``rows.STATE`` or ``rows.BIRTH``.
+RunRow = tuple[Any, ...]
+
+
+class StorageDialect(Protocol):
+    """The statements that are written per database; everything else is SQLAlchemy Core."""
+
+    name: str
+
+    def now(self, conn: Connection) -> datetime:
+        """The database's clock, read by a statement of its own."""
+        ...
+
+    def insert_events(self, conn: Connection, events: Sequence[EventRow]) -> None:
+        """Append events of streams that are not runs, or of runs just born."""
+        ...
+
+    def insert_runs(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
+        """Append the births of runs: their first events and their rows."""
+        ...
+
+    def update_runs(
+        self, conn: Connection, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]
+    ) -> set[UUID]:
+        """Append steps: each row only if the stored sequence is the expected one, and then its events.
+
+        Returns the ids of the runs that were advanced.
+        """
+        ...
+
+    def claim_keys(self, conn: Connection, keys: Sequence[tuple[str, str, str, UUID]]) -> set[UUID]:
+        """Insert (environment, task_id, key, run_id) where nobody has the key; the run ids that now own one."""
+        ...
+
+    def lock_due(
+        self, conn: Connection, environment: str, queues: Sequence[str], tasks: Sequence[str], now: datetime, limit: int
+    ) -> list[tuple[Any, ...]]:
+        """Lock up to `limit` claimable runs, best first: ``rows.READ`` columns, created version, created data."""
+        ...

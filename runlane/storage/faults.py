@@ -1,0 +1,96 @@
+"""Driver errors to Runlane's own, by their codes and never by their texts; no driver exception passes this door."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import exc
+
+from runlane.errors import (
+    ConfigurationInvalid,
+    ConflictKind,
+    InternalError,
+    RunlaneError,
+    StorageConflict,
+    StorageUnavailable,
+)
+
+# PostgreSQL: deadlock, serialization failure, lock not available.
+_CONFLICTS = frozenset({"40001", "40P01", "55P03"})
+_SQLITE_BUSY, _SQLITE_LOCKED, _SQLITE_READONLY, _SQLITE_IOERR, _SQLITE_FULL, _SQLITE_CANTOPEN = 5, 6, 8, 10, 13, 14
+_SQLITE_CORRUPT, _SQLITE_NOTADB = 11, 26
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Let no driver error pass: raise the Runlane error it means; `where` names the database, without secrets."""
+    try:
+        yield
+    except exc.SQLAlchemyError as error:
+        raise translate(error, where) from error
+
+
+def translate(error: exc.SQLAlchemyError, where: str) -> RunlaneError:
+    """The Runlane error that `error` means."""
+    if isinstance(error, exc.TimeoutError):
+        return StorageUnavailable(
+            f"no free connection to {where} in time; raise pool_size or finish transactions sooner"
+        )
+    original = getattr(error, "orig", None)
+    state = getattr(original, "sqlstate", None)
+    if isinstance(state, str):
+        return _postgres(state, str(original), where)
+    sqlite_code = getattr(original, "sqlite_errorcode", None)
+    if isinstance(sqlite_code, int):
+        return _sqlite(sqlite_code & 0xFF, str(original), where)
+    if isinstance(error, (exc.OperationalError, exc.InterfaceError)) or getattr(error, "connection_invalidated", False):
+        return StorageUnavailable(f"{where} cannot be reached: {_first_line(original or error)}")
+    if isinstance(error, exc.ArgumentError):
+        return ConfigurationInvalid(f"{where} is no valid database: {_first_line(error)}")
+    return InternalError(f"unexpected answer of {where}: {_first_line(original or error)}")
+
+
+def _postgres(state: str, text: str, where: str) -> RunlaneError:
+    if state in _CONFLICTS:
+        return StorageConflict(f"{where} resolved a conflict against this transaction", kind=ConflictKind.SEQUENCE)
+    if state == "23505":
+        return StorageConflict(f"{where} already holds such a row", kind=ConflictKind.SEQUENCE, retryable=False)
+    if state in ("42P01", "3F000"):
+        return not_migrated(where)
+    if state in ("28P01", "28000", "3D000"):
+        return ConfigurationInvalid(f"{where} refuses the connection: {text.splitlines()[0]}")
+    if state[:2] in ("08", "53", "57", "58"):
+        return StorageUnavailable(f"{where} is unavailable: {text.splitlines()[0]}")
+    if state == "42501":
+        return ConfigurationInvalid(f"{where} denies this role: {text.splitlines()[0]}")
+    return InternalError(f"unexpected answer of {where} (SQLSTATE {state}): {text.splitlines()[0]}")
+
+
+def _sqlite(code: int, text: str, where: str) -> RunlaneError:
+    if code in (_SQLITE_BUSY, _SQLITE_LOCKED):
+        return StorageUnavailable(f"{where} was locked by another process for longer than the busy timeout")
+    if code == _SQLITE_FULL:
+        return StorageUnavailable(f"{where} is full: no space left on the device; nothing was written")
+    if code == _SQLITE_READONLY:
+        return ConfigurationInvalid(f"{where} is read-only")
+    if code == _SQLITE_CANTOPEN:
+        return ConfigurationInvalid(f"{where} cannot be opened; does its folder exist, and may this user write there?")
+    if code == _SQLITE_IOERR:
+        return StorageUnavailable(f"{where} had an input/output error: {text}")
+    if code == _SQLITE_NOTADB:
+        return ConfigurationInvalid(f"{where} is not an SQLite database")
+    if code == _SQLITE_CORRUPT:
+        return InternalError(f"{where} is damaged: {text}")
+    if text.startswith("no such table"):
+        return not_migrated(where)
+    return InternalError(f"unexpected answer of {where}: {text}")
+
+
+def not_migrated(where: str) -> ConfigurationInvalid:
+    """The database has no Runlane tables."""
+    return ConfigurationInvalid(f"{where} is not migrated; run `runlane migrate` or app.migrate() first")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,95 @@
+"""Creating and checking the tables: ``schema.sql`` on PostgreSQL, the metadata on SQLite."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from importlib import resources
+
+from sqlalchemy import Connection, insert, inspect, select
+
+from runlane.errors import ConfigurationInvalid
+from runlane.storage import faults, tables
+from runlane.storage.tables import SCHEMA, VERSION
+
+#: Serialises concurrent migrators of one database; any constant nobody else uses.
+_MIGRATION_LOCK = 0x52756E6C616E65
+_HEAD = "create schema if not exists runlane;\nset local search_path to runlane;\n"
+
+
+def schema_name(name: str) -> str:
+    """`name`, if it can be a schema's name."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_$]{0,62}", name):
+        raise ConfigurationInvalid(f"schema must be a plain SQL name of at most 63 characters; got {name!r}")
+    return name
+
+
+def quoted(name: str) -> str:
+    """`name` as an SQL identifier."""
+    return '"' + schema_name(name).replace('"', '""') + '"'
+
+
+def migrate(connection: Connection, schema: str | None) -> int:
+    """Create or upgrade the tables within the open transaction; returns the version.
+
+    Raises:
+        ConfigurationInvalid: the tables are newer than this Runlane.
+    """
+    if schema is not None:
+        connection.exec_driver_sql("select pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+    version = installed_version(connection, schema)
+    if version is None:
+        _create(connection, schema)
+        stamp = insert(tables.schema_version).values(version=VERSION, applied_at=datetime.now(UTC))
+        connection.execute(stamp, execution_options={"schema_translate_map": {SCHEMA: schema}})
+        return VERSION
+    if version > VERSION:
+        raise ConfigurationInvalid(_too_new(version))
+    return version
+
+
+def check(connection: Connection, schema: str | None, where: str) -> None:
+    """Raise ``ConfigurationInvalid`` unless the tables are there, in this version."""
+    version = installed_version(connection, schema)
+    if version is None:
+        raise faults.not_migrated(where)
+    if version > VERSION:
+        raise ConfigurationInvalid(f"{where}: {_too_new(version)}")
+    if version < VERSION:
+        raise ConfigurationInvalid(f"{where} has schema version {version}; run `runlane migrate` to reach {VERSION}")
+
+
+def installed_version(connection: Connection, schema: str | None) -> int | None:
+    """The newest applied version, or None where Runlane was never installed."""
+    if not inspect(connection).has_table("schema_version", schema=schema):
+        return None
+    statement = select(tables.schema_version.c.version).order_by(tables.schema_version.c.version.desc()).limit(1)
+    found: int | None = connection.execute(
+        statement, execution_options={"schema_translate_map": {SCHEMA: schema}}
+    ).scalar_one_or_none()
+    return found
+
+
+def ddl(schema: str) -> str:
+    """The text of ``schema.sql`` for a schema of this name."""
+    text = (resources.files("runlane") / "schema.sql").read_text("utf-8")
+    if _HEAD not in text:
+        raise ConfigurationInvalid("schema.sql has lost its first two statements")
+    name = quoted(schema)
+    return text.replace(_HEAD, f"create schema if not exists {name};\nset local search_path to {name};\n")
+
+
+def _create(connection: Connection, schema: str | None) -> None:
+    if schema is None:
+        tables.metadata.create_all(connection.execution_options(schema_translate_map={SCHEMA: None}))
+        return
+    driver_connection = connection.connection.driver_connection
+    if driver_connection is None:
+        raise ConfigurationInvalid("the connection is closed")
+    # Without parameters psycopg sends the whole script at once, in this transaction.
+    driver_connection.execute(ddl(schema))
+    connection.exec_driver_sql("reset search_path")
+
+
+def _too_new(version: int) -> str:
+    return f"the tables have version {version}, and this Runlane knows {VERSION}; upgrade the runlane package"

@@ -1,0 +1,209 @@
+"""The log: the one append, and reading streams.
+
+``append_runs`` and ``append_schedules`` are the only writers of events and of the tables folded from them.  Each is
+guarded by the sequence that its changes were decided on; what lost its race is reported and nothing of it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from runlane import codec, jsontext
+from runlane.decisions import Change, ScheduleChange
+from runlane.errors import ConflictKind, StorageConflict
+from runlane.events import Recorded, ScheduleFired
+from runlane.projections.schedules import ScheduleState
+from runlane.storage import rows, tables
+from runlane.storage.dialect import EventRow
+from runlane.storage.transaction import Transaction
+from runlane.values import Actor
+
+_EVENTS = tables.events.c
+_ENVELOPE = (
+    _EVENTS.stream_id,
+    _EVENTS.sequence,
+    _EVENTS.type,
+    _EVENTS.version,
+    _EVENTS.data,
+    _EVENTS.occurred_at,
+    _EVENTS.environment,
+    _EVENTS.actor,
+    _EVENTS.position,
+)
+_STREAM = select(*_ENVELOPE).where(_EVENTS.stream_id == bindparam("stream_id")).order_by(_EVENTS.sequence)
+
+
+def append_runs(tx: Transaction, changes: Sequence[Change]) -> set[UUID]:
+    """Write the events and the folded rows of independent runs, at most one change each.
+
+    A step is written only if the stored sequence is the one it was decided on; a birth with an idempotency key only if
+    nobody owns the key.
+
+    Returns:
+        The ids of the runs that lost; of those nothing is written.
+
+    Raises:
+        StorageConflict: a run with the id of a birth exists already (kind ``run_exists``).
+    """
+    births = [change for change in changes if change.before is None]
+    steps = [change for change in changes if change.before is not None]
+    lost = _give_birth(tx, births) if births else set()
+    if steps:
+        steps.sort(key=lambda change: change.after.id)  # one lock order for everybody
+        expected = [change.before.sequence for change in steps if change.before is not None]
+        states = [rows.state_values(change.after) for change in steps]
+        won = tx.dialect.update_runs(tx.connection, expected, states, _event_rows(steps))
+        lost |= {change.after.id for change in steps} - won
+    return lost
+
+
+def take_over_key(tx: Transaction, change: Change, owner: UUID) -> bool:
+    """Write a birth whose idempotency key `owner` holds no longer; the caller has locked the key's row.
+
+    Returns whether the key was still `owner`'s; if not, nothing is written.
+    """
+    keys, created = tables.idempotency_keys, change.after.created
+    moved = tx.execute(
+        update(keys)
+        .where(
+            keys.c.environment == change.after.environment,
+            keys.c.task_id == created.task_id,
+            keys.c.key == created.idempotency_key,
+            keys.c.run_id == owner,
+        )
+        .values(run_id=change.after.id)
+    )
+    if moved.rowcount != 1:
+        return False
+    _insert_births(tx, [change])
+    return True
+
+
+def append_schedule(tx: Transaction, change: ScheduleChange) -> bool:
+    """Write the events and the folded row of one schedule, and the occurrences that fired.
+
+    Returns whether it won; if somebody else moved the schedule first, nothing is written.
+    """
+    if not _write_schedule(tx, change):
+        return False
+    tx.dialect.insert_events(tx.connection, _event_rows([change]))
+    fired = [
+        {
+            "environment": change.after.environment,
+            "schedule_id": change.after.schedule_id,
+            "scheduled_for": record.event.scheduled_for,
+            "id": record.event.occurrence_id,
+            "run_id": record.event.run_id,
+        }
+        for record in change.records
+        if isinstance(record.event, ScheduleFired)
+    ]
+    if fired:
+        tx.execute(insert(tables.occurrences), fired)
+    return True
+
+
+def read_stream(tx: Transaction, stream_id: UUID) -> tuple[Recorded, ...]:
+    """The events of one stream, by sequence."""
+    return tuple(recorded(row) for row in tx.execute(_STREAM, {"stream_id": stream_id}))
+
+
+def read_streams(tx: Transaction, prefix: str, environment: str | None, batch: int = 2000) -> Iterator[list[Recorded]]:
+    """Every stream whose event types begin with `prefix`, whole, one after the other, in constant memory."""
+    statement = select(*_ENVELOPE).where(_EVENTS.type.startswith(prefix)).order_by(_EVENTS.stream_id, _EVENTS.sequence)
+    if environment is not None:
+        statement = statement.where(_EVENTS.environment == environment)
+    stream: list[Recorded] = []
+    for row in tx.execute(statement.execution_options(yield_per=batch)):
+        record = recorded(row)
+        if stream and stream[0].stream_id != record.stream_id:
+            yield stream
+            stream = []
+        stream.append(record)
+    if stream:
+        yield stream
+
+
+def recorded(row: Any) -> Recorded:
+    """The event of a row of envelope columns."""
+    data = jsontext.dumps(row.data) if not isinstance(row.data, (str, bytes)) else row.data
+    return Recorded(
+        row.stream_id,
+        row.sequence,
+        codec.decode(row.type, row.version, data),
+        row.occurred_at,
+        row.environment,
+        Actor.parse(row.actor),
+        row.position,
+    )
+
+
+def _give_birth(tx: Transaction, births: Sequence[Change]) -> set[UUID]:
+    keyed = [
+        (run.environment, run.task_id, run.idempotency_key, run.id)
+        for run in (change.after for change in births)
+        if run.idempotency_key is not None
+    ]
+    lost: set[UUID] = set()
+    if keyed:
+        # Sorted, so that two batches with common keys wait for each other and never in a circle.
+        won = tx.dialect.claim_keys(tx.connection, sorted(keyed))
+        lost = {key[3] for key in keyed} - won
+    _insert_births(tx, [change for change in births if change.after.id not in lost])
+    return lost
+
+
+def _insert_births(tx: Transaction, births: Sequence[Change]) -> None:
+    if not births:
+        return
+    runs = [rows.birth_values(change.after) for change in births]
+    try:
+        tx.dialect.insert_runs(tx.connection, runs, _event_rows(births))
+    except IntegrityError as error:
+        raise StorageConflict(
+            "a run with this run_id exists already; run ids are never reused",
+            kind=ConflictKind.RUN_EXISTS,
+            retryable=False,
+        ) from error
+
+
+def _event_rows(changes: Iterable[Change] | Iterable[ScheduleChange]) -> list[EventRow]:
+    found: list[EventRow] = []
+    for change in changes:
+        for record in change.records:
+            stored = codec.encode(record.event)
+            found.append(
+                (
+                    record.stream_id,
+                    record.sequence,
+                    stored.type,
+                    stored.version,
+                    record.occurred_at,
+                    record.environment,
+                    str(record.actor),
+                    stored.data.decode(),
+                )
+            )
+    return found
+
+
+def _write_schedule(tx: Transaction, change: ScheduleChange) -> bool:
+    table, values = tables.schedules, schedule_values(change.after)
+    if change.before is not None:
+        guard = (table.c.stream_id == change.after.stream_id) & (table.c.sequence == change.before.sequence)
+        return tx.execute(update(table).where(guard).values(**values)).rowcount == 1
+    known = tx.execute(select(table.c.stream_id).where(table.c.stream_id == change.after.stream_id)).first()
+    if known is not None:
+        return False
+    tx.execute(insert(table).values(**values))
+    return True
+
+
+def schedule_values(state: ScheduleState) -> dict[str, Any]:
+    """The row of a schedule, by column."""
+    return {column.name: getattr(state, column.name) for column in tables.schedules.columns}

@@ -1,0 +1,128 @@
+"""Reading runs: one, many, pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from attrs import frozen
+from sqlalchemy import Select, Text, cast, func, select
+
+from runlane.projections.runs import Run
+from runlane.storage import rows, tables
+from runlane.storage.transaction import Transaction
+from runlane.values import RunStatus
+
+_RUNS, _EVENTS = tables.runs, tables.events
+_FIRST, _LAST = _EVENTS.alias("first"), _EVENTS.alias("last")
+
+#: A run with its first event's data and, once it succeeded, its last event's.
+RUN: Select[Any] = (
+    select(
+        *(_RUNS.c[column] for column in rows.READ),
+        _FIRST.c.version.label("created_version"),
+        cast(_FIRST.c.data, Text).label("created_data"),
+        _LAST.c.version.label("result_version"),
+        cast(_LAST.c.data, Text).label("result_data"),
+    )
+    .join(_FIRST, (_FIRST.c.stream_id == _RUNS.c.id) & (_FIRST.c.sequence == 1))
+    .outerjoin(
+        _LAST,
+        (_LAST.c.stream_id == _RUNS.c.id)
+        & (_LAST.c.sequence == _RUNS.c.sequence)
+        & (_RUNS.c.status == RunStatus.SUCCEEDED),
+    )
+)
+
+
+@frozen
+class RunFilter:
+    """Which runs to list; None means no restriction."""
+
+    statuses: Sequence[RunStatus] | None = None
+    tasks: Sequence[str] | None = None
+    queues: Sequence[str] | None = None
+    correlation_id: str | None = None
+    idempotency_key: str | None = None
+    source_run_id: UUID | None = None
+    parent_run_id: UUID | None = None
+    schedule_id: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+def load(tx: Transaction, statement: Select[Any]) -> list[Run]:
+    """The runs that a statement built on ``RUN`` finds."""
+    found = []
+    for row in tx.execute(statement):
+        created = rows.created_from(row.created_version, row.created_data, row.id)
+        result = None if row.result_data is None else rows.result_from(row.result_version, row.result_data)
+        found.append(rows.run_from_row(row, created, result))
+    return found
+
+
+def get_run(tx: Transaction, environment: str, run_id: UUID) -> Run | None:
+    """The run with this id in this environment."""
+    found = load(tx, RUN.where(_RUNS.c.id == run_id, _RUNS.c.environment == environment))
+    return found[0] if found else None
+
+
+def get_runs(tx: Transaction, ids: Sequence[UUID]) -> dict[UUID, Run]:
+    """The runs with these ids."""
+    return {run.id: run for run in load(tx, RUN.where(_RUNS.c.id.in_(list(ids))))}
+
+
+def list_runs(
+    tx: Transaction,
+    environment: str,
+    wanted: RunFilter,
+    limit: int,
+    after: UUID | None,
+    newest_first: bool,
+) -> list[Run]:
+    """Up to `limit` runs by id, beginning behind `after`; ids made by Runlane grow with time."""
+    conditions = [_RUNS.c.environment == environment, *_conditions(wanted)]
+    if after is not None:
+        conditions.append(_RUNS.c.id < after if newest_first else _RUNS.c.id > after)
+    order = _RUNS.c.id.desc() if newest_first else _RUNS.c.id
+    return load(tx, RUN.where(*conditions).order_by(order).limit(limit))
+
+
+def _conditions(wanted: RunFilter) -> list[Any]:
+    c = _RUNS.c
+    conditions: list[Any] = []
+    for column, values in ((c.status, wanted.statuses), (c.task_id, wanted.tasks), (c.queue, wanted.queues)):
+        if values is not None:
+            conditions.append(column.in_(list(values)))
+    for column, value in (
+        (c.correlation_id, wanted.correlation_id),
+        (c.idempotency_key, wanted.idempotency_key),
+        (c.source_run_id, wanted.source_run_id),
+        (c.parent_run_id, wanted.parent_run_id),
+        (c.schedule_id, wanted.schedule_id),
+    ):
+        if value is not None:
+            conditions.append(column == value)
+    if wanted.created_after is not None:
+        conditions.append(c.created_at > wanted.created_after)
+    if wanted.created_before is not None:
+        conditions.append(c.created_at < wanted.created_before)
+    return conditions
+
+
+def count_by_status(tx: Transaction, environment: str, tasks: Sequence[str] | None = None) -> dict[RunStatus, int]:
+    """How many runs are in each status; reads every run of the environment."""
+    statement = select(_RUNS.c.status, func.count()).where(_RUNS.c.environment == environment)
+    if tasks is not None:
+        statement = statement.where(_RUNS.c.task_id.in_(list(tasks)))
+    found: Sequence[Any] = tx.execute(statement.group_by(_RUNS.c.status)).all()
+    return {row[0]: row[1] for row in found}
+
+
+def count_events(tx: Transaction, environment: str) -> int:
+    """How many events the log holds for an environment."""
+    return int(
+        tx.execute(select(func.count()).select_from(_EVENTS).where(_EVENTS.c.environment == environment)).scalar_one()
+    )

@@ -1,0 +1,185 @@
+"""The whole log folded again and compared, field by field, with what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from uuid import UUID
+
+from attrs import frozen
+from sqlalchemy import and_, exists, select
+
+from runlane import jsontext
+from runlane.errors import InvariantViolation
+from runlane.events import Recorded, ScheduleFired
+from runlane.projections import runs as run_fold
+from runlane.projections import schedules as schedule_fold
+from runlane.storage import log, rows, tables
+from runlane.storage.transaction import Transaction
+
+_JSON = frozenset({"failure", "reservation", "cancellation"})
+
+
+@frozen
+class Difference:
+    """Where a stored row and the fold of the log disagree; `sequence` is the last event that was folded."""
+
+    stream_id: UUID
+    sequence: int
+    field: str
+    stored: Any
+    folded: Any
+
+
+@frozen
+class Verification:
+    """What a check of the log found."""
+
+    runs: int
+    schedules: int
+    events: int
+    differences: tuple[Difference, ...]
+
+    @property
+    def identical(self) -> bool:
+        """Whether replaying the log gives exactly what is stored."""
+        return not self.differences
+
+
+def verify(
+    tx: Transaction, environment: str | None, progress: Callable[[int], None] | None, most: int = 1000
+) -> Verification:
+    """Fold every stream and compare; reports at most `most` differences.
+
+    `progress` is called with the number of events folded so far.
+    """
+    differences: list[Difference] = []
+    counts = [0, 0, 0]
+    kinds = (("run.", tables.runs, _compare_run), ("schedule.", tables.schedules, _compare_schedule))
+    for kind, (prefix, table, compare) in enumerate(kinds):
+        key = table.c.id if kind == 0 else table.c.stream_id
+        statement = select(table).order_by(key).execution_options(yield_per=2000)
+        if environment is not None:
+            statement = statement.where(table.c.environment == environment)
+        stored = ((row._mapping[key], dict(row._mapping)) for row in tx.execute(statement))
+        for stream, row in _paired(log.read_streams(tx, prefix, environment), stored):
+            counts[kind] += bool(stream)
+            counts[2] += len(stream)
+            differences.extend(compare(tx, stream, row))
+            if progress is not None:
+                progress(counts[2])
+            if len(differences) >= most:
+                return Verification(counts[0], counts[1], counts[2], tuple(differences[:most]))
+    differences.extend(_keys(tx, environment))
+    return Verification(counts[0], counts[1], counts[2], tuple(differences[:most]))
+
+
+def compare_run(tx: Transaction, run_id: UUID) -> Verification:
+    """The same for one run."""
+    stream = list(log.read_stream(tx, run_id))
+    row = tx.execute(select(tables.runs).where(tables.runs.c.id == run_id)).first()
+    found = _compare_run(tx, stream, None if row is None else dict(row._mapping))
+    return Verification(1, 0, len(stream), tuple(found))
+
+
+def _paired(
+    streams: Iterable[list[Recorded]], stored: Iterable[tuple[UUID, dict[str, Any]]]
+) -> Iterator[tuple[list[Recorded], dict[str, Any] | None]]:
+    """Streams and rows, both in id order, side by side; either may be missing."""
+    left, right = iter(streams), iter(stored)
+    stream, row = next(left, None), next(right, None)
+    while stream is not None or row is not None:
+        if row is None or (stream is not None and stream[0].stream_id < row[0]):
+            assert stream is not None
+            yield stream, None
+            stream = next(left, None)
+        elif stream is None or row[0] < stream[0].stream_id:
+            yield [], row[1]
+            row = next(right, None)
+        else:
+            yield stream, row[1]
+            stream, row = next(left, None), next(right, None)
+
+
+def _compare_run(_: Transaction, stream: list[Recorded], row: dict[str, Any] | None) -> list[Difference]:
+    if not stream:
+        return [Difference(row["id"], 0, "row", "present", "absent")] if row else []
+    try:
+        run = run_fold.replay(stream)
+    except InvariantViolation as error:
+        return [Difference(stream[0].stream_id, stream[-1].sequence, "log", str(error), "a legal history")]
+    if row is None:
+        return [Difference(run.id, run.sequence, "row", "absent", "present")]
+    folded = dict(zip(rows.BIRTH, rows.birth_values(run), strict=True))
+    for name in _JSON:
+        folded[name] = None if folded[name] is None else jsontext.decode(folded[name])
+    return _fields(run.id, run.sequence, row, folded)
+
+
+def _compare_schedule(tx: Transaction, stream: list[Recorded], row: dict[str, Any] | None) -> list[Difference]:
+    if not stream:
+        return [Difference(row["stream_id"], 0, "row", "present", "absent")] if row else []
+    try:
+        state = schedule_fold.replay(stream)
+    except InvariantViolation as error:
+        return [Difference(stream[0].stream_id, stream[-1].sequence, "log", str(error), "a legal history")]
+    if row is None:
+        return [Difference(state.stream_id, state.sequence, "row", "absent", "present")]
+    differences = _fields(state.stream_id, state.sequence, row, log.schedule_values(state))
+    table = tables.occurrences
+    found = tx.execute(
+        select(table.c.scheduled_for, table.c.id, table.c.run_id).where(
+            table.c.environment == state.environment, table.c.schedule_id == state.schedule_id
+        )
+    )
+    stored = {tuple(occurrence) for occurrence in found}
+    fired = {
+        (record.event.scheduled_for, record.event.occurrence_id, record.event.run_id)
+        for record in stream
+        if isinstance(record.event, ScheduleFired)
+    }
+    if stored != fired:
+        missing, extra = sorted(map(str, fired - stored)), sorted(map(str, stored - fired))
+        differences.append(Difference(state.stream_id, state.sequence, "occurrences", extra, missing))
+    return differences
+
+
+def _fields(stream_id: UUID, sequence: int, stored: dict[str, Any], folded: dict[str, Any]) -> list[Difference]:
+    return [
+        Difference(stream_id, sequence, name, stored.get(name), value)
+        for name, value in folded.items()
+        if stored.get(name) != value
+    ]
+
+
+def _keys(tx: Transaction, environment: str | None) -> list[Difference]:
+    """Keys whose stored owner is not the last run that was created with them."""
+    keys, runs, first = tables.idempotency_keys, tables.runs, tables.events
+    later_runs, later_first = runs.alias("later_runs"), first.alias("later_first")
+
+    def same(table: Any) -> Any:
+        return and_(
+            table.c.environment == keys.c.environment,
+            table.c.task_id == keys.c.task_id,
+            table.c.idempotency_key == keys.c.key,
+        )
+
+    newer = (
+        exists()
+        .where(same(later_runs), later_first.c.stream_id == later_runs.c.id, later_first.c.sequence == 1)
+        .where(later_first.c.position > first.c.position)
+    )
+    wrong_owner = (
+        select(keys.c.run_id)
+        .outerjoin(runs, and_(runs.c.id == keys.c.run_id, same(runs)))
+        .outerjoin(first, and_(first.c.stream_id == runs.c.id, first.c.sequence == 1))
+        .where(runs.c.id.is_(None) | newer)
+    )
+    without = select(runs.c.id).where(runs.c.idempotency_key.is_not(None), ~exists().where(same(runs)))
+    if environment is not None:
+        wrong_owner = wrong_owner.where(keys.c.environment == environment)
+        without = without.where(runs.c.environment == environment)
+    return [
+        Difference(run_id, 1, "idempotency_keys.run_id", run_id, "the last run created with the key")
+        for run_id in tx.execute(wrong_owner).scalars()
+    ] + [Difference(run_id, 1, "idempotency_keys", "absent", "present") for run_id in tx.execute(without).scalars()]

@@ -1,0 +1,45 @@
+"""Reading schedules, and locking the one that is about to fire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select
+
+from runlane.projections.schedules import ScheduleState
+from runlane.storage import tables
+from runlane.storage.transaction import Transaction
+
+_SCHEDULES = tables.schedules
+
+
+def schedules_of(tx: Transaction, environment: str) -> list[ScheduleState]:
+    """Every schedule ever registered in an environment, by id."""
+    statement = select(_SCHEDULES).where(_SCHEDULES.c.environment == environment).order_by(_SCHEDULES.c.schedule_id)
+    return [ScheduleState(**row._mapping) for row in tx.execute(statement)]
+
+
+def due_schedules(tx: Transaction, environment: str, tasks: Sequence[str], now: datetime, limit: int) -> list[UUID]:
+    """Up to `limit` streams of schedules of these tasks that are due, the longest waiting first."""
+    statement = (
+        select(_SCHEDULES.c.stream_id)
+        .where(
+            _SCHEDULES.c.environment == environment,
+            _SCHEDULES.c.next_at <= now,
+            _SCHEDULES.c.next_at.is_not(None),
+            ~_SCHEDULES.c.paused,
+            _SCHEDULES.c.task_id.in_(list(tasks)),
+        )
+        .order_by(_SCHEDULES.c.next_at, _SCHEDULES.c.stream_id)
+        .limit(limit)
+    )
+    return list(tx.execute(statement).scalars())
+
+
+def lock_schedule(tx: Transaction, stream_id: UUID) -> ScheduleState | None:
+    """The schedule, locked for this transaction; None if another maintainer holds it."""
+    statement = select(_SCHEDULES).where(_SCHEDULES.c.stream_id == stream_id).with_for_update(skip_locked=True)
+    row = tx.execute(statement).first()
+    return None if row is None else ScheduleState(**row._mapping)

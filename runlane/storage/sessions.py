@@ -1,0 +1,53 @@
+"""Worker sessions: one row per running process, kept alive by its heartbeat.  Liveness, not history."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import delete, insert, select, update
+
+from runlane.storage import tables
+from runlane.storage.transaction import Transaction
+
+_SESSIONS = tables.sessions
+
+
+def open_session(
+    tx: Transaction, session_id: UUID, environment: str, worker_id: str, now: datetime, expires_at: datetime
+) -> None:
+    """Register a worker process."""
+    tx.execute(
+        insert(_SESSIONS).values(
+            id=session_id, environment=environment, worker_id=worker_id, started_at=now, expires_at=expires_at
+        )
+    )
+
+
+def extend_session(tx: Transaction, session_id: UUID, expires_at: datetime) -> bool:
+    """Keep a session alive until `expires_at`; False if it is gone, and with it every lease it held."""
+    statement = update(_SESSIONS).where(_SESSIONS.c.id == session_id).values(expires_at=expires_at)
+    return tx.execute(statement).rowcount == 1
+
+
+def close_session(tx: Transaction, session_id: UUID) -> None:
+    """Forget a session."""
+    tx.execute(delete(_SESSIONS).where(_SESSIONS.c.id == session_id))
+
+
+def expired_sessions(tx: Transaction, environment: str, now: datetime, limit: int) -> list[UUID]:
+    """Sessions whose time has run out, oldest first."""
+    statement = (
+        select(_SESSIONS.c.id)
+        .where(_SESSIONS.c.environment == environment, _SESSIONS.c.expires_at <= now)
+        .order_by(_SESSIONS.c.expires_at)
+        .limit(limit)
+    )
+    return list(tx.execute(statement).scalars())
+
+
+def lock_expired(tx: Transaction, session_id: UUID) -> datetime | None:
+    """Lock a session's row, unless its heartbeat or another maintainer holds it; its expiry, or None."""
+    statement = select(_SESSIONS.c.expires_at).where(_SESSIONS.c.id == session_id).with_for_update(skip_locked=True)
+    expires_at: datetime | None = tx.execute(statement).scalar_one_or_none()
+    return expires_at

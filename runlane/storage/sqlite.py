@@ -1,0 +1,113 @@
+"""SQLite: the same appends row by row, in a transaction that took the file's only write lock at its beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from heapq import merge
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import Connection
+
+from runlane.clock import system_clock
+from runlane.errors import InvariantViolation
+from runlane.storage import rows
+from runlane.storage.dialect import EventRow, RunRow
+from runlane.storage.tables import instant_to_text
+
+_EVENT_COLUMNS = "stream_id, sequence, type, version, occurred_at, environment, actor, data"
+_INSERT_EVENT = f"insert into events ({_EVENT_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_RUN = f"insert into runs ({', '.join(rows.BIRTH)}) values ({', '.join('?' * len(rows.BIRTH))})"
+_UPDATE_RUN = f"update runs set {', '.join(f'{column} = ?' for column in rows.STATE[1:])} where id = ? and sequence = ?"
+_SEQUENCES = "select r.id, r.sequence from json_each(?) j join runs r on r.id = j.value"
+_CLAIM_KEY = (
+    "insert into idempotency_keys (environment, task_id, key, run_id) values (?, ?, ?, ?) on conflict do nothing"
+)
+_READ = ", ".join("r." + column for column in rows.READ)
+_DUE = f"""
+    select r.priority, {_READ}, e.version, e.data from runs r join events e on e.stream_id = r.id and e.sequence = 1
+    where r.environment = ? and r.queue = ? and {{status}} and r.due_at <= ?
+    and r.task_id in (select value from json_each(?)) order by {{order}} limit ?"""
+_QUEUED = _DUE.format(status="r.status = 'queued'", order="r.priority desc, r.due_at, r.id")
+_WAITING = _DUE.format(status="r.status in ('scheduled', 'released', 'retrying')", order="r.due_at, r.id")
+_READ_INSTANTS = [index for index, column in enumerate(rows.READ) if column.endswith("_at")]
+_READ_IDS = [rows.READ.index("id"), rows.READ.index("lease_session_id")]
+
+
+def _plain(row: Sequence[Any]) -> tuple[Any, ...]:
+    """A row as sqlite3 takes it: instants and ids as text."""
+    return tuple(
+        instant_to_text(value) if isinstance(value, datetime) else str(value) if isinstance(value, UUID) else value
+        for value in row
+    )
+
+
+def _rich(row: Sequence[Any]) -> list[Any]:
+    """A row of ``rows.READ`` columns with instants and ids as such."""
+    values = list(row)
+    for index in _READ_INSTANTS:
+        if values[index] is not None:
+            values[index] = datetime.fromisoformat(values[index]).astimezone(UTC)
+    for index in _READ_IDS:
+        if values[index] is not None:
+            values[index] = UUID(values[index])
+    return values
+
+
+def _rank(row: Sequence[Any]) -> tuple[Any, ...]:
+    """The claim order of a candidate: priority, due time, id."""
+    return -row[0], row[1 + rows.READ.index("due_at")], row[1]
+
+
+class Sqlite:
+    """The statements for one file, or for one database in memory."""
+
+    name = "sqlite"
+
+    def now(self, conn: Connection) -> datetime:
+        # The file's clock is this machine's; SQLite's own functions would cut it to milliseconds.
+        return system_clock()
+
+    def insert_events(self, conn: Connection, events: Sequence[EventRow]) -> None:
+        conn.exec_driver_sql(_INSERT_EVENT, [_plain(event) for event in events])
+
+    def insert_runs(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
+        self.insert_events(conn, events)
+        conn.exec_driver_sql(_INSERT_RUN, [_plain(run) for run in runs])
+
+    def update_runs(
+        self, conn: Connection, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]
+    ) -> set[UUID]:
+        ids = orjson.dumps([str(run[0]) for run in runs]).decode()
+        stored = {UUID(row[0]): row[1] for row in conn.exec_driver_sql(_SEQUENCES, (ids,))}
+        won = {run[0] for run, sequence in zip(runs, expected, strict=True) if stored.get(run[0]) == sequence}
+        updates = [
+            _plain((*run[1:], run[0], sequence)) for run, sequence in zip(runs, expected, strict=True) if run[0] in won
+        ]
+        if not updates:
+            return won
+        if conn.exec_driver_sql(_UPDATE_RUN, updates).rowcount != len(updates):
+            # Only a caller's own deferred transaction could see this: another process wrote in between.
+            raise InvariantViolation(
+                "the SQLite transaction does not hold the write lock; begin it with BEGIN IMMEDIATE"
+            )
+        self.insert_events(conn, [event for event in events if event[0] in won])
+        return won
+
+    def claim_keys(self, conn: Connection, keys: Sequence[tuple[str, str, str, UUID]]) -> set[UUID]:
+        return {key[3] for key in keys if conn.exec_driver_sql(_CLAIM_KEY, _plain(key)).rowcount == 1}
+
+    def lock_due(
+        self, conn: Connection, environment: str, queues: Sequence[str], tasks: Sequence[str], now: datetime, limit: int
+    ) -> list[tuple[Any, ...]]:
+        known = orjson.dumps(list(tasks)).decode()
+        found = []
+        for queue in queues:
+            for statement in (_QUEUED, _WAITING):
+                parameters = (environment, queue, instant_to_text(now), known, limit)
+                found.append(sorted(conn.exec_driver_sql(statement, parameters).all(), key=_rank))
+        best = islice(merge(*found, key=_rank), limit)
+        return [(*_rich(row[1:-2]), row[-2], row[-1]) for row in best]

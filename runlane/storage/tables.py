@@ -1,0 +1,294 @@
+"""The tables as SQLAlchemy sees them; ``schema.sql`` is the truth for PostgreSQL, and a test compares the two.
+
+SQLite's DDL comes from here: times as RFC 3339 text with six digits (they sort as text), ids as text, JSON as text.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Dialect,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    event,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from runlane import jsontext
+from runlane.values import RunStatus
+
+#: The schema that statements name; the real one replaces it by SQLAlchemy's schema_translate_map.
+SCHEMA = "runlane"
+VERSION = 1
+
+metadata = MetaData(schema=SCHEMA)
+
+
+def instant_to_text(at: datetime) -> str:
+    """The SQLite form of an instant: UTC, always six digits, so that text order is time order."""
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware instant: ``timestamptz``, or sortable text on SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(postgresql.TIMESTAMP(timezone=True) if dialect.name == "postgresql" else Text())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None or dialect.name == "postgresql":
+            return value
+        return instant_to_text(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return (value if isinstance(value, datetime) else datetime.fromisoformat(value)).astimezone(UTC)
+
+
+class Guid(TypeDecorator[UUID]):
+    """A ``uuid``, or its text on SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(postgresql.UUID(as_uuid=True) if dialect.name == "postgresql" else Text())
+
+    def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:
+        return value if value is None or dialect.name == "postgresql" else str(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> UUID | None:
+        return value if value is None or isinstance(value, UUID) else UUID(value)
+
+
+class Json(TypeDecorator[Any]):
+    """A JSON value: ``json``, or its text on SQLite.  None is SQL NULL unless `null_is_json`."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, null_is_json: bool = False) -> None:
+        self.null_is_json = null_is_json
+        super().__init__()
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(postgresql.JSON(none_as_null=not self.null_is_json))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        if dialect.name == "postgresql" or (value is None and not self.null_is_json):
+            return value
+        return jsontext.dumps(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return value if value is None or dialect.name == "postgresql" else jsontext.decode(value)
+
+
+class Status(TypeDecorator[RunStatus]):
+    """The enum ``run_status``, or text on SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            names = [status.value for status in RunStatus]
+            return dialect.type_descriptor(
+                postgresql.ENUM(*names, name="run_status", metadata=metadata, create_type=False)
+            )
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: RunStatus | None, dialect: Dialect) -> Any:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> RunStatus | None:
+        return None if value is None else RunStatus(value)
+
+
+def _not_null(name: str, kind: Any, **options: Any) -> Column[Any]:
+    return Column(name, kind, nullable=False, **options)
+
+
+schema_version = Table(
+    "schema_version",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    _not_null("applied_at", Instant),
+)
+
+# On SQLite `position` is the rowid, and the single writer makes it commit order.
+events = Table(
+    "events",
+    metadata,
+    _not_null("stream_id", Guid),
+    _not_null("sequence", Integer),
+    _not_null("type", Text),
+    _not_null("version", SmallInteger),
+    _not_null("occurred_at", Instant),
+    _not_null("environment", Text),
+    _not_null("actor", Text),
+    _not_null("data", Json),
+    Column("position", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True),
+    UniqueConstraint("stream_id", "sequence", name="events_pkey"),
+    CheckConstraint("sequence >= 1", name="events_sequence_from_one"),
+    sqlite_autoincrement=True,
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    _not_null("id", Guid),
+    _not_null("environment", Text),
+    _not_null("task_id", Text),
+    _not_null("queue", Text),
+    _not_null("status", Status),
+    _not_null("sequence", Integer),
+    _not_null("priority", SmallInteger),
+    Column("due_at", Instant),
+    Column("run_at", Instant),
+    _not_null("created_at", Instant),
+    _not_null("updated_at", Instant),
+    Column("started_at", Instant),
+    Column("finished_at", Instant),
+    _not_null("attempt_count", Integer),
+    _not_null("failure_count", Integer),
+    _not_null("retry_count", Integer),
+    _not_null("release_count", Integer),
+    _not_null("lost_count", Integer),
+    Column("lease_session_id", Guid),
+    Column("lease_worker_id", Text),
+    Column("leased_at", Instant),
+    Column("failure", Json),
+    Column("reservation", Json),
+    Column("cancellation", Json),
+    Column("source_run_id", Guid),
+    Column("parent_run_id", Guid),
+    Column("schedule_id", Text),
+    Column("idempotency_key", Text),
+    Column("singleton_key", Text),
+    Column("concurrency_key", Text),
+    Column("correlation_id", Text),
+    PrimaryKeyConstraint("id", name="runs_pkey"),
+    CheckConstraint(
+        "(status in ('running', 'cancellation_requested')) = (lease_session_id is not null)",
+        name="runs_leased_iff_running",
+    ),
+    CheckConstraint(
+        "(status in ('succeeded', 'failed', 'cancelled')) = (finished_at is not null)",
+        name="runs_finished_iff_terminal",
+    ),
+    CheckConstraint(
+        "(status in ('queued', 'scheduled', 'released', 'retrying')) = (due_at is not null)",
+        name="runs_due_iff_claimable",
+    ),
+)
+_READY = text("status = 'queued'")
+_WAITING = text("status in ('scheduled', 'released', 'retrying')")
+Index(
+    "runs_ready",
+    runs.c.environment,
+    runs.c.queue,
+    runs.c.priority.desc(),
+    runs.c.due_at,
+    runs.c.id,
+    postgresql_where=_READY,
+    sqlite_where=_READY,
+)
+Index(
+    "runs_waiting",
+    runs.c.environment,
+    runs.c.queue,
+    runs.c.due_at,
+    runs.c.id,
+    postgresql_where=_WAITING,
+    sqlite_where=_WAITING,
+)
+_LEASED = text("lease_session_id is not null")
+Index("runs_leased", runs.c.lease_session_id, postgresql_where=_LEASED, sqlite_where=_LEASED)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    _not_null("environment", Text),
+    _not_null("task_id", Text),
+    _not_null("key", Text),
+    _not_null("run_id", Guid),
+    PrimaryKeyConstraint("environment", "task_id", "key", name="idempotency_keys_pkey"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    _not_null("id", Guid),
+    _not_null("environment", Text),
+    _not_null("worker_id", Text),
+    _not_null("started_at", Instant),
+    _not_null("expires_at", Instant),
+    PrimaryKeyConstraint("id", name="sessions_pkey"),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    _not_null("stream_id", Guid),
+    _not_null("environment", Text),
+    _not_null("schedule_id", Text),
+    _not_null("task_id", Text),
+    _not_null("queue", Text),
+    _not_null("cadence", Json),
+    _not_null("payload", Json(null_is_json=True)),
+    _not_null("enabled", Boolean),
+    _not_null("registered_at", Instant),
+    _not_null("sequence", Integer),
+    _not_null("updated_at", Instant),
+    Column("next_at", Instant),
+    Column("last_at", Instant),
+    _not_null("fired_count", Integer),
+    _not_null("paused", Boolean),
+    _not_null("removed", Boolean),
+    PrimaryKeyConstraint("stream_id", name="schedules_pkey"),
+)
+_DUE = text("next_at is not null and not paused")
+Index("schedules_due", schedules.c.environment, schedules.c.next_at, postgresql_where=_DUE, sqlite_where=_DUE)
+
+occurrences = Table(
+    "occurrences",
+    metadata,
+    _not_null("environment", Text),
+    _not_null("schedule_id", Text),
+    _not_null("scheduled_for", Instant),
+    _not_null("id", Guid),
+    _not_null("run_id", Guid),
+    PrimaryKeyConstraint("environment", "schedule_id", "scheduled_for", name="occurrences_pkey"),
+)
+
+for _verb in ("update", "delete"):
+    event.listen(
+        events,
+        "after_create",
+        DDL(  # type: ignore[no-untyped-call]
+            f"create trigger events_refuse_{_verb} before {_verb} on events begin"
+            " select raise(abort, 'the event log is append-only'); end"
+        ).execute_if(dialect="sqlite"),
+    )

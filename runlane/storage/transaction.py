@@ -1,0 +1,39 @@
+"""A transaction: the connection, the statements that fit its database, and the clock.
+
+Engine functions take one as their first argument; they never open, commit or wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from attrs import frozen
+from sqlalchemy import Connection, CursorResult, Executable
+
+from runlane.clock import Clock
+from runlane.storage.dialect import StorageDialect
+from runlane.storage.tables import SCHEMA
+
+
+@frozen
+class Transaction:
+    """An open transaction on one of Runlane's databases, ours or a caller's."""
+
+    connection: Connection
+    dialect: StorageDialect
+    schema: str | None
+    clock: Clock | None = None
+
+    def now(self) -> datetime:
+        """The instant to decide with: the injected clock's, else the database's, read now and not earlier."""
+        return self.dialect.now(self.connection) if self.clock is None else self.clock()
+
+    def execute(
+        self, statement: Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+    ) -> CursorResult[Any]:
+        """Execute a SQLAlchemy statement in the configured schema."""
+        return self.connection.execute(
+            statement, parameters, execution_options={"schema_translate_map": {SCHEMA: self.schema}}
+        )

@@ -1,0 +1,299 @@
+"""Definitions: queues, schedules, tasks, and the registry that holds what one runtime knows."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from attrs import Attribute, field, frozen
+
+from runlane.cadence import Cadence, Every, Once
+from runlane.errors import ConfigurationInvalid, TaskNotFound
+from runlane.payloads import PayloadSchema
+from runlane.policy import ONE_ATTEMPT, Retry
+from runlane.values import duration, identifier, instant
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Priorities are small integers; higher is claimed first.
+PRIORITY_RANGE = range(-32768, 32768)
+DEFAULT_TTL = "30d"
+
+
+def priority(value: object) -> int:
+    """`value` as a priority."""
+    if type(value) is not int or value not in PRIORITY_RANGE:
+        raise ConfigurationInvalid(f"priority must be an integer from -32768 to 32767; got {value!r}")
+    return value
+
+
+def idempotency_ttl(value: object) -> str:
+    """`value` as stored: ``"active"``, or a duration; default 30 days."""
+    if value is None:
+        return DEFAULT_TTL
+    if value == "active":
+        return "active"
+    duration("idempotency_ttl", value)
+    return value if isinstance(value, str) else f"{max(1, value // timedelta(milliseconds=1))}ms"  # type: ignore[operator]
+
+
+def _queue_name(value: str) -> str:
+    return identifier("queue name", value)
+
+
+def _schedule_id(value: str) -> str:
+    return identifier("schedule id", value)
+
+
+@frozen
+class Queue:
+    """A named line of runs; definitions are passed to ``Runlane(queues=…)``.
+
+    Args:
+        name: stable and logical, stored with each run.
+        default: whether tasks without a queue of their own use it; at most one per runtime.
+    """
+
+    name: str = field(converter=_queue_name)
+    default: bool = field(default=False, kw_only=True)
+
+
+@frozen
+class Schedule:
+    """When a task runs by itself; give exactly one of `run_at` and `every`.
+
+    Args:
+        id: stable, unique over the runtime.
+        payload: passed to each run; validated when the runtime is built.
+        run_at: the aware instant of a single occurrence.
+        every: the interval, such as ``"10m"``; occurrences lie at its multiples since the Unix epoch.
+        queue: instead of the task's queue.
+        enabled: whether it fires at present.
+    """
+
+    id: str = field(converter=_schedule_id)
+    payload: Any = field(default=None, kw_only=True)
+    run_at: datetime | None = field(default=None, kw_only=True)
+    every: timedelta | str | None = field(default=None, kw_only=True)
+    queue: Queue | None = field(default=None, kw_only=True)
+    enabled: bool = field(default=True, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if (self.run_at is None) == (self.every is None):
+            raise ConfigurationInvalid(f"schedule {self.id} needs exactly one of run_at and every")
+        self.cadence()
+
+    def cadence(self) -> Cadence:
+        """The rule by which it fires."""
+        if self.run_at is not None:
+            return Once(instant(f"run_at of schedule {self.id}", self.run_at))
+        interval = duration(f"every of schedule {self.id}", self.every)
+        if interval < timedelta(seconds=1):
+            raise ConfigurationInvalid(f"every of schedule {self.id} must be at least 1s; got {self.every!r}")
+        return Every(interval)
+
+
+def _queue(_: object, attribute: Attribute[Any], value: object) -> None:
+    if value is not None and not isinstance(value, Queue):
+        raise ConfigurationInvalid(f"{attribute.name} must be a Queue definition, not {value!r}")
+
+
+@frozen(eq=False)
+class Task(Generic[P, R]):
+    """A handler with its payload type and execution policy; immutable, still callable as the plain function."""
+
+    id: str
+    function: Callable[P, R]
+    payload: PayloadSchema
+    arity: int
+    is_async: bool
+    queue: Queue | None = field(default=None, validator=_queue)
+    retry: Retry = ONE_ATTEMPT
+    priority: int = 0
+    idempotency_key: str | Callable[[Any], str] | None = None
+    idempotency_ttl: str | timedelta | None = None
+    schedules: tuple[Schedule, ...] = ()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.id}>"
+
+
+@overload
+def task(
+    id: str,
+    *,
+    queue: Queue | None = None,
+    payload: Any = None,
+    retry: Retry | None = None,
+    priority: int = 0,
+    idempotency_key: str | Callable[[Any], str] | None = None,
+    idempotency_ttl: str | timedelta | None = None,
+    schedules: Iterable[Schedule] = (),
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+
+@overload
+def task(id: Callable[P, R]) -> Task[P, R]: ...
+
+
+def task(
+    id: str | Callable[P, R],
+    *,
+    queue: Queue | None = None,
+    payload: Any = None,
+    retry: Retry | None = None,
+    priority: int = 0,
+    idempotency_key: str | Callable[[Any], str] | None = None,
+    idempotency_ttl: str | timedelta | None = None,
+    schedules: Iterable[Schedule] = (),
+) -> Callable[[Callable[P, R]], Task[P, R]] | Task[P, R]:
+    """Make a task of a function ``(payload)`` or ``(payload, context)``, ``def`` or ``async def``.
+
+    Args:
+        id: stable, stored with each run; never rename it while runs wait.
+        queue: the queue its runs wait in; else the runtime's default.
+        payload: the payload type; else the annotation of the first parameter; else any JSON.
+        retry: how often it may fail; else one attempt.
+        priority: of its runs, -32768 to 32767, higher first.
+        idempotency_key: text, or a function of the payload (as the handler receives it).
+        idempotency_ttl: how long a finished run keeps its key (``"30d"``), or ``"active"``.
+        schedules: when it runs by itself.
+
+    Raises:
+        ConfigurationInvalid: naming the option that is not valid.
+    """
+    if callable(id) and not isinstance(id, str):
+        return task(getattr(id, "__name__", "task"))(id)
+    task_id = identifier("task id", id)
+    if retry is not None and not isinstance(retry, Retry):
+        raise ConfigurationInvalid(f"retry of task {task_id} must be Retry(…); got {retry!r}")
+    if idempotency_ttl is not None and idempotency_key is None:
+        raise ConfigurationInvalid(f"task {task_id} has an idempotency_ttl but no idempotency_key")
+    _ttl(idempotency_ttl)
+
+    def decorate(function: Callable[P, R]) -> Task[P, R]:
+        parameters, hints = _positional(task_id, function)
+        annotated = hints.get(parameters[0], Any) if parameters else type(None)
+        return Task(
+            task_id,
+            function,
+            PayloadSchema(annotated if payload is None else payload),
+            len(parameters),
+            inspect.iscoroutinefunction(function),
+            queue,
+            retry or ONE_ATTEMPT,
+            _priority(priority),
+            idempotency_key,
+            idempotency_ttl,
+            tuple(schedules),
+        )
+
+    return decorate
+
+
+# Inside `task` the parameters of the same names hide these.
+_priority, _ttl = priority, idempotency_ttl
+
+
+def _positional(task_id: str, function: Callable[..., Any]) -> tuple[list[str], Mapping[str, Any]]:
+    if not callable(function):
+        raise ConfigurationInvalid(f"task {task_id} decorates a function, not {function!r}")
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in kinds:
+            names.append(parameter.name)
+        elif parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY:
+            raise ConfigurationInvalid(f"the handler of task {task_id} must not require {parameter.name}=")
+    if len(names) > 2:
+        raise ConfigurationInvalid(f"the handler of task {task_id} takes (payload) or (payload, context); got {names}")
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception as error:
+        raise ConfigurationInvalid(f"the annotations of task {task_id} cannot be resolved: {error}") from error
+    return names, hints
+
+
+@frozen
+class Registry:
+    """The queues and tasks of one runtime, checked as a whole."""
+
+    queues: Mapping[str, Queue]
+    tasks: Mapping[str, Task[..., Any]]
+    default_queue: Queue | None
+
+    @classmethod
+    def of(cls, queues: Iterable[Queue], tasks: Iterable[Task[..., Any]]) -> Registry:
+        """Check and index the definitions.
+
+        Raises:
+            ConfigurationInvalid: two definitions share a name, a task uses a queue that is not registered, …
+        """
+        by_name = _unique("queue", queues, Queue, lambda queue: queue.name) or {
+            "default": Queue("default", default=True)
+        }
+        defaults = [queue for queue in by_name.values() if queue.default]
+        if len(defaults) > 1:
+            raise ConfigurationInvalid(f"at most one queue may be the default: {[queue.name for queue in defaults]}")
+        registry = cls(by_name, _unique("task", tasks, Task, lambda task: task.id), defaults[0] if defaults else None)
+        seen: dict[str, str] = {}
+        for task in registry.tasks.values():
+            registry.queue_of(task)
+            for schedule in task.schedules:
+                if schedule.id in seen:
+                    raise ConfigurationInvalid(
+                        f"schedule id {schedule.id!r} is used by tasks {seen[schedule.id]} and {task.id}"
+                    )
+                seen[schedule.id] = task.id
+                registry.queue_of(task, schedule.queue)
+                task.payload.to_json(schedule.payload, f"payload of schedule {schedule.id}")
+        return registry
+
+    def task(self, task: Task[..., Any] | str) -> Task[..., Any]:
+        """The registered task.
+
+        Raises:
+            TaskNotFound: it is not registered here.
+        """
+        wanted = task.id if isinstance(task, Task) else task
+        known = self.tasks.get(wanted) if isinstance(wanted, str) else None
+        if known is None or (isinstance(task, Task) and known is not task):
+            raise TaskNotFound(f"task {wanted!r} is not registered; pass it to Runlane(tasks=[…])")
+        return known
+
+    def queue_of(self, task: Task[..., Any], chosen: Queue | None = None) -> str:
+        """The name of the queue a run goes to: the chosen one, the task's, or the default."""
+        queue = chosen or task.queue or self.default_queue
+        if queue is None:
+            raise ConfigurationInvalid(f"task {task.id} has no queue and no queue is the default (Queue(default=True))")
+        return self.registered(queue)
+
+    def registered(self, queue: Queue) -> str:
+        """The name of `queue`, if it is registered here."""
+        if not isinstance(queue, Queue):
+            raise ConfigurationInvalid(f"queue must be a Queue definition, not {queue!r}")
+        if self.queues.get(queue.name) != queue:
+            raise ConfigurationInvalid(f"queue {queue.name!r} is not registered; pass it to Runlane(queues=[…])")
+        return queue.name
+
+
+T = TypeVar("T")
+
+
+def _unique(what: str, items: Iterable[T], kind: type, name: Callable[[T], str]) -> dict[str, T]:
+    found: dict[str, T] = {}
+    for item in items:
+        if not isinstance(item, kind):
+            hint = "; decorate the function with @task(…)" if what == "task" and callable(item) else ""
+            raise ConfigurationInvalid(f"{what}s must hold {kind.__name__} definitions, not {item!r}{hint}")
+        if name(item) in found:
+            raise ConfigurationInvalid(f"two {what}s are called {name(item)!r}; each needs a name of its own")
+        found[name(item)] = item
+    return found

@@ -1,0 +1,172 @@
+"""Workers: claim, execute, store, and keep house, until told to stop or nothing is due."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from types import FrameType
+from typing import Any
+
+from runlane.errors import ConfigurationInvalid, RunlaneError
+from runlane.exchange import Exchange
+from runlane.runtime import Runtime
+
+log = logging.getLogger("runlane.worker")
+
+#: Seconds that a graceful stop waits for attempts before it gives them back.
+STOP_TIMEOUT = 30.0
+
+
+class WorkerMode(StrEnum):
+    """Whether a worker goes on when nothing is due."""
+
+    POLL = "poll"
+    DRAIN = "drain"
+
+
+class Worker:
+    """A worker of this process; make one with ``app.worker(…)``."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        mode: str = "poll",
+        queues: Sequence[str] | None = None,
+        concurrency: int = 10,
+        maintenance: bool = True,
+        poll_interval: float = 1.0,
+        maintenance_interval: float = 1.0,
+    ) -> None:
+        if mode not in tuple(WorkerMode):
+            raise ConfigurationInvalid(f"mode must be 'poll' or 'drain'; got {mode!r}")
+        if type(concurrency) is not int or not 1 <= concurrency <= 10_000:
+            raise ConfigurationInvalid(f"concurrency must be an integer from 1 to 10000; got {concurrency!r}")
+        for name, value in (("poll_interval", poll_interval), ("maintenance_interval", maintenance_interval)):
+            if not 0.001 <= value <= 3600:
+                raise ConfigurationInvalid(f"{name} must be from 0.001 to 3600 seconds; got {value!r}")
+        self._runtime = runtime
+        self._maintenance_interval = maintenance_interval
+        # SQLite has one writer at a time: a second transaction would only wait for the first.
+        lanes = 1 if runtime.lane.database.dialect.name == "sqlite" else 2
+        wanted = list(runtime.registry.queues) if queues is None else list(queues)
+        self._exchange = Exchange(runtime, wanted, concurrency, poll_interval, lanes, mode == WorkerMode.DRAIN)
+        self._stop = threading.Event()
+        self._closed = threading.Event()
+        self._started = False
+        self._housekeeper = (
+            threading.Thread(target=self._keep_house, name="runlane-maintenance", daemon=True) if maintenance else None
+        )
+
+    @property
+    def closed(self) -> bool:
+        """Whether the worker has ended, with everything it had in hand."""
+        return self._closed.is_set()
+
+    @property
+    def completed(self) -> int:
+        """How many attempts it has brought to an end."""
+        return self._exchange.completed
+
+    def start(self) -> None:
+        """Begin to work in the background.
+
+        Raises:
+            StorageUnavailable: the database cannot be reached.
+        """
+        if self._started:
+            raise ConfigurationInvalid("a worker can be started once; make another with app.worker(…)")
+        self._runtime.session()
+        if self._housekeeper is not None:
+            self._runtime.tick()
+        self._started = True
+        self._exchange.start()
+        if self._housekeeper is not None:
+            self._housekeeper.start()
+        threading.Thread(target=self._watch, name="runlane-worker", daemon=True).start()
+
+    def run(self) -> None:
+        """Work until stopped (or, draining, until nothing is due); SIGINT and SIGTERM stop it gracefully, twice at once.
+
+        Raises:
+            RunlaneError: the worker could not go on.
+        """
+        if not self._started:
+            self.start()
+        with self._signals():
+            self._closed.wait()
+        self._raise()
+
+    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+        """Stop gracefully: no new claims, handlers are told, and get `timeout` seconds to end by themselves.
+
+        What is cut off then is queued again (``run.interrupted``).
+
+        Raises:
+            RunlaneError: the worker could not go on.
+        """
+        if not self._started:
+            self._closed.set()
+            return
+        self._stop.set()
+        self._exchange.stop()
+        if not self._closed.wait(timeout):
+            self._exchange.cut_off()
+            self._closed.wait()
+        self._raise()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the worker has ended, at most `timeout` seconds; whether it has."""
+        return self._closed.wait(timeout)
+
+    def _watch(self) -> None:
+        self._exchange.join()
+        self._stop.set()
+        if self._housekeeper is not None:
+            self._housekeeper.join()
+        self._closed.set()
+
+    def _raise(self) -> None:
+        if self._exchange.error is not None:
+            raise self._exchange.error
+
+    def _keep_house(self) -> None:
+        wait = self._maintenance_interval
+        while not self._stop.wait(wait * random.uniform(0.9, 1.1)):  # noqa: S311
+            try:
+                wait = 0.001 if self._runtime.tick().more else self._maintenance_interval
+            except RunlaneError as error:
+                log.warning("maintenance has to wait: %s", error)
+            except Exception:
+                log.exception("maintenance failed")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        asked = False
+
+        def handle(number: int, _: FrameType | None) -> None:
+            nonlocal asked
+            name = signal.Signals(number).name
+            if asked:
+                log.warning("%s again: stopping at once", name)
+            else:
+                log.warning("%s: stopping gracefully; once more to stop at once", name)
+            # Not here: a signal handler must not wait for locks that the thread it interrupts may hold.
+            stop = self._exchange.cut_off if asked else self.stop
+            threading.Thread(target=stop, name="runlane-stop", daemon=True).start()
+            asked = True
+
+        before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,162 @@
+-- Runlane on PostgreSQL: the tables, and why each of them is there.
+--
+-- One table is the truth: `events`, append-only. Every change of state is a row in it, keyed by (stream_id, sequence),
+-- where a stream is one run or one schedule. The sequence of a stream is 1, 2, 3 … without a gap, and its primary key
+-- is the last referee of every race: two writers cannot both append event 7.
+--
+-- `runs`, `schedules`, `occurrences` and `idempotency_keys` are what the pure folds in projections/ make of those
+-- events. They are written in the same transaction as the events, by one function (storage/log.py), guarded by the
+-- sequence they were decided on. They can be thrown away and rebuilt from the log.
+--
+-- `sessions` is liveness, not history: one row per running worker process, extended by its heartbeat. Putting
+-- heartbeats into the log would bury it, and putting them on `runs` would rewrite a row per run and beat.
+--
+-- There are no foreign keys: the log must survive whatever happens to the tables folded from it, and a foreign key to
+-- a hot row takes a lock on it. There is no index that no query needs: each one costs about 4 % of the drain rate.
+-- JSON is stored as `json`, the bytes that were validated; jsonb would rewrite them and is slower to write.
+--
+-- The schema's name is `runlane` unless the application chose another; everything below the next two lines is
+-- unqualified on purpose.
+create schema if not exists runlane;
+set local search_path to runlane;
+
+-- Which versions of this schema have been applied, for `runlane migrate` and for the check at start.
+create table schema_version (
+  version integer primary key,
+  applied_at timestamptz not null default clock_timestamp()
+);
+
+-- Compact on disk, readable in plain SQL.
+create type run_status as enum (
+  'queued', 'scheduled', 'running', 'released', 'retrying', 'cancellation_requested',
+  'succeeded', 'failed', 'cancelled'
+);
+
+-- The log. `position` orders what one transaction wrote; across transactions identity values commit out of order, so
+-- a reader that follows the log goes by (tx, position) below the snapshot horizon. Only `sequence` decides anything.
+create table events (
+  stream_id uuid not null,
+  sequence integer not null,
+  type text not null,
+  version smallint not null,
+  occurred_at timestamptz not null,
+  environment text not null,
+  actor text not null,
+  data json not null,
+  tx xid8 not null default pg_current_xact_id(),
+  position bigint not null generated always as identity,
+  constraint events_pkey primary key (stream_id, sequence),
+  constraint events_sequence_from_one check (sequence >= 1)
+) with (autovacuum_vacuum_insert_scale_factor = 0.05);
+
+-- History is not edited. ENABLE ALWAYS holds for sessions in replica mode too; TRUNCATE is refused as well.
+create function refuse_change() returns trigger language plpgsql as $$
+begin
+  raise exception 'the event log is append-only: % refused', tg_op using errcode = 'integrity_constraint_violation';
+end $$;
+create trigger events_append_only before update or delete or truncate on events
+  for each statement execute function refuse_change();
+alter table events enable always trigger events_append_only;
+
+-- The fold of each run, narrow: payload, meta and trace stay in event 1, the result in the last event. Every row is
+-- rewritten at least twice in its life, so there is room on the page (fillfactor).
+create table runs (
+  id uuid not null,
+  environment text not null,
+  task_id text not null,
+  queue text not null,
+  status run_status not null,
+  sequence integer not null,
+  priority smallint not null,
+  due_at timestamptz,
+  run_at timestamptz,
+  created_at timestamptz not null,
+  updated_at timestamptz not null,
+  started_at timestamptz,
+  finished_at timestamptz,
+  attempt_count integer not null,
+  failure_count integer not null,
+  retry_count integer not null,
+  release_count integer not null,
+  lost_count integer not null,
+  lease_session_id uuid,
+  lease_worker_id text,
+  leased_at timestamptz,
+  failure json,
+  reservation json,
+  cancellation json,
+  source_run_id uuid,
+  parent_run_id uuid,
+  schedule_id text,
+  idempotency_key text,
+  singleton_key text,
+  concurrency_key text,
+  correlation_id text,
+  constraint runs_pkey primary key (id),
+  constraint runs_leased_iff_running
+    check ((status in ('running', 'cancellation_requested')) = (lease_session_id is not null)),
+  constraint runs_finished_iff_terminal
+    check ((status in ('succeeded', 'failed', 'cancelled')) = (finished_at is not null)),
+  constraint runs_due_iff_claimable
+    check ((status in ('queued', 'scheduled', 'released', 'retrying')) = (due_at is not null))
+) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+
+-- Claim: queued runs of a queue, in exactly the order in which they are claimed.
+create index runs_ready on runs (environment, queue, priority desc, due_at, id) where status = 'queued';
+-- Claim: runs that wait for a time, by that time, so those of the future never lie in the way.
+create index runs_waiting on runs (environment, queue, due_at, id)
+  where status in ('scheduled', 'released', 'retrying');
+-- Recovery and stray give-back: the runs of one worker session.
+create index runs_leased on runs (lease_session_id) where lease_session_id is not null;
+
+-- Who owns an idempotency key: the last run created with it. The row is locked to decide about the key.
+create table idempotency_keys (
+  environment text not null,
+  task_id text not null,
+  key text not null,
+  run_id uuid not null,
+  constraint idempotency_keys_pkey primary key (environment, task_id, key)
+);
+
+-- One row per running worker process. `expires_at` has no index: there are few rows, and each beat stays HOT.
+create table sessions (
+  id uuid not null,
+  environment text not null,
+  worker_id text not null,
+  started_at timestamptz not null,
+  expires_at timestamptz not null,
+  constraint sessions_pkey primary key (id)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
+
+-- The fold of each schedule.
+create table schedules (
+  stream_id uuid not null,
+  environment text not null,
+  schedule_id text not null,
+  task_id text not null,
+  queue text not null,
+  cadence json not null,
+  payload json not null,
+  enabled boolean not null,
+  registered_at timestamptz not null,
+  sequence integer not null,
+  updated_at timestamptz not null,
+  next_at timestamptz,
+  last_at timestamptz,
+  fired_count integer not null,
+  paused boolean not null,
+  removed boolean not null,
+  constraint schedules_pkey primary key (stream_id)
+) with (fillfactor = 60);
+-- Maintenance: which schedules are due.
+create index schedules_due on schedules (environment, next_at) where next_at is not null and not paused;
+
+-- Which occurrences have made a run; they outlive pruned runs.
+create table occurrences (
+  environment text not null,
+  schedule_id text not null,
+  scheduled_for timestamptz not null,
+  id uuid not null,
+  run_id uuid not null,
+  constraint occurrences_pkey primary key (environment, schedule_id, scheduled_for)
+);
