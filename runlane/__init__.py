@@ -1,5 +1,6 @@
 """Runlane: a durable run engine.  User code is not the durable thing; a run is."""
 
+from runlane.aio import AsyncRunlane, AsyncWorker
 from runlane.app import Executed, Runlane
 from runlane.clock import SettableClock
 from runlane.context import Context, Release, Signal
@@ -29,6 +30,8 @@ from runlane.worker import Worker
 
 __all__ = [
     "Actor",
+    "AsyncRunlane",
+    "AsyncWorker",
     "Attempt",
     "ConfigurationInvalid",
     "Context",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -337,13 +338,13 @@ class Runlane:
         with faults.translated(database.where):
             if isinstance(connection, sqlalchemy.Connection):
                 yield database.join(connection, self._runtime.clock)
-            elif type(connection).__module__.partition(".")[0] == "psycopg" and hasattr(connection, "pgconn"):
+            elif hasattr(connection, "pgconn") and not inspect.iscoroutinefunction(connection.execute):
                 with borrowed(connection) as wrapped:
                     yield database.join(wrapped, self._runtime.clock)
             else:
                 raise ConfigurationInvalid(
-                    "connection must be a SQLAlchemy Connection or Session, or a psycopg Connection; "
-                    f"got {type(connection).__name__}"
+                    "connection must be a SQLAlchemy Connection or Session, or a psycopg Connection "
+                    f"(their asyncio forms join an AsyncRunlane); got {type(connection).__name__}"
                 )
 
 

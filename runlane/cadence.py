@@ -59,7 +59,7 @@ def latest_due(cadence: Cadence, first: datetime, now: datetime) -> tuple[dateti
 
 
 def first_at(cadence: Cadence, registered: datetime) -> datetime | None:
-    """The first occurrence of a schedule first seen at `registered`: a one-off is a promise, however late it is seen."""
+    """The first occurrence of a schedule first seen at `registered`; a one-off is a promise, however late."""
     return cadence.at if isinstance(cadence, Once) else next_after(cadence, registered)
 
 

@@ -59,7 +59,7 @@ class Stored:
 
     type: str
     version: int
-    data: bytes
+    data: str
 
 
 def _as_is(value: Any, _: Any = None) -> Any:
@@ -67,9 +67,9 @@ def _as_is(value: Any, _: Any = None) -> Any:
 
 
 def _converter() -> Converter:
-    converter = Converter(forbid_extra_keys=False, detailed_validation=True)
-    converter.register_unstructure_hook(datetime, lambda value: value)  # orjson writes them
-    converter.register_unstructure_hook(UUID, str)
+    converter = Converter(forbid_extra_keys=False, detailed_validation=False)
+    converter.register_unstructure_hook(datetime, _as_is)  # orjson writes instants and ids by itself, and faster
+    converter.register_unstructure_hook(UUID, _as_is)
     converter.register_structure_hook(datetime, lambda value, _: datetime.fromisoformat(value))
     converter.register_structure_hook(UUID, lambda value, _: UUID(value))
     for cls in (Source, Failure, *STORED_AS):
@@ -88,6 +88,7 @@ def _converter() -> Converter:
             make_dict_structure_fn(
                 cls,
                 converter,
+                _cattrs_detailed_validation=False,
                 **{name: override(struct_hook=_as_is) for name in plain},  # type: ignore[arg-type]
             ),
         )
@@ -105,7 +106,7 @@ def encode(event: e.Event) -> Stored:
     """The stored form of `event`; times are RFC 3339 in UTC, fields at their default are left out."""
     kind = type(event)
     name, version = STORED_AS[kind]
-    return Stored(name, version, orjson.dumps(_TO_DICT[kind](event)))
+    return Stored(name, version, orjson.dumps(_TO_DICT[kind](event)).decode())
 
 
 def decode(name: str, version: int, data: bytes | str) -> e.Event:

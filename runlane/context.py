@@ -31,7 +31,10 @@ class Release:
 
 
 class Signal:
-    """Tells a handler that it should stop; `reason` is ``worker_stopping``, ``lease_lost`` or ``cancellation_requested``."""
+    """Tells a handler that it should stop.
+
+    `reason` is ``worker_stopping``, ``lease_lost`` or ``cancellation_requested``.
+    """
 
     __slots__ = ("_event", "reason")
 

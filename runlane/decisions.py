@@ -44,6 +44,7 @@ from runlane.values import LEASED, Actor, Failure, RunStatus, duration, later
 #: The greatest number of events a run may have before it fails with ``history_limit``.
 MAX_EVENTS = 10_000
 _NAMESPACE = UUID("6f1d7c1e-6c0b-5f5e-9b0a-52756e6c616e")
+_DELIVER_NOW = RunDeliveryRequested()
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -124,7 +125,7 @@ def create(created: RunCreated, delay: timedelta | None, now: datetime) -> tuple
         created = evolve(created, run_at=later(now, delay))
     if created.run_at is not None and created.run_at > now:
         return (created,)
-    return created, RunDeliveryRequested()
+    return created, _DELIVER_NOW
 
 
 def lease(run: Run, session_id: UUID, worker_id: str) -> tuple[RunStep, ...]:

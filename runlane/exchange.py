@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+from collections import deque
 from collections.abc import Sequence
 from time import monotonic
 from uuid import UUID
@@ -57,11 +58,16 @@ class Exchange:
         self._queues = list(queues)
         self._tasks = list(runtime.registry.tasks)
         self._concurrency = concurrency
+        # One lane claims while another stores: each takes its share of the slots.
+        self._share = min(BATCH, -(-concurrency // lanes))
         self._poll_interval = poll_interval
         self._drain = drain
         self._executor = Executor(concurrency, self._ended, runtime.settings.redact_failures)
         self._changed = threading.Condition()
-        self._finished: list[Ended] = []
+        # Handlers append without the lock; a lane that announces itself in `_waiting` before it looks is woken.
+        self._finished: deque[Ended] = deque()
+        self._waiting = 0
+        self._retried: list[Ended] = []  # taken once, but the database was away
         self._active: dict[tuple[UUID, int], Execution] = {}
         self._executing = 0
         self._claiming = 0
@@ -105,7 +111,7 @@ class Exchange:
             self._stopping = True
             for execution in self._active.values():
                 if not execution.ended:
-                    self._end(execution, Interrupted("worker_stopping"))
+                    self._finished.append((execution, Interrupted("worker_stopping")))
             self._changed.notify_all()
 
     def join(self, timeout: float | None = None) -> bool:
@@ -123,7 +129,7 @@ class Exchange:
     def held(self) -> dict[UUID, int]:
         """The attempts under way, or whose outcome is not yet stored."""
         with self._changed:
-            return {run_id: attempt for run_id, attempt in sorted(self._active)}
+            return dict(sorted(self._active))
 
     def lease_lost(self, session_id: UUID) -> None:
         """Tell the handlers of this session to stop; their outcomes will be dropped."""
@@ -133,17 +139,23 @@ class Exchange:
                     execution.context.signal.set("lease_lost")
 
     def _ended(self, execution: Execution, outcome: Outcome) -> None:
-        with self._changed:
+        self._finished.append((execution, outcome))
+        if self._waiting:
+            with self._changed:
+                self._changed.notify()
+
+    def _collect(self) -> list[Ended]:
+        """The outcomes that wait, the first of each attempt: one that was cut off may end a second time."""
+        batch: list[Ended] = []
+        while self._finished and len(batch) < BATCH:
+            execution, outcome = self._finished.popleft()
             if execution.ended:
                 log.info("run %s: the outcome of a cut-off attempt was dropped", execution.run.id)
-                return
-            self._end(execution, outcome)
-            self._changed.notify()
-
-    def _end(self, execution: Execution, outcome: Outcome) -> None:
-        execution.ended = True
-        self._executing -= 1
-        self._finished.append((execution, outcome))
+                continue
+            execution.ended = True
+            self._executing -= 1
+            batch.append((execution, outcome))
+        return batch
 
     def _lane(self) -> None:
         try:
@@ -164,21 +176,31 @@ class Exchange:
                     self._changed.notify_all()
                     return None
                 pause = self._backoff - monotonic()
-                wanted = self._wanted() if pause <= 0 else 0
-                if pause <= 0 and (self._finished or wanted):
-                    batch, self._finished = self._finished[:BATCH], self._finished[BATCH:]
-                    self._in_flight += 1
-                    self._claiming += wanted
-                    if wanted:
-                        self._postpone_poll()
-                    return batch, wanted
+                if pause <= 0 and (work := self._work()) is not None:
+                    return work
                 waiting = pause if pause > 0 else max(0.0, self._next_poll - monotonic())
                 if self._executing and self._executor.relieve():
                     waiting = min(waiting, _RELIEF)
-                self._changed.wait(waiting)
+                self._waiting += 1
+                if pause > 0 or not self._finished:
+                    self._changed.wait(waiting)
+                self._waiting -= 1
+
+    def _work(self) -> tuple[list[Ended], int] | None:
+        """The outcomes that wait and the slots that are free, taken for one transaction; None if there are neither."""
+        self._retried, batch = [], self._retried
+        batch += self._collect()
+        wanted = self._wanted()
+        if not batch and not wanted:
+            return None
+        self._in_flight += 1
+        self._claiming += wanted
+        if wanted:
+            self._postpone_poll()
+        return batch, wanted
 
     def _is_over(self) -> bool:
-        idle = not (self._executing or self._finished or self._in_flight)
+        idle = not (self._executing or self._retried or self._in_flight)
         if self._drain and self._dry and idle:
             self._stopping = True
         return self.error is not None or (self._stopping and idle)
@@ -186,7 +208,7 @@ class Exchange:
     def _wanted(self) -> int:
         if self._stopping:
             return 0
-        free = min(BATCH, self._concurrency - self._executing - self._claiming)
+        free = min(self._share, self._concurrency - self._executing - self._claiming)
         if free <= 0:
             return 0
         idle_drain = self._drain and not self._dry and not self._executing and not self._claiming
@@ -234,7 +256,7 @@ class Exchange:
     def _postpone(self, batch: list[Ended], wanted: int) -> None:
         """Nothing was stored: keep the outcomes, and leave the database alone for a moment."""
         with self._changed:
-            self._finished[:0] = batch
+            self._retried += batch
             self._claiming -= wanted
             self._in_flight -= 1
             self._backoff = monotonic() + _BACKOFF

@@ -1,4 +1,4 @@
-"""Calling handlers: ``def`` ones on a pool of threads that grows while they block, ``async def`` ones on one event loop.
+"""Calling handlers: ``def`` ones on threads that become more while they block, ``async def`` ones on one event loop.
 
 What a handler does becomes an ``Outcome``; nothing it raises gets further than here.
 """
@@ -25,7 +25,9 @@ from runlane.values import Failure, storable
 log = logging.getLogger("runlane.executor")
 
 #: A handler that takes longer than this is held to block; seconds.
-_BLOCKS = 0.0002
+_BLOCKS = 0.0005
+#: No execution begun for so long while some wait: all threads are blocked; seconds.
+_STALLED = 0.01
 _TRACEBACK_LIMIT = 16_384
 
 
@@ -184,7 +186,7 @@ class _Threads:
         self._size = 0
         self._slow = 0.0  # moving share of handlers that blocked
         self._taken = 0
-        self._seen = -1
+        self._seen = (-1, 0.0)  # how many were taken when, at the last look
         self._closed = False
 
     def submit(self, executions: Sequence[Execution]) -> None:
@@ -197,9 +199,12 @@ class _Threads:
 
     def relieve(self) -> bool:
         waiting = self._queue.qsize()
-        if waiting and (self._taken == self._seen or self._slow > 0.5):
-            self._grow(max(1, min(waiting, self._size)))
-        self._seen = self._taken
+        now, (seen, at) = perf_counter(), self._seen
+        if self._taken != seen:
+            self._seen = (self._taken, now)
+        elif waiting and now - at > _STALLED:
+            self._grow(min(waiting, 4 * self._size))
+            self._seen = (seen, now)
         return waiting > 0
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ class Inline:
     def held(self) -> dict[UUID, int]:
         """The attempts under way."""
         with self._lock:
-            return {run_id: attempt for run_id, attempt in sorted(self._active)}
+            return dict(sorted(self._active))
 
     def lease_lost(self, session_id: UUID) -> None:
         """Tell the handlers of this session to stop."""

@@ -24,7 +24,7 @@ def encode(value: Any, what: str, limit: int = MAX_BYTES) -> bytes:
     """The JSON bytes of `value` after checking it.
 
     Args:
-        value: plain JSON: ``dict`` with ``str`` keys, ``list``, ``tuple``, ``str``, ``int``, ``float``, ``bool``, ``None``.
+        value: plain JSON: ``dict`` with ``str`` keys, ``list`` or ``tuple``, text, numbers, booleans and ``None``.
         what: the name of the value in error messages, such as ``"payload"``.
         limit: the greatest number of bytes.
 

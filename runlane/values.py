@@ -179,8 +179,13 @@ class Actor:
     type: ActorType
     id: str
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """As it is stored: ``type:id``; an id contains no colon."""
         return f"{self.type.value}:{self.id}"
+
+    def __str__(self) -> str:
+        return self.text
 
     @classmethod
     def parse(cls, text: str) -> Actor:

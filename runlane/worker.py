@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 import signal
@@ -20,6 +21,18 @@ log = logging.getLogger("runlane.worker")
 
 #: Seconds that a graceful stop waits for attempts before it gives them back.
 STOP_TIMEOUT = 30.0
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Batches of runs live for milliseconds and hold no cycles: looking for cycles in them is wasted."""
+    before = gc.get_threshold()
+    if before[0]:
+        gc.set_threshold(max(before[0], 20_000), max(before[1], 50), max(before[2], 100))
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class WorkerMode(StrEnum):
@@ -91,14 +104,17 @@ class Worker:
         threading.Thread(target=self._watch, name="runlane-worker", daemon=True).start()
 
     def run(self) -> None:
-        """Work until stopped (or, draining, until nothing is due); SIGINT and SIGTERM stop it gracefully, twice at once.
+        """Work until stopped (or, draining, until nothing is due); a signal stops it gracefully, a second one at once.
+
+        The signals are SIGINT and SIGTERM, and are heeded only in the main thread.  Meanwhile the garbage collector
+        looks less often than Python's default, which would cost a busy worker a fifth of its time.
 
         Raises:
             RunlaneError: the worker could not go on.
         """
         if not self._started:
             self.start()
-        with self._signals():
+        with self._signals(), _rare_collections():
             self._closed.wait()
         self._raise()
 

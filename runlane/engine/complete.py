@@ -9,7 +9,7 @@ from datetime import datetime
 from attrs import frozen
 
 from runlane import decisions
-from runlane.decisions import Outcome
+from runlane.decisions import Failed, Outcome
 from runlane.policy import Retry
 from runlane.projections.runs import Run
 from runlane.storage import claims, log
@@ -28,25 +28,32 @@ class Finished:
 
 def complete(tx: Transaction, finished: Sequence[Finished], now: datetime, max_events: int) -> list[Run | None]:
     """Append the outcomes; for each the run as it is then, or None if the lease was lost and the outcome is dropped."""
-    decided = [_decide(one.run, one, now, max_events) for one in finished]
+    actors: dict[str, Actor] = {}
+    decided = [_decide(one.run, one, now, max_events, actors) for one in finished]
     lost = log.append_runs(tx, [change for change in decided if change is not None])
     after = [None if change is None or change.after.id in lost else change.after for change in decided]
     if lost:
         current = {run.id: run for run in claims.lock_runs(tx, list(lost))}
         for index, one in enumerate(finished):
             run = current.get(one.run.id)
-            change = None if run is None else _decide(run, one, now, max_events)
+            change = None if run is None else _decide(run, one, now, max_events, actors)
             if change is not None and not log.append_runs(tx, [change]):
                 after[index] = change.after
     return after
 
 
-def _decide(run: Run, one: Finished, now: datetime, max_events: int) -> decisions.Change | None:
+def _decide(
+    run: Run, one: Finished, now: datetime, max_events: int, actors: dict[str, Actor]
+) -> decisions.Change | None:
     lease = one.run.lease
     if lease is None:
         raise ValueError("an outcome belongs to a leased run")
-    spread = random.uniform(-1.0, 1.0)  # noqa: S311  # drawn once, recorded in the event
+    # Drawn once, and recorded in the event.
+    spread = random.uniform(-1.0, 1.0) if isinstance(one.outcome, Failed) else 0.0  # noqa: S311
     events = decisions.complete(run, lease.session_id, lease.attempt, one.outcome, one.retry, now, spread, max_events)
     if not events:
         return None
-    return decisions.advance(run, events, now, Actor(ActorType.WORKER, lease.worker_id))
+    actor = actors.get(lease.worker_id)
+    if actor is None:
+        actor = actors[lease.worker_id] = Actor(ActorType.WORKER, lease.worker_id)
+    return decisions.advance(run, events, now, actor)

@@ -11,6 +11,7 @@ from attrs import frozen
 from runlane import decisions
 from runlane.decisions import Change, Interrupted
 from runlane.engine.trigger import NewRun, Triggered, birth, give_birth
+from runlane.events import RunStep
 from runlane.policy import ONE_ATTEMPT
 from runlane.projections.runs import Run
 from runlane.storage import claims, log, sessions
@@ -43,9 +44,13 @@ def claim(
     """Lease up to `limit` runs that are due at `now`, best first; only of these queues and tasks."""
     found = claims.lock_due(tx, environment, queues, tasks, now, limit)
     actor = holder.actor
-    changes = [
-        decisions.advance(run, decisions.lease(run, holder.session_id, holder.worker_id), now, actor) for run in found
-    ]
+    leases: dict[int, tuple[RunStep, ...]] = {}  # first attempts share one event, and so on
+    changes = []
+    for run in found:
+        events = leases.get(run.attempt_count)
+        if events is None:
+            events = leases[run.attempt_count] = decisions.lease(run, holder.session_id, holder.worker_id)
+        changes.append(decisions.advance(run, events, now, actor))
     if not changes:
         return []
     leased = [change.after for change in changes]

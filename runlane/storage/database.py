@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 #: How often a transaction that the database ended for the sake of another one is run again.
 _ATTEMPTS = 8
+#: Through which drivers a caller's connection may come: those that take our statements as they are.
+_DRIVERS = {"postgresql": ("psycopg", "psycopg_async"), "sqlite": ("pysqlite", "aiosqlite")}
 _ACCEPTED = "memory:, sqlite:///file.db or postgresql://user@host/database"
 
 
@@ -81,6 +83,7 @@ class Database:
             connect_args = {
                 "options": _options(url, self._synchronous),
                 "connect_timeout": 10,
+                "prepare_threshold": 2,
                 "application_name": "runlane",
             }
             connect_args |= {
@@ -141,16 +144,18 @@ class Database:
         Raises:
             ConfigurationInvalid: the connection is to another kind of database, or through another driver.
         """
-        expected = self.engine.dialect
-        if (connection.dialect.name, connection.dialect.driver) != (expected.name, expected.driver):
+        name, driver = connection.dialect.name, connection.dialect.driver
+        if name != self.engine.dialect.name or driver not in _DRIVERS[name]:
+            accepted = " or ".join(
+                f"{self.engine.dialect.name}+{known}" for known in _DRIVERS[self.engine.dialect.name]
+            )
             raise ConfigurationInvalid(
-                f"connection= must use {expected.name}+{expected.driver}, as {self.where} does; "
-                f"it uses {connection.dialect.name}+{connection.dialect.driver}"
+                f"connection= must use {accepted}, as it joins {self.where}; it uses {name}+{driver}"
             )
         return Transaction(connection, self.dialect, self.schema, clock)
 
     def transact(self, work: Callable[[Transaction], T], clock: Clock | None = None, *, beat: bool = False) -> T:
-        """Run `work` in a transaction of its own, again from the start if the database resolved a conflict against it."""
+        """Run `work` in a transaction of its own, and again if the database resolved a conflict against it."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with self.write(clock, beat=beat) as tx:
@@ -211,8 +216,14 @@ def _describe(url: URL) -> str:
 
 
 def _options(url: URL, synchronous: bool) -> str:
-    """Server settings of our own connections: instants in UTC, no compilation of tiny statements, no endless waits."""
+    """Server settings of our own connections: instants in UTC, no endless waits, and plans that stay put.
+
+    Every hot statement is made for one plan, the walk along an index in order.  Statistics of a table whose rows all
+    change status within seconds are never right, and with them the planner would rather sort the whole backlog for a
+    claim (measured: 47 ms instead of 3 ms for 500 of 20,000 runs).
+    """
     own = "-c timezone=UTC -c jit=off -c idle_in_transaction_session_timeout=60000"
+    own += " -c enable_bitmapscan=off -c enable_seqscan=off -c plan_cache_mode=force_generic_plan"
     if not synchronous:
         own += " -c synchronous_commit=off"
     given = url.query.get("options")

@@ -174,9 +174,12 @@ def _insert_births(tx: Transaction, births: Sequence[Change]) -> None:
 
 def _event_rows(changes: Iterable[Change] | Iterable[ScheduleChange]) -> list[EventRow]:
     found: list[EventRow] = []
+    encoded: dict[int, codec.Stored] = {}  # runs of one batch share events such as a lease by the same session
     for change in changes:
         for record in change.records:
-            stored = codec.encode(record.event)
+            stored = encoded.get(id(record.event))
+            if stored is None:
+                stored = encoded[id(record.event)] = codec.encode(record.event)
             found.append(
                 (
                     record.stream_id,
@@ -185,8 +188,8 @@ def _event_rows(changes: Iterable[Change] | Iterable[ScheduleChange]) -> list[Ev
                     stored.version,
                     record.occurred_at,
                     record.environment,
-                    str(record.actor),
-                    stored.data.decode(),
+                    record.actor.text,
+                    stored.data,
                 )
             )
     return found

@@ -1,7 +1,8 @@
 """PostgreSQL: set-based statements over arrays.
 
 The driver's own text with ``%b`` arrays, not SQLAlchemy expressions: binary array parameters cost a sixtieth of what
-text ones do.  A column that is NULL in every row of a batch travels as an empty array; unnest() pads it with NULLs.
+text ones do.  A column with the same value in every row of a batch, as most have, travels as that one value beside an
+empty array: unnest() pads the array with NULLs and coalesce() puts the value in.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from runlane.storage.dialect import EventRow, RunRow
 
 _TYPES = {
     "id": "uuid",
+    "stream_id": "uuid",
     "sequence": "int",
+    "expected": "int",
+    "version": "smallint",
+    "occurred_at": "timestamptz",
     "status": "text",
     "priority": "smallint",
     "attempt_count": "int",
@@ -34,24 +39,32 @@ _TYPES = {
     ),
 }
 _CAST = {"status": "{schema}.run_status", "failure": "json", "reservation": "json", "cancellation": "json"}
-_EVENT_COLUMNS = "stream_id, sequence, type, version, occurred_at, environment, actor, data"
-_EVENT_ARRAYS = (
-    "%b::uuid[], %b::int[], %b::text[], %b::smallint[], %b::timestamptz[], %b::text[], %b::text[], %b::text[]"
-)
+_EVENT = ("stream_id", "sequence", "type", "version", "occurred_at", "environment", "actor", "data")
 
 
-def _arrays(columns: Sequence[str]) -> str:
-    return ", ".join(f"%b::{_TYPES.get(column, 'text')}[]" for column in columns)
+def _batch(name: str, columns: Sequence[str], ordinality: str = "") -> str:
+    """A FROM item of rows given as parameters (see ``_parameters``), each column by its name."""
+    arrays = ", ".join(f"%b::{_TYPES.get(column, 'text')}[]" for column in columns)
+    values = ", ".join(f"coalesce({column}_, %b::{_TYPES.get(column, 'text')}) as {column}" for column in columns)
+    names = ", ".join(f"{column}_" for column in columns)
+    if ordinality:
+        return f"(select {values}, ord from unnest({arrays}) with ordinality as {name}_({names}, ord)) {name}"
+    return f"(select {values} from unnest({arrays}) as {name}_({names})) {name}"
 
 
-def _value(column: str, schema: str) -> str:
-    cast = _CAST.get(column)
-    return f"d.{column}" if cast is None else f"d.{column}::{cast.format(schema=schema)}"
-
-
-def _columns(table: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """The rows' columns as lists, those without any value as empty ones."""
-    return [[] if not any(value is not None for value in column) else list(column) for column in zip(*table)]
+def _parameters(rows: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
+    """The parameters of a ``_batch``: the values that all rows share, then the columns that differ as lists."""
+    shared: list[Any] = []
+    lists: list[list[Any]] = []
+    for index, column in enumerate(zip(*rows, strict=True)):
+        # The first column is the key: it must be a full array, as it tells how many rows there are.
+        if index and column.count(column[0]) == len(column):
+            shared.append(column[0])
+            lists.append([])
+        else:
+            shared.append(None)
+            lists.append(list(column))
+    return (*shared, *lists)
 
 
 class Postgres:
@@ -61,28 +74,31 @@ class Postgres:
 
     def __init__(self, quoted_schema: str) -> None:
         schema = quoted_schema.replace("%", "%%")
+
+        def cast(column: str) -> str:
+            kind = _CAST.get(column)
+            return column if kind is None else f"{column}::{kind.format(schema=schema)}"
+
         read = ", ".join(f"{column}::text" if column in _CAST else column for column in rows.READ)
         order = "priority desc, due_at, id"
+        events = ", ".join(_EVENT)
+        event_values = ", ".join("data::json" if column == "data" else column for column in _EVENT)
         self._insert_events = f"""
-            insert into {schema}.events ({_EVENT_COLUMNS})
-            select {_EVENT_COLUMNS.replace("data", "data::json")}
-            from unnest({_EVENT_ARRAYS}) with ordinality as t({_EVENT_COLUMNS}, ord) order by ord"""
+            insert into {schema}.events ({events})
+            select {event_values} from {_batch("t", _EVENT, "ord")} order by ord"""
         self._insert_runs = f"""
             with e as ({self._insert_events})
             insert into {schema}.runs ({", ".join(rows.BIRTH)})
-            select {", ".join(_value(column, schema) for column in rows.BIRTH)}
-            from unnest({_arrays(rows.BIRTH)}) as d({", ".join(rows.BIRTH)})"""
-        changed = ", ".join(f"{column} = {_value(column, schema)}" for column in rows.STATE[1:])
-        event_values = _EVENT_COLUMNS.replace("data", "data::json")
+            select {", ".join(cast(column) for column in rows.BIRTH)} from {_batch("d", rows.BIRTH)}"""
+        changed = ", ".join(f"{column} = d.{cast(column)}" for column in rows.STATE[1:])
         self._update_runs = f"""
             with d as materialized (
-              select * from unnest(%b::int[], {_arrays(rows.STATE)}) as d(expected, {", ".join(rows.STATE)})
+              select * from {_batch("d", ("id", "expected", *rows.STATE[1:]))}
             ), u as (
               update {schema}.runs r set {changed} from d where r.id = d.id and r.sequence = d.expected returning r.id
             ), e as (
-              insert into {schema}.events ({_EVENT_COLUMNS})
-              select {event_values}
-              from unnest({_EVENT_ARRAYS}) with ordinality as t({_EVENT_COLUMNS}, ord)
+              insert into {schema}.events ({events})
+              select {event_values} from {_batch("t", _EVENT, "ord")}
               where stream_id in (select id from u) order by ord
             )
             select id from u"""
@@ -90,6 +106,7 @@ class Postgres:
             insert into {schema}.idempotency_keys (environment, task_id, key, run_id)
             select * from unnest(%b::text[], %b::text[], %b::text[], %b::uuid[])
             on conflict do nothing returning run_id"""
+        queued, waiting = "status = 'queued'", "status in ('scheduled', 'released', 'retrying')"
         # Per queue and branch a lateral join, so each reads its own index in order and stops after `limit` rows.
         # What is locked beyond the overall limit is free again at this transaction's commit, which follows at once.
         candidate = f"""
@@ -100,9 +117,9 @@ class Postgres:
               ) r"""
         self._lock_due = f"""
             with candidates as materialized (
-              select * from ({candidate.format(status="status = 'queued'", order=order)}) queued
+              select * from ({candidate.format(status=queued, order=order)}) queued
               union all
-              select * from ({candidate.format(status="status in ('scheduled', 'released', 'retrying')", order="due_at, id")}) waiting
+              select * from ({candidate.format(status=waiting, order="due_at, id")}) waiting
             ), best as materialized (
               select * from candidates order by {order} limit %b
             )
@@ -115,19 +132,25 @@ class Postgres:
         return moment
 
     def insert_events(self, conn: Connection, events: Sequence[EventRow]) -> None:
-        conn.exec_driver_sql(self._insert_events, tuple(_columns(events)))
+        conn.exec_driver_sql(self._insert_events, _parameters(events))
 
     def insert_runs(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
-        conn.exec_driver_sql(self._insert_runs, (*_columns(events), *_columns(runs)))
+        conn.exec_driver_sql(self._insert_runs, (*_parameters(events), *_parameters(runs)))
 
     def update_runs(
         self, conn: Connection, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]
     ) -> set[UUID]:
-        parameters = (list(expected), *_columns(runs), *_columns(events))
+        guarded = [(run[0], sequence, *run[1:]) for run, sequence in zip(runs, expected, strict=True)]
+        parameters = (*_parameters(guarded), *_parameters(events))
         return {row[0] for row in conn.exec_driver_sql(self._update_runs, parameters)}
 
     def claim_keys(self, conn: Connection, keys: Sequence[tuple[str, str, str, UUID]]) -> set[UUID]:
-        return {row[0] for row in conn.exec_driver_sql(self._claim_keys, tuple(_columns(keys)))}
+        return {
+            row[0]
+            for row in conn.exec_driver_sql(
+                self._claim_keys, tuple([list(column) for column in zip(*keys, strict=True)])
+            )
+        }
 
     def lock_due(
         self, conn: Connection, environment: str, queues: Sequence[str], tasks: Sequence[str], now: datetime, limit: int

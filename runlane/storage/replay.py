@@ -110,7 +110,7 @@ def _compare_run(_: Transaction, stream: list[Recorded], row: dict[str, Any] | N
         return [Difference(stream[0].stream_id, stream[-1].sequence, "log", str(error), "a legal history")]
     if row is None:
         return [Difference(run.id, run.sequence, "row", "absent", "present")]
-    folded = dict(zip(rows.BIRTH, rows.birth_values(run), strict=True))
+    folded: dict[str, Any] = dict(zip(rows.BIRTH, rows.birth_values(run), strict=True))
     for name in _JSON:
         folded[name] = None if folded[name] is None else jsontext.decode(folded[name])
     return _fields(run.id, run.sequence, row, folded)

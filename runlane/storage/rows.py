@@ -14,7 +14,7 @@ from runlane.projections.runs import Run
 from runlane.values import Actor, Cancellation, Counters, Lease, Reservation, RunStatus
 
 #: Set at birth, never changed.
-IDENTITY = (
+IDENTITY: tuple[str, ...] = (
     "environment",
     "task_id",
     "queue",
@@ -29,7 +29,7 @@ IDENTITY = (
     "correlation_id",
 )
 #: Written by every step, as the fold says.
-STATE = (
+STATE: tuple[str, ...] = (
     "id",
     "sequence",
     "status",
@@ -53,7 +53,7 @@ STATE = (
 BIRTH = STATE + IDENTITY
 
 #: The columns a run is read from, in this order; then its first event's data and, if it has one, its result event's.
-READ = (
+READ: tuple[str, ...] = (
     "id",
     "environment",
     "created_at",
@@ -127,10 +127,7 @@ def birth_values(run: Run) -> tuple[Any, ...]:
 
 def run_from_row(row: Sequence[Any], created: RunCreated, result: Any = None) -> Run:
     """The run of a row of ``READ`` columns, with instants as datetimes, ids as UUIDs, and JSON as text or values."""
-    if row[15] is None:
-        lease = None
-    else:
-        lease = Lease(row[15], row[16], row[10], row[17])
+    lease = None if row[15] is None else Lease(row[15], row[16], row[10], row[17])
     return Run(
         row[0],
         row[1],

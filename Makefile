@@ -1,0 +1,58 @@
+# Every target works as the first command on a fresh clone: it builds the environment it needs, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := runlane projections tests benchmarks examples
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types unit bench format wheel clean
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.base ## run the main job on the embedded default: every file of the standard library
+	@$(BIN)/runlane demo $(ARGS)
+
+test: $(VENV)/.dev ## every test: lint, types, unit, and all lanes on real SQLite files and a real PostgreSQL
+	$(MAKE) --no-print-directory lint types
+	$(BIN)/python -m pytest -q $(ARGS)
+
+check: $(VENV)/.dev lint types unit ## the inner loop: lint, types and the tests that need no database
+
+lint: $(VENV)/.dev ## format and lint checks, and the direction of imports
+	$(BIN)/ruff format --check -q $(SOURCES)
+	$(BIN)/ruff check -q $(SOURCES)
+	$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
+
+types: $(VENV)/.dev ## mypy --strict and pyright
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+unit: $(VENV)/.dev ## the tests that need no database
+	$(BIN)/python -m pytest -q tests/unit tests/properties
+
+bench: $(VENV)/.dev ## measure: triggers, drains, latency, replay; results in bench-results/
+	$(BIN)/python -m benchmarks all $(ARGS)
+
+format: $(VENV)/.dev ## format and fix what can be fixed
+	$(BIN)/ruff format -q $(SOURCES)
+	$(BIN)/ruff check --fix -q $(SOURCES)
+
+wheel: $(VENV)/.dev ## build the sdist and the wheel into dist/
+	rm -rf build && $(BIN)/python -m build
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade pip
+
+# The stamps make a second run quick: nothing is installed again until pyproject.toml changes.
+$(VENV)/.base: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[postgres]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $(VENV)/.base $@
