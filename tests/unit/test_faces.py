@@ -1,0 +1,40 @@
+"""The two faces cannot drift apart: the same names, the same parameters."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from runlane import aio, app, worker
+
+PAIRS = [
+    (app.Runlane, aio.AsyncRunlane),
+    (app.Runs, aio.AsyncRuns),
+    (app.Schedules, aio.AsyncSchedules),
+    (app.Audit, aio.AsyncAudit),
+    (worker.Worker, aio.AsyncWorker),
+]
+DIFFERENT = {"__init__", "worker"}  # a worker's constructor is the engine's business; `worker` makes an AsyncWorker
+
+
+def public(cls: type) -> dict[str, object]:
+    return {name: value for name, value in vars(cls).items() if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(("sync", "asynchronous"), PAIRS)
+def test_both_faces_have_the_same_names(sync: type, asynchronous: type) -> None:
+    assert set(public(sync)) == set(public(asynchronous))
+
+
+@pytest.mark.parametrize(("sync", "asynchronous"), PAIRS)
+def test_both_faces_take_the_same_parameters(sync: type, asynchronous: type) -> None:
+    for name, value in public(sync).items():
+        if inspect.isfunction(value) and name not in DIFFERENT:
+            other = getattr(asynchronous, name)
+            assert inspect.signature(value) == inspect.signature(other), name
+            assert inspect.iscoroutinefunction(other), f"{name} is to be awaited"
+    if sync is app.Runlane:
+        assert inspect.signature(sync) == inspect.signature(asynchronous)
+        ours, theirs = (inspect.signature(cls.worker).parameters for cls in (sync, asynchronous))
+        assert list(ours.values()) == list(theirs.values())
