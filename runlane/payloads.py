@@ -29,6 +29,12 @@ def _strict(kind: type, *accepted: type) -> Callable[[Any, Any], Any]:
     return structure
 
 
+def _nothing(value: Any, _: Any) -> None:
+    """A task without parameters takes no payload."""
+    if value is not None:
+        raise TypeError(f"expected no payload (None), got {type(value).__name__}")
+
+
 def _is_pydantic(kind: Any) -> bool:
     base = getattr(sys.modules.get("pydantic"), "BaseModel", None)
     return base is not None and isinstance(kind, type) and issubclass(kind, base)
@@ -45,6 +51,7 @@ def _make(forbid_extra_keys: bool) -> Converter:
     converter.register_structure_hook(int, _strict(int))
     converter.register_structure_hook(bool, _strict(bool))
     converter.register_structure_hook(float, _strict(float, int))
+    converter.register_structure_hook(type(None), _nothing)
     converter.register_structure_hook_func(_is_pydantic, lambda value, kind: kind.model_validate(value))
     converter.register_unstructure_hook_func(_is_pydantic, lambda value: value.model_dump(mode="json"))
     converter.register_structure_hook_func(_is_msgspec, lambda value, kind: sys.modules["msgspec"].convert(value, kind))
