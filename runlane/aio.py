@@ -8,9 +8,7 @@ connection, through SQLAlchemy's ``run_sync``.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
@@ -19,22 +17,19 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from runlane.aio_operators import AsyncAudit, AsyncQueues, AsyncRuns, AsyncSchedules
 from runlane.app import Executed, Runlane
+from runlane.bridge import Bridged, ThreadCalls
 from runlane.clock import Clock
 from runlane.decisions import MAX_EVENTS
 from runlane.engine.tick import TickReport
 from runlane.engine.trigger import Triggered
-from runlane.events import Recorded
 from runlane.lanes import Lane
-from runlane.projections.attempts import Attempt
 from runlane.projections.runs import Run
-from runlane.projections.schedules import ScheduleState
-from runlane.reading import DEFAULT_LIMIT, Order, Page
 from runlane.requests import Trigger
 from runlane.session import HEARTBEAT, LEASE_DURATION
-from runlane.storage.replay import Verification
 from runlane.tasks import Queue, Registry, Task
-from runlane.values import Actor, RunStatus
+from runlane.values import Actor
 from runlane.worker import STOP_TIMEOUT, Worker
 
 P = ParamSpec("P")
@@ -78,10 +73,11 @@ class AsyncRunlane:
             max_events=max_events,
             redact_failures=redact_failures,
         )
-        self._threads = ThreadPoolExecutor(_THREADS, "runlane-async")
-        self.runs = AsyncRuns(self)
-        self.schedules = AsyncSchedules(self)
-        self.audit = AsyncAudit(self)
+        self._call = ThreadCalls(_THREADS)
+        self.runs = AsyncRuns(self._app.runs, self._call)
+        self.schedules = AsyncSchedules(self._app.schedules, self._call)
+        self.queues = AsyncQueues(self._app.queues, self._call)
+        self.audit = AsyncAudit(self._app.audit, self._call)
 
     @property
     def lane(self) -> Lane:
@@ -106,7 +102,7 @@ class AsyncRunlane:
     async def close(self) -> None:
         """See ``Runlane.close``."""
         await self._call(self._app.close)
-        self._threads.shutdown(wait=False)
+        self._call.close()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -223,12 +219,6 @@ class AsyncRunlane:
         """See ``Runlane.tick``."""
         return await self._call(self._app.tick)
 
-    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        # The copied context carries the current attempt, so a trigger inside a handler still finds its parent.
-        context = contextvars.copy_context()
-        call = partial(context.run, partial(function, *args, **kwargs))
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
-
     async def _within(self, call: Callable[..., T], connection: Any) -> T:
         """Make the call in a transaction of its own, or on the caller's connection."""
         if isinstance(connection, AsyncSession):
@@ -239,7 +229,7 @@ class AsyncRunlane:
         if type(connection).__module__.partition(".")[0] == "psycopg" and asyncio.iscoroutinefunction(
             connection.execute
         ):
-            bridged = _Bridged(connection, asyncio.get_running_loop())
+            bridged = Bridged(connection, asyncio.get_running_loop())
             return await self._call(partial(call, connection=bridged))
         return await self._call(partial(call, connection=connection))
 
@@ -289,134 +279,3 @@ class AsyncWorker:
             return False
         # A thread outside the pool: a worker may run for days, and must not take a place that calls need.
         return await asyncio.to_thread(self._worker.wait, timeout)
-
-
-class AsyncRuns:
-    """See ``runlane.app.Runs``."""
-
-    def __init__(self, app: AsyncRunlane) -> None:
-        self._app = app
-
-    async def get(self, id: UUID | str) -> Run:
-        """See ``Runs.get``."""
-        return await self._app._call(self._app._app.runs.get, id)
-
-    async def list(
-        self,
-        *,
-        statuses: Sequence[RunStatus | str] | None = None,
-        tasks: Sequence[Task[..., Any] | str] | None = None,
-        queues: Sequence[Queue | str] | None = None,
-        correlation_id: str | None = None,
-        idempotency_key: str | None = None,
-        source_run_id: UUID | str | None = None,
-        parent_run_id: UUID | str | None = None,
-        schedule_id: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        limit: int = DEFAULT_LIMIT,
-        cursor: str | None = None,
-        order: Order = "newest",
-    ) -> Page:
-        """See ``Runs.list``."""
-        return await self._app._call(
-            self._app._app.runs.list,
-            statuses=statuses,
-            tasks=tasks,
-            queues=queues,
-            correlation_id=correlation_id,
-            idempotency_key=idempotency_key,
-            source_run_id=source_run_id,
-            parent_run_id=parent_run_id,
-            schedule_id=schedule_id,
-            created_after=created_after,
-            created_before=created_before,
-            limit=limit,
-            cursor=cursor,
-            order=order,
-        )
-
-    async def count(self) -> dict[RunStatus, int]:
-        """See ``Runs.count``."""
-        return await self._app._call(self._app._app.runs.count)
-
-    async def events(self, id: UUID | str) -> tuple[Recorded, ...]:
-        """See ``Runs.events``."""
-        return await self._app._call(self._app._app.runs.events, id)
-
-    async def attempts(self, id: UUID | str) -> tuple[Attempt, ...]:
-        """See ``Runs.attempts``."""
-        return await self._app._call(self._app._app.runs.attempts, id)
-
-    async def wait(self, id: UUID | str, *, timeout: float | None = None) -> Run:
-        """See ``Runs.wait``."""
-        return await asyncio.to_thread(self._app._app.runs.wait, id, timeout=timeout)
-
-
-class AsyncSchedules:
-    """See ``runlane.app.Schedules``."""
-
-    def __init__(self, app: AsyncRunlane) -> None:
-        self._app = app
-
-    async def list(self) -> tuple[ScheduleState, ...]:
-        """See ``Schedules.list``."""
-        return await self._app._call(self._app._app.schedules.list)
-
-
-class AsyncAudit:
-    """See ``runlane.app.Audit``."""
-
-    def __init__(self, app: AsyncRunlane) -> None:
-        self._app = app
-
-    async def verify(
-        self, id: UUID | str | None = None, *, progress: Callable[[int], None] | None = None
-    ) -> Verification:
-        """See ``Audit.verify``."""
-        return await self._app._call(self._app._app.audit.verify, id, progress=progress)
-
-
-class _Bridged:
-    """A psycopg ``AsyncConnection`` for code on another thread: each call is made on its loop and waited for."""
-
-    def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._connection = connection
-        self._loop = loop
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    def execute(self, query: Any, parameters: Any = None) -> _BridgedCursor:
-        return _BridgedCursor(self._connection.cursor(), self._loop).execute(query, parameters)
-
-    def cursor(self, *, row_factory: Any) -> _BridgedCursor:
-        return _BridgedCursor(self._connection.cursor(row_factory=row_factory), self._loop)
-
-
-class _BridgedCursor:
-    def __init__(self, cursor: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._cursor = cursor
-        self._loop = loop
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cursor, name)
-
-    def execute(self, query: Any, parameters: Any = None) -> _BridgedCursor:
-        self._wait(self._cursor.execute(query, parameters))
-        return self
-
-    def fetchone(self) -> Any:
-        return self._wait(self._cursor.fetchone())
-
-    def fetchmany(self, size: int = 0) -> Any:
-        return self._wait(self._cursor.fetchmany(size))
-
-    def fetchall(self) -> Any:
-        return self._wait(self._cursor.fetchall())
-
-    def close(self) -> None:
-        self._wait(self._cursor.close())
-
-    def _wait(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -15,29 +14,24 @@ import sqlalchemy
 from attrs import frozen
 from sqlalchemy import orm
 
-from runlane import reading
 from runlane.clock import Clock
 from runlane.decisions import MAX_EVENTS
 from runlane.engine import lease
 from runlane.engine.tick import TickReport
 from runlane.engine.trigger import NewRun, Triggered, trigger
-from runlane.errors import ConfigurationInvalid, RunNotFound
-from runlane.events import Recorded
+from runlane.errors import ConfigurationInvalid
 from runlane.inline import Inline
 from runlane.lanes import Lane, lane_of
-from runlane.projections.attempts import Attempt, attempts
+from runlane.operators import Audit, Queues, Runs, Schedules
 from runlane.projections.runs import Run
-from runlane.projections.schedules import ScheduleState
-from runlane.reading import DEFAULT_LIMIT, Order, Page
 from runlane.requests import Trigger, build
 from runlane.runtime import Runtime, Settings
 from runlane.session import HEARTBEAT, LEASE_DURATION
-from runlane.storage import faults, log, queries, replay, schedules
+from runlane.storage import faults
 from runlane.storage.borrow import borrowed
-from runlane.storage.replay import Verification
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Queue, Registry, Task
-from runlane.values import Actor, RunStatus, SourceType, TriggerOutcome, duration, run_id
+from runlane.values import Actor, SourceType, TriggerOutcome, duration
 from runlane.worker import Worker
 
 T = TypeVar("T")
@@ -95,11 +89,11 @@ class Runlane:
         self._eager = dispatch == "eager"
         self._runtime = Runtime(lane_of(lane), registry, environment, clock, worker_id, settings)
         self._inline = Inline(self._runtime)
-        self._started = False
         self._workers: list[Worker] = []
-        self.runs = Runs(self)
-        self.schedules = Schedules(self)
-        self.audit = Audit(self)
+        self.runs = Runs(self._runtime)
+        self.schedules = Schedules(self._runtime)
+        self.queues = Queues(self._runtime)
+        self.audit = Audit(self._runtime)
 
     @property
     def lane(self) -> Lane:
@@ -123,9 +117,7 @@ class Runlane:
             StorageUnavailable: the database cannot be reached.
             ConfigurationInvalid: it is not migrated.
         """
-        if not self._started:
-            self._runtime.start()
-            self._started = True
+        self._runtime.start()
         return self
 
     def close(self) -> None:
@@ -135,7 +127,6 @@ class Runlane:
                 worker.stop()
         self._inline.close()
         self._runtime.close()
-        self._started = False
 
     def __enter__(self) -> Self:
         return self.start()
@@ -324,12 +315,6 @@ class Runlane:
         return self._runtime.database.transact(work, self._runtime.clock)
 
     @contextmanager
-    def _reading(self) -> Iterator[Transaction]:
-        self.start()
-        with self._runtime.database.read(self._runtime.clock) as tx:
-            yield tx
-
-    @contextmanager
     def _joined(self, connection: Any) -> Iterator[Transaction]:
         """A transaction inside the caller's."""
         database = self._runtime.database
@@ -346,144 +331,6 @@ class Runlane:
                     "connection must be a SQLAlchemy Connection or Session, or a psycopg Connection "
                     f"(their asyncio forms join an AsyncRunlane); got {type(connection).__name__}"
                 )
-
-
-class Runs:
-    """Reading runs: ``app.runs``."""
-
-    def __init__(self, app: Runlane) -> None:
-        self._app = app
-
-    def get(self, id: UUID | str) -> Run:
-        """The run with this id.
-
-        Raises:
-            RunNotFound: there is none in this environment.
-        """
-        wanted = run_id(id)
-        with self._app._reading() as tx:
-            run = queries.get_run(tx, self._app.environment, wanted)
-        if run is None:
-            raise RunNotFound(f"no run has the id {wanted} in environment {self._app.environment!r}")
-        return run
-
-    def list(
-        self,
-        *,
-        statuses: Sequence[RunStatus | str] | None = None,
-        tasks: Sequence[Task[..., Any] | str] | None = None,
-        queues: Sequence[Queue | str] | None = None,
-        correlation_id: str | None = None,
-        idempotency_key: str | None = None,
-        source_run_id: UUID | str | None = None,
-        parent_run_id: UUID | str | None = None,
-        schedule_id: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        limit: int = DEFAULT_LIMIT,
-        cursor: str | None = None,
-        order: Order = "newest",
-    ) -> Page:
-        """A page of runs that match every given condition, by id; ids that Runlane makes grow with time.
-
-        Args:
-            limit: 1 to 500.
-            cursor: ``next_cursor`` of the page before, with the same conditions.
-            order: ``newest`` or ``oldest`` first.
-        """
-        wanted = reading.run_filter(
-            statuses=statuses,
-            tasks=tasks,
-            queues=queues,
-            correlation_id=correlation_id,
-            idempotency_key=idempotency_key,
-            source_run_id=source_run_id,
-            parent_run_id=parent_run_id,
-            schedule_id=schedule_id,
-            created_after=created_after,
-            created_before=created_before,
-        )
-        with self._app._reading() as tx:
-            return reading.list_runs(tx, self._app.environment, wanted, limit, cursor, order)
-
-    def count(self) -> dict[RunStatus, int]:
-        """How many runs are in each status; reads every run of the environment."""
-        with self._app._reading() as tx:
-            return queries.count_by_status(tx, self._app.environment)
-
-    def events(self, id: UUID | str) -> tuple[Recorded, ...]:
-        """The history of a run, by sequence.
-
-        Raises:
-            RunNotFound: there is no such run.
-        """
-        wanted = run_id(id)
-        with self._app._reading() as tx:
-            events = log.read_stream(tx, wanted)
-        if not events or events[0].environment != self._app.environment:
-            raise RunNotFound(f"no run has the id {wanted} in environment {self._app.environment!r}")
-        return events
-
-    def attempts(self, id: UUID | str) -> tuple[Attempt, ...]:
-        """The attempts of a run, as its events tell them.
-
-        Raises:
-            RunNotFound: there is no such run.
-        """
-        return attempts(self.events(id))
-
-    def wait(self, id: UUID | str, *, timeout: float | None = None) -> Run:
-        """Wait until a run has ended, and return it.
-
-        Args:
-            timeout: seconds; None waits for ever.
-
-        Raises:
-            TimeoutError: it has not ended in time.
-            RunNotFound: there is no such run.
-        """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = 0.005
-        while not (run := self.get(id)).is_terminal:
-            if deadline is not None and time.monotonic() + pause > deadline:
-                raise TimeoutError(f"run {run.id} is still {run.status} after {timeout} s")
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.25)
-        return run
-
-
-class Schedules:
-    """Reading schedules: ``app.schedules``."""
-
-    def __init__(self, app: Runlane) -> None:
-        self._app = app
-
-    def list(self) -> tuple[ScheduleState, ...]:
-        """Every schedule ever registered in this environment, by id."""
-        with self._app._reading() as tx:
-            return tuple(schedules.schedules_of(tx, self._app.environment))
-
-
-class Audit:
-    """Checking the log: ``app.audit``."""
-
-    def __init__(self, app: Runlane) -> None:
-        self._app = app
-
-    def verify(self, id: UUID | str | None = None, *, progress: Callable[[int], None] | None = None) -> Verification:
-        """Fold the whole log of this environment (or one run's), and compare it field by field with what is stored.
-
-        `progress` is called with the number of events folded so far.
-        """
-        self._app.start()
-        with self._app._runtime.database.snapshot() as tx:
-            if id is None:
-                return replay.verify(tx, self._app.environment, progress)
-            wanted = run_id(id)
-            found = replay.compare_run(tx, wanted)
-        if not found.events and not found.differences:
-            raise RunNotFound(f"no run has the id {wanted} in environment {self._app.environment!r}")
-        return found
 
 
 def _triggers(task: Task[..., Any] | str | Iterable[Trigger], payloads: Iterable[Any] | None) -> Iterator[Trigger]:

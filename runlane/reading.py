@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -31,6 +31,14 @@ class Page:
 
     data: tuple[Run, ...]
     next_cursor: str | None = None
+
+
+@frozen
+class QueueState:
+    """A queue and how many of its runs are in each status; statuses without runs are left out."""
+
+    name: str
+    runs: Mapping[RunStatus, int]
 
 
 def list_runs(
@@ -72,7 +80,7 @@ def run_filter(
     """
     return RunFilter(
         None if statuses is None else tuple(_status(status) for status in statuses),
-        None if tasks is None else tuple(task.id if isinstance(task, Task) else task for task in tasks),
+        task_ids(tasks),
         None if queues is None else tuple(queue.name if isinstance(queue, Queue) else queue for queue in queues),
         correlation_id,
         idempotency_key,
@@ -82,6 +90,11 @@ def run_filter(
         None if created_after is None else instant("created_after", created_after),
         None if created_before is None else instant("created_before", created_before),
     )
+
+
+def task_ids(tasks: Sequence[Task[..., Any] | str] | None) -> tuple[str, ...] | None:
+    """The ids of tasks that may be given as definitions."""
+    return None if tasks is None else tuple(task.id if isinstance(task, Task) else task for task in tasks)
 
 
 def _status(status: RunStatus | str) -> RunStatus:

@@ -6,7 +6,8 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol
 from uuid import UUID
@@ -20,6 +21,7 @@ from runlane.errors import ConfigurationInvalid, InternalError
 from runlane.lanes import Lane
 from runlane.session import HEARTBEAT, LEASE_DURATION, Session
 from runlane.storage.database import Database
+from runlane.storage.transaction import Transaction
 from runlane.tasks import Registry
 from runlane.values import identifier
 
@@ -83,6 +85,7 @@ class Runtime:
         self._holding: list[Holding] = []
         self._bells: list[Callable[[], None]] = []
         self._deployed = False
+        self._started = False
         self._pid = os.getpid()
 
     @property
@@ -93,16 +96,27 @@ class Runtime:
         return self.lane.database
 
     def start(self) -> None:
-        """Make sure that the tables are there; the memory and SQLite lanes create them."""
+        """Make sure, once, that the tables are there; the memory and SQLite lanes create them."""
+        if self._started:
+            return
         if self.lane.migrates_itself:
             self.database.migrate()
         else:
             self.database.check()
+        self._started = True
+
+    @contextmanager
+    def reading(self) -> Iterator[Transaction]:
+        """A transaction that only reads."""
+        self.start()
+        with self.database.read(self.clock) as tx:
+            yield tx
 
     def close(self) -> None:
         """End the session and close the connections."""
         with self._lock:
             session, self._session = self._session, None
+            self._started = False
         if session is not None:
             session.close()
         if not self.database.is_memory:

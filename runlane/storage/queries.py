@@ -121,8 +121,20 @@ def count_by_status(tx: Transaction, environment: str, tasks: Sequence[str] | No
     return {row[0]: row[1] for row in found}
 
 
-def count_events(tx: Transaction, environment: str) -> int:
-    """How many events the log holds for an environment."""
-    return int(
-        tx.execute(select(func.count()).select_from(_EVENTS).where(_EVENTS.c.environment == environment)).scalar_one()
-    )
+def count_by_queue(tx: Transaction, environment: str) -> dict[str, dict[RunStatus, int]]:
+    """How many runs are in each status on each queue; reads every run of the environment."""
+    c = _RUNS.c
+    statement = select(c.queue, c.status, func.count()).where(c.environment == environment).group_by(c.queue, c.status)
+    found: dict[str, dict[RunStatus, int]] = {}
+    rows: Sequence[Any] = tx.execute(statement).all()
+    for queue, status, count in rows:
+        found.setdefault(queue, {})[status] = count
+    return found
+
+
+def count_events(tx: Transaction, environment: str) -> dict[str, int]:
+    """How many events of each stored type the log holds for an environment; reads all of them."""
+    c = _EVENTS.c
+    statement = select(c.type, func.count()).where(c.environment == environment).group_by(c.type).order_by(c.type)
+    rows: Sequence[Any] = tx.execute(statement).all()
+    return {row[0]: row[1] for row in rows}

@@ -6,13 +6,14 @@ import inspect
 
 import pytest
 
-from runlane import aio, app, worker
+from runlane import aio, aio_operators, app, operators, worker
 
 PAIRS = [
     (app.Runlane, aio.AsyncRunlane),
-    (app.Runs, aio.AsyncRuns),
-    (app.Schedules, aio.AsyncSchedules),
-    (app.Audit, aio.AsyncAudit),
+    (operators.Runs, aio_operators.AsyncRuns),
+    (operators.Schedules, aio_operators.AsyncSchedules),
+    (operators.Queues, aio_operators.AsyncQueues),
+    (operators.Audit, aio_operators.AsyncAudit),
     (worker.Worker, aio.AsyncWorker),
 ]
 DIFFERENT = {"__init__", "worker"}  # a worker's constructor is the engine's business; `worker` makes an AsyncWorker

@@ -1,0 +1,80 @@
+"""The command line: ``runlane`` and ``python -m runlane``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from runlane.cli import audit, demo, listings, runs, work
+from runlane.cli.program import Program, program_options
+from runlane.cli.show import complain
+from runlane.errors import ConfigurationInvalid, RunlaneError
+
+#: Exit codes.
+FINE, FOUND, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="runlane", message="runlane %(version)s")
+@program_options
+def cli() -> None:
+    """Durable runs on PostgreSQL or SQLite: work, look, check.
+
+    Name the program whose tasks you mean with --app (or RUNLANE_APP, or "app" under [tool.runlane] in
+    pyproject.toml); for commands that need no tasks --database is enough.
+    """
+
+
+for command in (
+    work.migrate,
+    work.worker,
+    work.tick,
+    work.trigger,
+    runs.runs,
+    listings.schedules,
+    listings.queues,
+    audit.audit,
+    demo.demo,
+):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 if all is well, 1 if something was found or failed, 2 for wrong usage."""
+    program = Program()
+    sys.exit(_run(program, list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _run(program: Program, arguments: list[str]) -> int:
+    try:
+        with cli.make_context("runlane", arguments, obj=program) as context:
+            return int(cli.invoke(context) or FINE)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.UsageError as error:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            click.echo(error.message, err=True)
+        else:
+            complain(error.format_message(), error.ctx.command_path + " --help" if error.ctx else None)
+        return USAGE
+    except click.ClickException as error:
+        complain(error.format_message())
+        return USAGE
+    except (click.Abort, KeyboardInterrupt):
+        complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # as with `runlane runs list | head`
+        sys.stderr.close()
+        return FINE
+    except Exception as error:
+        if program.debug:
+            raise
+        if not isinstance(error, RunlaneError):
+            complain(f"internal error: {type(error).__name__}: {error} (--debug shows where)")
+            return FOUND
+        complain(error.message)
+        return USAGE if isinstance(error, ConfigurationInvalid) else FOUND
+    finally:
+        program.close()

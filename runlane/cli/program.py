@@ -1,0 +1,149 @@
+"""Which runtime a command works on: the program of ``--app``, or a bare database."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from attrs import define
+
+from runlane.aio import AsyncRunlane
+from runlane.app import Runlane
+from runlane.errors import ConfigurationInvalid
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@define
+class Program:
+    """The global options of one invocation, and the runtime they name."""
+
+    app: str | None = None
+    database: str | None = None
+    environment: str | None = None
+    json: bool = False
+    debug: bool = False
+    _runtime: Runlane | None = None
+
+    def runtime(self, *, tasks: bool = False) -> Runlane:
+        """The runtime, not yet started.
+
+        Args:
+            tasks: whether the command needs to know tasks, so that a bare database will not do.
+
+        Raises:
+            ConfigurationInvalid: nothing was named, or it cannot be loaded.
+        """
+        if self._runtime is None:
+            self._runtime = self._make(tasks)
+        return self._runtime
+
+    def started(self, *, tasks: bool = False) -> Runlane:
+        """The runtime, started: the database is there and migrated."""
+        return self.runtime(tasks=tasks).start()
+
+    def close(self) -> None:
+        """Close the runtime, if one was made."""
+        if self._runtime is not None:
+            self._runtime.close()
+
+    def _make(self, tasks: bool) -> Runlane:
+        if self.app and self.database:
+            raise ConfigurationInvalid("give --app or --database, not both: an app has its own database")
+        if self.database:
+            if tasks:
+                raise ConfigurationInvalid("this command needs tasks, which live in a program: give --app module:name")
+            return Runlane(self.database, environment=self.environment or "default")
+        named = self.app or os.environ.get("RUNLANE_APP") or _of_pyproject(Path.cwd())
+        if not named:
+            raise ConfigurationInvalid(
+                "say what to work on: --app module:name (or RUNLANE_APP, or app = … under [tool.runlane] in "
+                "pyproject.toml)" + ("" if tasks else ", or --database URL")
+            )
+        app = load(named)
+        if self.environment not in (None, app.environment):
+            raise ConfigurationInvalid(
+                f"--environment is {self.environment!r}, but {named} works in {app.environment!r}; "
+                "leave it out, or give --database"
+            )
+        return app
+
+
+def load(named: str) -> Runlane:
+    """The runtime at ``module:name``: a ``Runlane``, an ``AsyncRunlane``, or a function that returns one.
+
+    Raises:
+        ConfigurationInvalid: naming what could not be found.
+    """
+    module_name, _, path = named.partition(":")
+    if not module_name or not path:
+        raise ConfigurationInvalid(f"--app must look like module:name, for example shop.jobs:app; got {named!r}")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name + ".").startswith(error.name + "."):
+            raise ConfigurationInvalid(f"--app {named}: there is no module {error.name!r} here") from error
+        raise ConfigurationInvalid(f"--app {named}: importing {module_name} failed: {error}") from error
+    except Exception as error:
+        raise ConfigurationInvalid(
+            f"--app {named}: importing {module_name} failed: {type(error).__name__}: {error}"
+        ) from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise ConfigurationInvalid(f"--app {named}: {module_name} has no {path!r}")
+        found = getattr(found, part)
+    if callable(found) and not isinstance(found, type):
+        found = found()
+    if isinstance(found, AsyncRunlane):
+        return found._app  # commands are sync; its own face is for asyncio programs
+    if not isinstance(found, Runlane):
+        raise ConfigurationInvalid(f"--app {named} is a {type(found).__name__}, not a Runlane or AsyncRunlane")
+    return found
+
+
+def _of_pyproject(folder: Path) -> str | None:
+    """``app`` under ``[tool.runlane]`` of the nearest pyproject.toml."""
+    for place in (folder, *folder.parents):
+        file = place / "pyproject.toml"
+        if not file.is_file():
+            continue
+        try:
+            options = tomllib.loads(file.read_text("utf-8")).get("tool", {}).get("runlane", {})
+        except (OSError, ValueError) as error:
+            raise ConfigurationInvalid(f"{file} cannot be read: {error}") from error
+        app = options.get("app")
+        if app is not None and not isinstance(app, str):
+            raise ConfigurationInvalid(f"app under [tool.runlane] of {file} must be text like module:name")
+        return app
+    return None
+
+
+def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
+    """Store a global option, wherever on the command line it stands."""
+    if value not in (None, False):
+        setattr(context.ensure_object(Program), str(option.name), value)
+
+
+def program_options(command: F) -> F:
+    """The options that every command understands, before and after its name."""
+    options = (
+        click.option("--app", metavar="MODULE:NAME", help="The program: where its Runlane is."),
+        click.option("--database", metavar="URL", help="A database: sqlite:///file.db or postgresql://…"),
+        click.option("--environment", metavar="NAME", help="With --database: the environment (default: default)."),
+        click.option("--json", is_flag=True, help="JSON lines instead of tables."),
+        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+    )
+    for option in reversed(options):
+        option(command)
+    for parameter in command.__dict__["__click_params__"] if hasattr(command, "__click_params__") else ():
+        if parameter.name in ("app", "database", "environment", "json", "debug"):
+            parameter.expose_value, parameter.callback = False, _keep
+    return command

@@ -1,0 +1,196 @@
+"""``runlane runs``: looking at runs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from runlane.cli import show
+from runlane.cli.program import Program, program_options
+from runlane.errors import ConfigurationInvalid
+from runlane.jsontext import dumps
+from runlane.projections.runs import Run
+from runlane.projections.timeline import timeline
+from runlane.reading import DEFAULT_LIMIT
+from runlane.values import RunStatus, duration
+
+_STATUSES = [status.value for status in RunStatus]
+
+
+@click.group()
+def runs() -> None:
+    """Look at runs: list, get, events, attempts."""
+
+
+class Instant(click.ParamType[datetime]):
+    """An aware instant, or how long ago (``2h``)."""
+
+    name = "TIME|AGO"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """An instant of what was typed."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            return datetime.now(UTC) - duration("age", value)
+        except ConfigurationInvalid:
+            pass
+        try:
+            at = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither an instant like 2026-01-31T12:00:00Z nor an age like 2h", param, ctx)
+        return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+@runs.command("list")
+@program_options
+@click.option(
+    "--status", "statuses", multiple=True, type=click.Choice([s.value for s in RunStatus]), help="Repeatable."
+)
+@click.option("--task", "tasks", multiple=True, metavar="ID", help="Repeatable.")
+@click.option("--queue", "queues", multiple=True, metavar="NAME", help="Repeatable.")
+@click.option("--correlation-id", metavar="TEXT")
+@click.option("--idempotency-key", metavar="KEY")
+@click.option("--source-run", "source_run_id", metavar="RUN", help="Reruns and manual retries of this run.")
+@click.option("--parent-run", "parent_run_id", metavar="RUN", help="Runs that this run's handler triggered.")
+@click.option("--schedule", "schedule_id", metavar="ID", help="Runs that this schedule made.")
+@click.option("--after", "created_after", type=Instant(), help="Created after an instant, or within an age.")
+@click.option("--before", "created_before", type=Instant(), help="Created before.")
+@click.option("--oldest", is_flag=True, help="Oldest first (default: newest first).")
+@click.option("--limit", default=DEFAULT_LIMIT, show_default=True, help="Runs on a page, 1 to 500.")
+@click.option("--cursor", metavar="TEXT", help="Go on where the page before ended.")
+@click.pass_obj
+def list_(program: Program, /, oldest: bool, **conditions: Any) -> None:
+    """A page of runs, newest first."""
+    wanted = {name: value for name, value in conditions.items() if value not in (None, ())}
+    page = program.started().runs.list(order="oldest" if oldest else "newest", **wanted)
+    if program.json:
+        show.json_lines(show.run_row(run) for run in page.data)
+        if page.next_cursor:
+            show.json_lines([{"next_cursor": page.next_cursor}])
+        return
+    show.table(
+        ("id", "task", "status", "queue", "attempts", "created", "due", "note"),
+        [_line(run) for run in page.data],
+        right=("attempts",),
+    )
+    if not page.data:
+        show.say("no run matches")
+    if page.next_cursor:
+        show.say(f"\nmore: add --cursor {page.next_cursor}")
+
+
+def _line(run: Run) -> tuple[object, ...]:
+    note = run.failure.message if run.failure else (run.lease.worker_id if run.lease else "")
+    first_line = (note.splitlines() or [""])[0]
+    due = show.moment(run.due_at) if run.status in ("scheduled", "released", "retrying") else ""
+    return (
+        run.id,
+        run.task_id,
+        run.status,
+        run.queue,
+        run.attempt_count,
+        show.moment(run.created_at),
+        due,
+        first_line[:60],
+    )
+
+
+@runs.command()
+@program_options
+@click.argument("run", metavar="RUN")
+@click.pass_obj
+def get(program: Program, /, run: str) -> None:
+    """One run, with everything that is known of it."""
+    found = program.started().runs.get(run)
+    if program.json:
+        show.json_lines([show.run_row(found)])
+        return
+    show.details(_facts(found))
+    if found.failure is not None and found.failure.traceback:
+        show.say("\n" + found.failure.traceback.rstrip())
+
+
+def _facts(found: Run) -> dict[str, object]:
+    source, lease, key = found.source, found.lease, found.idempotency_key
+    origin = [source.type, source.schedule_id, f"in run {source.parent_run_id}" if source.parent_run_id else None]
+    return {
+        "run": found.id,
+        "task": found.task_id,
+        "status": found.status,
+        "queue": found.queue,
+        "priority": found.priority,
+        "environment": found.environment,
+        "source": " ".join(part for part in origin if part),
+        "payload": dumps(found.payload),
+        "result": None if found.result is None else dumps(found.result),
+        "created": show.moment(found.created_at),
+        "due": show.moment(found.due_at),
+        "started": show.moment(found.started_at),
+        "finished": show.moment(found.finished_at),
+        "attempts": f"{found.attempt_count} ({found.failure_count} failed, {found.release_count} released, "
+        f"{found.lost_count} lost)",
+        "lease": None if lease is None else f"{lease.worker_id}, since {show.moment(lease.leased_at)}",
+        "idempotency key": None if key is None else f"{key} (kept for {found.idempotency_ttl})",
+        "correlation id": found.correlation_id,
+        "meta": dumps(found.meta) if found.meta else None,
+        "failure": None if found.failure is None else f"{found.failure.code}: {found.failure.message}",
+    }
+
+
+@runs.command()
+@program_options
+@click.argument("run", metavar="RUN")
+@click.pass_obj
+def events(program: Program, /, run: str) -> None:
+    """The history of a run, an event a line."""
+    found = program.started().runs.events(run)
+    if program.json:
+        show.json_lines(show.event_row(record) for record in found)
+        return
+    show.table(
+        ("#", "at", "after", "event", "what happened"),
+        [
+            (
+                moment.sequence,
+                show.moment(moment.at),
+                show.span(moment.since_start),
+                show.event_row(record)["type"],
+                moment.text,
+            )
+            for record, moment in zip(found, timeline(found), strict=True)
+        ],
+        right=("#", "after"),
+    )
+
+
+@runs.command()
+@program_options
+@click.argument("run", metavar="RUN")
+@click.pass_obj
+def attempts(program: Program, /, run: str) -> None:
+    """Who tried to execute a run, from when to when, and how it ended."""
+    found = program.started().runs.attempts(run)
+    if program.json:
+        show.json_lines(show.attempt_row(attempt) for attempt in found)
+        return
+    if not found:
+        show.say("no attempt yet")
+        return
+    show.table(
+        ("#", "outcome", "started", "took", "worker", "failure"),
+        [
+            (
+                attempt.number,
+                attempt.outcome,
+                show.moment(attempt.started_at),
+                show.span(None if attempt.finished_at is None else attempt.finished_at - attempt.started_at),
+                attempt.worker_id,
+                "" if attempt.failure is None else f"{attempt.failure.code}: {attempt.failure.message}",
+            )
+            for attempt in found
+        ],
+        right=("#", "took"),
+    )

@@ -1,0 +1,220 @@
+"""Printing: tables and sentences for people, JSON lines for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+import orjson
+from attrs import asdict
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from runlane import codec
+from runlane.events import Recorded
+from runlane.projections.attempts import Attempt
+from runlane.projections.runs import Run
+from runlane.projections.schedules import ScheduleState
+
+#: Columns where the width of the paper is not known: nothing is cut in a file or a pipe.
+_WIDE = 200
+_COLOURS = {
+    "succeeded": "green",
+    "failed": "red",
+    "lost": "red",
+    "cancelled": "magenta",
+    "running": "cyan",
+    "retrying": "yellow",
+    "retried": "yellow",
+    "released": "blue",
+    "cancellation_requested": "magenta",
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where people read."""
+    made = Console(stderr=stderr, highlight=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=_WIDE)
+
+
+def complain(message: str, see: str | None = None) -> None:
+    """One line on standard error."""
+    line = " ".join(message.split())
+    click.echo(f"error: {line}" + (f" (see {see})" if see else ""), err=True)
+
+
+def json_lines(rows: Iterable[Any]) -> None:
+    """One JSON value a line."""
+    for row in rows:
+        click.echo(orjson.dumps(row, default=str).decode())
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+    """A table for people; a ``id`` column is never cut."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in columns:
+        drawn.add_column(
+            name.upper(),
+            justify="right" if name in right else "left",
+            no_wrap=name in ("id", "task", "status", "outcome", "at", "time"),
+            overflow="fold",
+        )
+    for row in rows:
+        drawn.add_row(*[_cell(value) for value in row])
+    console().print(drawn)
+
+
+def say(text: str) -> None:
+    """A sentence for people."""
+    console().print(escape(text), soft_wrap=True)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    text = escape(str(value))
+    colour = _COLOURS.get(text)
+    return f"[{colour}]{text}[/]" if colour else text
+
+
+def counted(number: int, what: str) -> str:
+    """A number with its noun: ``1 event``, ``1,234 events``."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def moment(at: datetime | None) -> str:
+    """An instant, in UTC and to the second."""
+    return "" if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def span(length: timedelta | None) -> str:
+    """A length of time for people: ``12 ms``, ``3.4 s``, ``2 min 5 s``, ``3 h 4 min``, ``2 d 3 h``."""
+    if length is None:
+        return ""
+    seconds = length.total_seconds()
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    parts = []
+    left = int(seconds)
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        if left >= size:
+            parts.append(f"{left // size} {unit}")
+            left %= size
+    return " ".join(parts[:2])
+
+
+def run_row(run: Run) -> dict[str, Any]:
+    """A run with every field of the model, as JSON values."""
+    return {
+        "id": run.id,
+        "environment": run.environment,
+        "task_id": run.task_id,
+        "queue": run.queue,
+        "status": run.status,
+        "sequence": run.sequence,
+        "priority": run.priority,
+        "payload": run.payload,
+        "result": run.result,
+        "failure": None if run.failure is None else codec.to_json(run.failure),
+        "created_at": run.created_at,
+        "updated_at": run.updated_at,
+        "due_at": run.due_at,
+        "run_at": run.run_at,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+        "attempt_count": run.attempt_count,
+        "failure_count": run.failure_count,
+        "retry_count": run.retry_count,
+        "release_count": run.release_count,
+        "lost_count": run.lost_count,
+        "lease": None
+        if run.lease is None
+        else {
+            "session_id": run.lease.session_id,
+            "worker_id": run.lease.worker_id,
+            "attempt": run.lease.attempt,
+            "leased_at": run.lease.leased_at,
+        },
+        "reservation": None
+        if run.reservation is None
+        else {"reserved_at": run.reservation.reserved_at, "expires_at": run.reservation.expires_at},
+        "cancellation": None
+        if run.cancellation is None
+        else {
+            "requested_at": run.cancellation.requested_at,
+            "actor": run.cancellation.actor.text,
+            "reason": run.cancellation.reason,
+        },
+        "source": asdict(run.source),
+        "idempotency_key": run.idempotency_key,
+        "idempotency_ttl": run.idempotency_ttl,
+        "singleton_key": run.singleton_key,
+        "concurrency_key": run.concurrency_key,
+        "correlation_id": run.correlation_id,
+        "trace_carrier": run.trace_carrier,
+        "meta": run.meta,
+    }
+
+
+def event_row(record: Recorded) -> dict[str, Any]:
+    """An event in its envelope, as JSON values."""
+    stored = codec.encode(record.event)
+    return {
+        "position": record.position,
+        "stream_id": record.stream_id,
+        "sequence": record.sequence,
+        "type": stored.type,
+        "version": stored.version,
+        "occurred_at": record.occurred_at,
+        "environment": record.environment,
+        "actor": record.actor.text,
+        "data": orjson.loads(stored.data),
+    }
+
+
+def attempt_row(attempt: Attempt) -> dict[str, Any]:
+    """An attempt, as JSON values."""
+    return {
+        "number": attempt.number,
+        "outcome": attempt.outcome,
+        "worker_id": attempt.worker_id,
+        "session_id": attempt.session_id,
+        "started_at": attempt.started_at,
+        "finished_at": attempt.finished_at,
+        "failure": None if attempt.failure is None else codec.to_json(attempt.failure),
+    }
+
+
+def schedule_row(schedule: ScheduleState) -> dict[str, Any]:
+    """A schedule, as JSON values."""
+    return {
+        "id": schedule.schedule_id,
+        "environment": schedule.environment,
+        "task_id": schedule.task_id,
+        "queue": schedule.queue,
+        "cadence": schedule.cadence,
+        "payload": schedule.payload,
+        "enabled": schedule.enabled,
+        "paused": schedule.paused,
+        "removed": schedule.removed,
+        "next_at": schedule.next_at,
+        "last_at": schedule.last_at,
+        "fired_count": schedule.fired_count,
+        "registered_at": schedule.registered_at,
+    }
+
+
+def details(facts: Mapping[str, object], *, right: bool = False) -> None:
+    """Names and values, one a line, the values perhaps on the right; what is absent is left out."""
+    grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold", justify="right" if right else "left")
+    for name, value in facts.items():
+        if value not in (None, "", {}):
+            grid.add_row(name, _cell(value))
+    console().print(grid)
