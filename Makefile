@@ -32,7 +32,7 @@ unit: $(VENV)/.dev ## the tests that need no database
 	$(BIN)/python -m pytest -q tests/unit tests/properties
 
 bench: $(VENV)/.dev ## measure: triggers, drains, latency, replay; results in bench-results/
-	$(BIN)/python -m benchmarks all $(ARGS)
+	$(BIN)/python -m benchmarks all --database postgres --database sqlite --json bench-results/all.json $(ARGS)
 
 format: $(VENV)/.dev ## format and fix what can be fixed
 	$(BIN)/ruff format -q $(SOURCES)

@@ -287,6 +287,9 @@ def replay(records: Iterable[Recorded]) -> Run:
     return run
 
 
+_NO_FAILURE = frozenset({RunStatus.SUCCEEDED, RunStatus.RELEASED})
+
+
 def _next(
     run: Run,
     record: Recorded,
@@ -296,6 +299,8 @@ def _next(
     result: Any = None,
 ) -> Run:
     """The run in `status` without a lease, ended if that is terminal; what is not given is as it was.
+
+    A failure stays until an attempt comes to something better; the history keeps it anyway.
 
     Spelled out rather than evolved: this is the hot step, and copying by name costs three times as much.
     """
@@ -313,7 +318,7 @@ def _next(
         record.occurred_at if status in TERMINAL else None,
         run.counters,
         None,
-        run.failure,
+        None if status in _NO_FAILURE else run.failure,
         result,
         run.reservation,
         run.cancellation,

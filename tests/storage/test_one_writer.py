@@ -1,0 +1,139 @@
+"""Only storage/log.py writes events and the tables folded from them: proven over the sources."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import runlane
+
+ROOT = Path(runlane.__file__).parent
+MODULES = {
+    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8"))
+    for path in sorted(ROOT.rglob("*.py"))
+    if "__pycache__" not in path.parts
+}
+WRITER = "storage/log.py"
+#: Where the writer's statements are spelled out per database.
+STATEMENTS = {"storage/postgres.py", "storage/sqlite.py"}
+FOLDED = {"events", "runs", "idempotency_keys", "schedules", "occurrences"}
+#: The dialects' methods that change those tables.
+DIALECT_WRITES = {"insert_events", "insert_runs", "update_runs", "claim_keys"}
+_WRITE_SQL = re.compile(
+    r"\b(?:insert\s+(?:or\s+\w+\s+)?into|update|delete\s+from|truncate(?:\s+table)?|merge\s+into)\s+"
+    r"(?:\{\}\.|\w+\.)?(" + "|".join(sorted(FOLDED)) + r")\b",
+    re.IGNORECASE,
+)
+
+
+def sql_writes(tree: ast.AST) -> set[str]:
+    """The folded tables that texts of a module write."""
+    found: set[str] = set()
+    inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            text = "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner:
+            text = node.value
+        else:
+            continue
+        found |= {match[1].lower() for match in _WRITE_SQL.finditer(text)}
+    return found
+
+
+def aliases(tree: ast.AST) -> dict[str, set[str]]:
+    """Names that a module gives to tables."""
+    found: dict[str, set[str]] = {}
+
+    def assign(target: ast.expr, value: ast.expr) -> None:
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            for one, other in zip(target.elts, value.elts, strict=True):
+                assign(one, other)
+        elif isinstance(target, ast.Name) and ast.unparse(value).startswith("tables."):
+            found.setdefault(target.id, set()).add(ast.unparse(value).removeprefix("tables.").partition(".")[0])
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                assign(target, node.value)
+    return found
+
+
+def core_writes(tree: ast.AST) -> Iterator[tuple[str, set[str]]]:
+    """Each insert, update or delete made with SQLAlchemy: the verb, and the tables it may be about."""
+    known = aliases(tree)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name not in ("insert", "update", "delete"):
+            continue
+        table = node.args[0] if isinstance(node.func, ast.Name) and node.args else getattr(node.func, "value", None)
+        text = "" if table is None else ast.unparse(table)
+        if text.startswith("tables."):
+            yield name, {text.removeprefix("tables.")}
+        elif text in known:
+            yield name, known[text]
+        elif isinstance(node.func, ast.Name):
+            yield name, {f"unresolved {text}"}
+
+
+def dialect_calls(tree: ast.AST) -> set[str]:
+    return {
+        node.func.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in DIALECT_WRITES
+    }
+
+
+OTHERS = sorted(set(MODULES) - {WRITER})
+
+
+@pytest.mark.parametrize("module", sorted(set(OTHERS) - STATEMENTS))
+def test_no_text_of_another_module_writes_a_folded_table(module: str) -> None:
+    assert sql_writes(MODULES[module]) == set()
+
+
+@pytest.mark.parametrize("module", OTHERS)
+def test_no_statement_of_another_module_writes_a_folded_table(module: str) -> None:
+    for verb, targets in core_writes(MODULES[module]):
+        assert not any(target.startswith("unresolved") for target in targets), f"{verb} of {targets}: name the table"
+        assert not targets & FOLDED, f"{module} has a {verb} of {targets}"
+
+
+@pytest.mark.parametrize("module", sorted(set(OTHERS) - STATEMENTS))
+def test_only_the_log_calls_what_the_databases_spell_out(module: str) -> None:
+    assert dialect_calls(MODULES[module]) == set()
+
+
+def test_the_search_finds_the_one_writer() -> None:
+    """If it found nothing there, it would find nothing elsewhere."""
+    assert dialect_calls(MODULES[WRITER]) == DIALECT_WRITES
+    assert {"schedules", "occurrences", "idempotency_keys"} <= set().union(
+        *(t for _, t in core_writes(MODULES[WRITER]))
+    )
+    for module in STATEMENTS:
+        assert sql_writes(MODULES[module]) >= {"events", "runs", "idempotency_keys"}
+
+
+def test_events_are_never_updated_or_deleted_by_any_module() -> None:
+    for module, tree in MODULES.items():
+        assert not any(verb != "insert" and "events" in targets for verb, targets in core_writes(tree)), module
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "insert into runs values (1)",
+        "UPDATE runlane.runs set x = 1",
+        "delete from events",
+        "insert or replace into runs",
+    ],
+)
+def test_the_search_knows_a_write_when_it_sees_one(text: str) -> None:
+    assert sql_writes(ast.parse(repr(text)))
+    assert sql_writes(ast.parse("f" + repr(text.replace("runlane.", "{schema}."))))
