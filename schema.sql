@@ -103,8 +103,9 @@ create table runs (
 
 -- Claim: queued runs of a queue, in exactly the order in which they are claimed.
 create index runs_ready on runs (environment, queue, priority desc, due_at, id) where status = 'queued';
--- Claim: runs that wait for a time, by that time, so those of the future never lie in the way.
-create index runs_waiting on runs (environment, queue, due_at, id)
+-- Claim: runs that wait for a time, read level by level of priority; within one, those of the future come last and
+-- never lie in the way.
+create index runs_waiting on runs (environment, queue, priority desc, due_at, id)
   where status in ('scheduled', 'released', 'retrying');
 -- Recovery and stray give-back: the runs of one worker session.
 create index runs_leased on runs (lease_session_id) where lease_session_id is not null;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, assert_never, cast
+from typing import Any, assert_never
 from uuid import UUID
 
 from attrs import evolve, frozen
@@ -76,9 +76,15 @@ def after(state: ScheduleState, record: Recorded) -> ScheduleState:
     Raises:
         InvariantViolation: the event cannot follow.
     """
-    event = cast(ScheduleStep, record.event)
+    event = record.event
     at = record.occurred_at
-    if record.sequence != state.sequence + 1 or record.stream_id != state.stream_id or at < state.updated_at:
+    if (
+        not isinstance(event, ScheduleStep)
+        or record.sequence != state.sequence + 1
+        or record.stream_id != state.stream_id
+        or record.environment != state.environment
+        or at < state.updated_at
+    ):
         raise InvariantViolation(f"event {record.sequence} cannot follow {state.sequence} of {state.schedule_id}")
     if state.removed and not isinstance(event, ScheduleChanged):
         raise InvariantViolation(f"schedule {state.schedule_id} is removed; only a new definition can follow")

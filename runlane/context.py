@@ -116,6 +116,8 @@ class Context:
         if (delay is None) == (run_at is None):
             raise ConfigurationInvalid("release needs exactly one of delay and run_at")
         if meta is not None:
+            if not isinstance(meta, Mapping):
+                raise ConfigurationInvalid(f"meta must be a mapping, not {type(meta).__name__}")
             try:
                 jsontext.encode(dict(meta), "meta")
             except jsontext.JsonInvalid as error:

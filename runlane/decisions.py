@@ -13,6 +13,7 @@ from uuid import UUID, uuid5
 from attrs import evolve, frozen
 
 from runlane import cadence as cadences
+from runlane import jsontext
 from runlane.errors import ErrorCode
 from runlane.events import (
     Event,
@@ -154,23 +155,39 @@ def complete(
         if isinstance(outcome, Failed):
             return (RunFailed(session_id, attempt, outcome.failure),)
         return (RunCancelled(run.cancellation.reason if run.cancellation else None),)
-    if not isinstance(outcome, Succeeded) and run.sequence + 2 >= max_events:
-        message = f"the run has {run.sequence} events and at most {max_events} are allowed"
-        return (RunFailed(session_id, attempt, Failure(ErrorCode.HISTORY_LIMIT, message, False)),)
+    event = _ended(run, session_id, attempt, outcome, retry, now, spread)
+    if not isinstance(event, (RunSucceeded, RunFailed)) and _is_full(run, max_events):
+        return (_history_limit(run, session_id, attempt, max_events),)
+    return (event,)
+
+
+def _ended(
+    run: Run, session_id: UUID, attempt: int, outcome: Outcome, retry: Retry, now: datetime, spread: float
+) -> RunStep:
     match outcome:
         case Succeeded(result=result):
-            return (RunSucceeded(session_id, attempt, result),)
+            return RunSucceeded(session_id, attempt, result)
         case Released():
             run_at = outcome.run_at if outcome.delay is None else later(now, outcome.delay)
-            return (RunReleased(session_id, attempt, run_at or now, outcome.reason, outcome.meta),)
+            return RunReleased(session_id, attempt, run_at or now, outcome.reason, outcome.meta)
         case Interrupted(reason=reason):
-            return (RunInterrupted(session_id, attempt, reason),)
+            return RunInterrupted(session_id, attempt, reason)
         case Failed(failure=failure):
             if not failure.retryable or run.counters.failures + 1 >= retry.max_attempts:
-                return (RunFailed(session_id, attempt, failure),)
-            return (_retry(run, session_id, attempt, failure, retry, now, spread),)
+                return RunFailed(session_id, attempt, failure)
+            return _retry(run, session_id, attempt, failure, retry, now, spread)
         case unhandled:
             assert_never(unhandled)
+
+
+def _is_full(run: Run, max_events: int) -> bool:
+    """Whether a run that goes on would pass the limit: another lease and another outcome have to fit."""
+    return run.sequence + 2 >= max_events
+
+
+def _history_limit(run: Run, session_id: UUID, attempt: int, max_events: int) -> RunFailed:
+    message = f"the run has {run.sequence} events and at most {max_events} are allowed"
+    return RunFailed(session_id, attempt, Failure(ErrorCode.HISTORY_LIMIT, message, False))
 
 
 def _retry(
@@ -183,7 +200,7 @@ def _retry(
     return RunRetryScheduled(session_id, attempt, failure, run_at, base, jitter)
 
 
-def recover(run: Run, max_lost: int) -> tuple[RunStep, ...]:
+def recover(run: Run, max_lost: int, max_events: int = MAX_EVENTS) -> tuple[RunStep, ...]:
     """What becomes of a run whose worker session has expired."""
     if run.lease is None:
         return ()
@@ -194,6 +211,8 @@ def recover(run: Run, max_lost: int) -> tuple[RunStep, ...]:
     if losses >= max_lost:
         message = f"its worker vanished {losses} times; the last one was {run.lease.worker_id}"
         return (RunFailed(session_id, attempt, Failure(ErrorCode.LEASE_LOST, message, False)),)
+    if _is_full(run, max_events):
+        return (_history_limit(run, session_id, attempt, max_events),)
     return (RunLeaseExpired(session_id, attempt),)
 
 
@@ -203,7 +222,7 @@ def keeps_key(owner: Run, now: datetime) -> bool:
         return True
     if owner.status is RunStatus.FAILED or owner.idempotency_ttl in (None, "active"):
         return False
-    return owner.created_at + duration("idempotency_ttl", owner.idempotency_ttl) > now
+    return now - owner.created_at < duration("idempotency_ttl", owner.idempotency_ttl)
 
 
 @frozen
@@ -229,7 +248,8 @@ def deploy(state: ScheduleState | None, definition: ScheduleDefinition, now: dat
         first = cadences.first_at(definition.cadence, now)
         return (ScheduleRegistered(*fields, first if definition.enabled else None),)
     stored = (state.task_id, state.queue, state.cadence, state.payload, state.enabled)
-    if stored == fields and not state.removed:
+    # As JSON, in which 1, 1.0 and true are different values.
+    if jsontext.dumps(stored) == jsontext.dumps(fields) and not state.removed:
         return ()
     if not definition.enabled:
         return (ScheduleChanged(*fields, None),)

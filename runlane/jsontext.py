@@ -20,6 +20,10 @@ class JsonInvalid(ValueError):
     """A value that cannot be stored; the text names the place and the reason."""
 
 
+class _TooDeep(JsonInvalid):
+    """So deep that its path would be no help."""
+
+
 def encode(value: Any, what: str, limit: int = MAX_BYTES) -> bytes:
     """The JSON bytes of `value` after checking it.
 
@@ -31,7 +35,10 @@ def encode(value: Any, what: str, limit: int = MAX_BYTES) -> bytes:
     Raises:
         JsonInvalid: naming the place, such as ``payload.user.age``, and what is wrong there.
     """
-    check(value, what)
+    try:
+        check(value, what)
+    except _TooDeep:
+        raise JsonInvalid(f"{what} is nested deeper than {MAX_DEPTH} levels") from None
     try:
         data = orjson.dumps(value)
     except TypeError as error:  # what the check lets through and orjson does not: nothing known
@@ -65,7 +72,7 @@ def check(value: Any, what: str, depth: int = 0) -> None:
         if not math.isfinite(value):
             raise JsonInvalid(f"{what} is {value}, which JSON cannot hold; use None or a string")
     elif depth >= MAX_DEPTH and isinstance(value, (dict, list, tuple)):
-        raise JsonInvalid(f"{what.split('.')[0].split('[')[0]} is nested deeper than {MAX_DEPTH} levels")
+        raise _TooDeep(f"{what} is nested deeper than {MAX_DEPTH} levels")
     elif kind is dict:
         for key, item in value.items():
             if type(key) is not str:

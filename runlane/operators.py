@@ -174,7 +174,7 @@ class Audit:
             if id is None:
                 return replay.verify(tx, self._runtime.environment, progress)
             wanted = run_id(id)
-            found = replay.compare_run(tx, wanted)
+            found = replay.compare_run(tx, self._runtime.environment, wanted)
         if not found.events and not found.differences:
             raise RunNotFound(f"no run has the id {wanted} in environment {self._runtime.environment!r}")
         return found

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from decimal import Decimal, InvalidOperation
+from typing import Any, get_origin
+from uuid import UUID
 
 from attrs import frozen
 from cattrs import Converter, transform_error
 from cattrs.preconf.json import make_converter
+from cattrs.v import format_exception
 
 from runlane import jsontext
 from runlane.errors import PayloadInvalid
@@ -35,6 +38,17 @@ def _nothing(value: Any, _: Any) -> None:
         raise TypeError(f"expected no payload (None), got {type(value).__name__}")
 
 
+def _from_text(value: Any, kind: Any) -> Any:
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(f"expected {kind.__name__} as text, got {type(value).__name__}")
+    try:
+        return kind(value)
+    except InvalidOperation:
+        raise ValueError(f"{value!r} is no decimal number") from None
+
+
 def _is_pydantic(kind: Any) -> bool:
     base = getattr(sys.modules.get("pydantic"), "BaseModel", None)
     return base is not None and isinstance(kind, type) and issubclass(kind, base)
@@ -52,6 +66,9 @@ def _make(forbid_extra_keys: bool) -> Converter:
     converter.register_structure_hook(bool, _strict(bool))
     converter.register_structure_hook(float, _strict(float, int))
     converter.register_structure_hook(type(None), _nothing)
+    for kind in (UUID, Decimal):
+        converter.register_unstructure_hook(kind, str)
+        converter.register_structure_hook(kind, _from_text)
     converter.register_structure_hook_func(_is_pydantic, lambda value, kind: kind.model_validate(value))
     converter.register_unstructure_hook_func(_is_pydantic, lambda value: value.model_dump(mode="json"))
     converter.register_structure_hook_func(_is_msgspec, lambda value, kind: sys.modules["msgspec"].convert(value, kind))
@@ -62,7 +79,9 @@ def _make(forbid_extra_keys: bool) -> Converter:
 # A key that the type does not know is a mistake in a trigger, but in a stored payload it may be a newer writer's.
 _TRIGGER = _make(forbid_extra_keys=True)
 _EXECUTION = _make(forbid_extra_keys=False)
-_PLAIN = frozenset({str, int, float, bool, type(None), list, dict})
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+#: What only a declared type can turn into JSON: an untyped reader would get something else back.
+_OPAQUE = (bytes, bytearray, set, frozenset)
 
 
 @frozen
@@ -78,10 +97,11 @@ class PayloadSchema:
             PayloadInvalid: naming the field.
         """
         try:
-            if self.type is Any:
-                value = payload if type(payload) in _PLAIN else _TRIGGER.unstructure(payload)
+            if isinstance(payload, _OPAQUE) and self._is_of(type(payload)):
+                value = _TRIGGER.unstructure(payload)
             else:
-                value = self._unstructured(payload)
+                value = plain(payload)
+            if self.type is not Any:
                 self._structured(_TRIGGER, value, what)
             jsontext.encode(value, what)
         except jsontext.JsonInvalid as error:
@@ -96,17 +116,31 @@ class PayloadSchema:
         """
         return value if self.type is Any else self._structured(_EXECUTION, value, what)
 
-    def _unstructured(self, payload: Any) -> Any:
-        if isinstance(self.type, type) and isinstance(payload, self.type) and type(payload) not in _PLAIN:
-            return _TRIGGER.unstructure(payload, unstructure_as=type(payload))
-        return payload if type(payload) in _PLAIN else _TRIGGER.unstructure(payload)
+    def _is_of(self, kind: Any) -> bool:
+        return kind in (self.type, get_origin(self.type))
 
     def _structured(self, converter: Converter, value: Any, what: str) -> Any:
         try:
             return converter.structure(value, self.type)
         except Exception as error:
-            reasons = transform_error(error, path=what)
+            try:
+                reasons = transform_error(error, path=what, format_exception=_reason)
+            except Exception:  # as for keys that are no text: what is no JSON cannot always be told by its path
+                jsontext.check(value, what)
+                reasons = [str(error)]
             raise PayloadInvalid(f"{what} does not fit {_type_name(self.type)}: " + "; ".join(reasons)) from error
+
+
+def plain(value: Any) -> Any:
+    """`value` with every record in it turned into JSON values; what cannot be is left for the JSON check to refuse."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind is dict:
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value if isinstance(value, _OPAQUE) else _TRIGGER.unstructure(value)
 
 
 def result_to_json(value: Any) -> Any:
@@ -115,11 +149,19 @@ def result_to_json(value: Any) -> Any:
     Raises:
         jsontext.JsonInvalid: it is no JSON, or too large.
     """
-    if value is None:
-        return None
-    plain = value if type(value) in _PLAIN else _TRIGGER.unstructure(value)
-    jsontext.encode(plain, "result")
-    return plain
+    value = plain(value)
+    jsontext.encode(value, "result")
+    return value
+
+
+def _reason(error: BaseException, kind: type | None) -> str:
+    """Why a value does not fit; what pydantic and msgspec say names fields of its own."""
+    library = type(error).__module__.partition(".")[0]
+    if library.startswith("pydantic") and hasattr(error, "errors"):
+        return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'value'}: {one['msg']}" for one in error.errors())
+    if library == "msgspec":
+        return str(error)
+    return format_exception(error, kind)
 
 
 def _type_name(kind: Any) -> str:

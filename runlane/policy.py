@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from attrs import field, frozen
 
@@ -22,6 +23,20 @@ def _delay(value: timedelta | str) -> timedelta:
 
 def _max_delay(value: timedelta | str | None) -> timedelta | None:
     return None if value is None else duration("backoff max_delay", value)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigurationInvalid(f"{name} must be a number; got {value!r}")
+    return float(value)
+
+
+def _factor(value: float) -> float:
+    return _number("Exponential factor", value)
+
+
+def _jitter(value: float) -> float:
+    return _number("Retry jitter", value)
 
 
 def _exceptions(value: Exceptions) -> tuple[type[BaseException], ...]:
@@ -53,7 +68,7 @@ class Exponential:
 
     delay: timedelta = field(converter=_delay)
     max_delay: timedelta | None = field(default=None, kw_only=True, converter=_max_delay)
-    factor: float = field(default=2.0, kw_only=True, converter=float)
+    factor: float = field(default=2.0, kw_only=True, converter=_factor)
 
     def __attrs_post_init__(self) -> None:
         if not 1.0 <= self.factor <= 1000.0:
@@ -86,7 +101,7 @@ class Retry:
 
     max_attempts: int
     backoff: Backoff = field(factory=lambda: Exponential("1s", max_delay="1h"))
-    jitter: float = field(default=0.1, converter=float)
+    jitter: float = field(default=0.1, converter=_jitter)
     max_lost: int = 3
     retry_on: tuple[type[BaseException], ...] | None = field(default=None, converter=_exceptions_or_none)
     give_up_on: tuple[type[BaseException], ...] = field(default=(), converter=_exceptions)

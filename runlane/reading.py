@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -19,7 +19,7 @@ from runlane.storage import queries
 from runlane.storage.queries import RunFilter
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Queue, Task
-from runlane.values import RunStatus, instant, run_id
+from runlane.values import RunStatus, free_text, instant, run_id
 
 Order = Literal["newest", "oldest"]
 DEFAULT_LIMIT, MOST = 50, 500
@@ -79,14 +79,14 @@ def run_filter(
         ConfigurationInvalid: naming the argument that is not valid.
     """
     return RunFilter(
-        None if statuses is None else tuple(_status(status) for status in statuses),
+        None if statuses is None else tuple(_status(status) for status in _several("statuses", statuses)),
         task_ids(tasks),
-        None if queues is None else tuple(queue.name if isinstance(queue, Queue) else queue for queue in queues),
-        correlation_id,
-        idempotency_key,
+        None if queues is None else tuple(_name("queues", queue) for queue in _several("queues", queues)),
+        None if correlation_id is None else free_text("correlation_id", correlation_id),
+        None if idempotency_key is None else free_text("idempotency_key", idempotency_key),
         None if source_run_id is None else run_id(source_run_id),
         None if parent_run_id is None else run_id(parent_run_id),
-        schedule_id,
+        None if schedule_id is None else free_text("schedule_id", schedule_id),
         None if created_after is None else instant("created_after", created_after),
         None if created_before is None else instant("created_before", created_before),
     )
@@ -94,7 +94,19 @@ def run_filter(
 
 def task_ids(tasks: Sequence[Task[..., Any] | str] | None) -> tuple[str, ...] | None:
     """The ids of tasks that may be given as definitions."""
-    return None if tasks is None else tuple(task.id if isinstance(task, Task) else task for task in tasks)
+    return None if tasks is None else tuple(_name("tasks", task) for task in _several("tasks", tasks))
+
+
+def _several(what: str, values: Sequence[Any]) -> Sequence[Any]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ConfigurationInvalid(f"{what} must be a list, such as {what}=[{values!r}]; got {values!r}")
+    return values
+
+
+def _name(what: str, value: Any) -> str:
+    if isinstance(value, Task):
+        return value.id
+    return value.name if isinstance(value, Queue) else free_text(f"an entry of {what}", value)
 
 
 def _status(status: RunStatus | str) -> RunStatus:

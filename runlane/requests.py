@@ -112,12 +112,11 @@ def _key(task: Task[..., Any], asked: Trigger, payload: Any) -> tuple[str | None
             if callable(task.idempotency_key)
             else (task.idempotency_key)
         )
-        ttl = task.idempotency_ttl if ttl is None else ttl
     if key is None:
         if ttl is not None:
             raise ConfigurationInvalid("an idempotency_ttl needs an idempotency_key")
         return None, None
-    return identifier("idempotency_key", key), idempotency_ttl(ttl)
+    return identifier("idempotency_key", key), idempotency_ttl(task.idempotency_ttl if ttl is None else ttl)
 
 
 def _actor(actor: Actor | None) -> Actor:

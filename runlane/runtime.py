@@ -135,6 +135,7 @@ class Runtime:
                     self.worker_id,
                     heartbeat=self.settings.heartbeat,
                     lease_duration=self.settings.lease_duration,
+                    max_events=self.settings.max_events,
                     held=self.held,
                     lost=self._lease_lost,
                 )
@@ -181,7 +182,9 @@ class Runtime:
     def tick(self) -> TickReport:
         """One maintenance pass; the first of a process records its schedules."""
         deploy = not self._deployed
-        report = tick(self.database, self.clock, self.environment, self.registry, deploy=deploy)
+        report = tick(
+            self.database, self.clock, self.environment, self.registry, self.settings.max_events, deploy=deploy
+        )
         self._deployed = True
         if report.runs_recovered or report.schedules_fired:
             self.ring()

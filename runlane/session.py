@@ -39,6 +39,7 @@ class Session:
     Args:
         heartbeat: how often the session is extended.
         lease_duration: for how long each time; at least twice the heartbeat.
+        max_events: the greatest length of a run's history.
         held: the attempts this process knows it has (run id to attempt).
         lost: called once when the session can no longer be trusted.
     """
@@ -52,6 +53,7 @@ class Session:
         *,
         heartbeat: timedelta,
         lease_duration: timedelta,
+        max_events: int,
         held: Callable[[], dict[UUID, int]],
         lost: Callable[[UUID], None],
     ) -> None:
@@ -61,6 +63,7 @@ class Session:
         self._environment = environment
         self._heartbeat = heartbeat
         self._lease_duration = lease_duration
+        self._max_events = max_events
         self._margin = min(lease_duration * 0.1, timedelta(seconds=3)).total_seconds()
         self._held = held
         self._lost = lost
@@ -118,7 +121,7 @@ class Session:
         self._suspects = unknown
         if strays:
             given = self._database.transact(
-                lambda tx: lease.give_back(tx, self.holder, strays, "stray"), self._clock, beat=True
+                lambda tx: lease.give_back(tx, self.holder, strays, "stray", self._max_events), self._clock, beat=True
             )
             log.warning("gave back %d leases that this process did not know", given)
         return True

@@ -38,7 +38,11 @@ def idempotency_ttl(value: object) -> str:
     if value == "active":
         return "active"
     duration("idempotency_ttl", value)
-    return value if isinstance(value, str) else f"{max(1, value // timedelta(milliseconds=1))}ms"  # type: ignore[operator]
+    if isinstance(value, timedelta):
+        milliseconds = max(1, value // timedelta(milliseconds=1))
+        whole = milliseconds % 1000 == 0 or milliseconds > 10**11  # beyond three years nobody minds a second
+        return f"{-(-milliseconds // 1000)}s" if whole else f"{milliseconds}ms"
+    return str(value)
 
 
 def _queue_name(value: str) -> str:
@@ -174,6 +178,12 @@ def task(
     task_id = identifier("task id", id)
     if retry is not None and not isinstance(retry, Retry):
         raise ConfigurationInvalid(f"retry of task {task_id} must be Retry(…); got {retry!r}")
+    if isinstance(idempotency_key, str):
+        identifier(f"idempotency_key of task {task_id}", idempotency_key)
+    elif idempotency_key is not None and not callable(idempotency_key):
+        raise ConfigurationInvalid(
+            f"idempotency_key of task {task_id} must be text or a function of the payload; got {idempotency_key!r}"
+        )
     if idempotency_ttl is not None and idempotency_key is None:
         raise ConfigurationInvalid(f"task {task_id} has an idempotency_ttl but no idempotency_key")
     _ttl(idempotency_ttl)
@@ -192,7 +202,7 @@ def task(
             _priority(priority),
             idempotency_key,
             idempotency_ttl,
-            tuple(schedules),
+            _schedules(task_id, schedules),
         )
 
     return decorate
@@ -202,12 +212,26 @@ def task(
 _priority, _ttl = priority, idempotency_ttl
 
 
+def _schedules(task_id: str, schedules: object) -> tuple[Schedule, ...]:
+    if not isinstance(schedules, Iterable) or isinstance(schedules, str):
+        raise ConfigurationInvalid(f"schedules of task {task_id} must be a list of Schedule(…); got {schedules!r}")
+    found = tuple(schedules)
+    for schedule in found:
+        if not isinstance(schedule, Schedule):
+            raise ConfigurationInvalid(f"schedules of task {task_id} must hold Schedule(…); got {schedule!r}")
+    return found
+
+
 def _positional(task_id: str, function: Callable[..., Any]) -> tuple[list[str], Mapping[str, Any]]:
     if not callable(function):
         raise ConfigurationInvalid(f"task {task_id} decorates a function, not {function!r}")
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = []
-    for parameter in inspect.signature(function).parameters.values():
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError as error:  # some builtins
+        raise ConfigurationInvalid(f"the handler of task {task_id} cannot be inspected: {error}") from error
+    for parameter in parameters:
         if parameter.kind in kinds:
             names.append(parameter.name)
         elif parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY:

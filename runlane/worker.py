@@ -112,9 +112,9 @@ class Worker:
         Raises:
             RunlaneError: the worker could not go on.
         """
-        if not self._started:
-            self.start()
         with self._signals(), _rare_collections():
+            if not self._started:
+                self.start()
             self._closed.wait()
         self._raise()
 

@@ -69,20 +69,22 @@ def create_leased(tx: Transaction, environment: str, holder: Holder, new: NewRun
     return give_birth(tx, [change], now)[0]
 
 
-def give_back(tx: Transaction, holder: Holder, strays: dict[UUID, int], reason: str) -> int:
+def give_back(tx: Transaction, holder: Holder, strays: dict[UUID, int], reason: str, max_events: int) -> int:
     """Queue again those of `strays` (run to attempt) that the session still holds; how many those were."""
     runs = claims.lock_runs(tx, list(strays))
     now = tx.now()
     changes = []
     for run in runs:
-        events = decisions.complete(run, holder.session_id, strays[run.id], Interrupted(reason), ONE_ATTEMPT, now, 0.0)
+        events = decisions.complete(
+            run, holder.session_id, strays[run.id], Interrupted(reason), ONE_ATTEMPT, now, 0.0, max_events
+        )
         if events:
             changes.append(decisions.advance(run, events, now, holder.actor))
     return len(changes) - len(log.append_runs(tx, changes)) if changes else 0
 
 
 def recover_session(
-    tx: Transaction, session_id: UUID, max_lost: Callable[[str], int], limit: int = 500
+    tx: Transaction, session_id: UUID, max_lost: Callable[[str], int], max_events: int, limit: int = 500
 ) -> tuple[int, bool]:
     """Take the runs of a session whose time has run out, or that has no row, away from it.
 
@@ -96,7 +98,7 @@ def recover_session(
     changes = [
         decisions.advance(run, events, now, SYSTEM)
         for run in runs
-        if (events := decisions.recover(run, max_lost(run.task_id)))
+        if (events := decisions.recover(run, max_lost(run.task_id), max_events))
     ]
     recovered = len(changes) - len(log.append_runs(tx, changes)) if changes else 0
     if expires_at is not None and len(runs) < limit:

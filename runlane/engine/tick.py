@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from uuid import UUID
 
 from attrs import frozen
@@ -14,6 +15,7 @@ from runlane.errors import RunlaneError, StorageConflict
 from runlane.policy import ONE_ATTEMPT
 from runlane.storage import claims, schedules, sessions
 from runlane.storage.database import Database
+from runlane.storage.transaction import Transaction
 from runlane.tasks import Registry
 from runlane.values import new_run_id
 
@@ -35,17 +37,20 @@ class TickReport:
     more: bool = False
 
 
-def tick(database: Database, clock: Clock | None, environment: str, registry: Registry, *, deploy: bool) -> TickReport:
+def tick(
+    database: Database, clock: Clock | None, environment: str, registry: Registry, max_events: int, *, deploy: bool
+) -> TickReport:
     """One pass: recover what expired sessions held, then make the runs of due schedules.
 
     Args:
+        max_events: the greatest length of a run's history.
         deploy: also record the registered schedules, as the first pass of a process does.
 
     Raises:
         StorageUnavailable: the database cannot be reached; other faults of single items are in the report.
     """
     errors: list[str] = []
-    expired, recovered, more = _recover(database, clock, environment, registry, errors)
+    expired, recovered, more = _recover(database, clock, environment, registry, max_events, errors)
     changed = 0
     if deploy:
         wanted, tasks = schedule.definitions(registry), list(registry.tasks)
@@ -55,7 +60,7 @@ def tick(database: Database, clock: Clock | None, environment: str, registry: Re
 
 
 def _recover(
-    database: Database, clock: Clock | None, environment: str, registry: Registry, errors: list[str]
+    database: Database, clock: Clock | None, environment: str, registry: Registry, max_events: int, errors: list[str]
 ) -> tuple[int, int, bool]:
     with database.read(clock) as tx:
         found = sessions.expired_sessions(tx, environment, tx.now(), BATCH)
@@ -67,12 +72,13 @@ def _recover(
         return (task.retry if task is not None else ONE_ATTEMPT).max_lost
 
     for session_id in found:
+        recover_some = partial(lease.recover_session, session_id=session_id, max_lost=max_lost, max_events=max_events)
 
-        def recover_one(session_id: UUID = session_id) -> None:
+        def recover_one(recover_some: Callable[[Transaction], tuple[int, bool]] = recover_some) -> None:
             nonlocal expired, recovered, more
             left = True
             while left:
-                count, left = database.transact(lambda tx: lease.recover_session(tx, session_id, max_lost), clock)
+                count, left = database.transact(recover_some, clock)
                 recovered += count
             expired += 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -85,6 +86,15 @@ def _sqlite(code: int, text: str, where: str) -> RunlaneError:
     if text.startswith("no such table"):
         return not_migrated(where)
     return InternalError(f"unexpected answer of {where}: {text}")
+
+
+def is_duplicate(error: exc.IntegrityError) -> bool:
+    """Whether a row with this key exists already, rather than some other constraint being broken."""
+    original: object = error.orig
+    return getattr(original, "sqlstate", None) == "23505" or getattr(original, "sqlite_errorcode", None) in (
+        sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+        sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+    )
 
 
 def not_migrated(where: str) -> ConfigurationInvalid:

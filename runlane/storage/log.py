@@ -7,18 +7,21 @@ guarded by the sequence that its changes were decided on; what lost its race is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
+from attrs import frozen
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from runlane import codec, jsontext
 from runlane.decisions import Change, ScheduleChange
-from runlane.errors import ConflictKind, StorageConflict
+from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
 from runlane.events import Recorded, ScheduleFired
 from runlane.projections.schedules import ScheduleState
-from runlane.storage import rows, tables
+from runlane.storage import faults, rows, tables
 from runlane.storage.dialect import EventRow
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor
@@ -36,6 +39,15 @@ _ENVELOPE = (
     _EVENTS.position,
 )
 _STREAM = select(*_ENVELOPE).where(_EVENTS.stream_id == bindparam("stream_id")).order_by(_EVENTS.sequence)
+
+
+@frozen
+class Stream:
+    """The events of a stream up to the first that cannot be read, if there is one: its sequence, and why."""
+
+    id: UUID
+    records: tuple[Recorded, ...]
+    damage: tuple[int, str] | None = None
 
 
 def append_runs(tx: Transaction, changes: Sequence[Change]) -> set[UUID]:
@@ -113,20 +125,33 @@ def read_stream(tx: Transaction, stream_id: UUID) -> tuple[Recorded, ...]:
     return tuple(recorded(row) for row in tx.execute(_STREAM, {"stream_id": stream_id}))
 
 
-def read_streams(tx: Transaction, prefix: str, environment: str | None, batch: int = 2000) -> Iterator[list[Recorded]]:
-    """Every stream whose event types begin with `prefix`, whole, one after the other, in constant memory."""
+def read_run(tx: Transaction, environment: str, run_id: UUID) -> Stream | None:
+    """The stream of one run, if it has any event in this environment."""
+    statement = _STREAM.where(_EVENTS.environment == environment)
+    envelopes = tx.execute(statement, {"stream_id": run_id}).all()
+    return _stream(run_id, envelopes) if envelopes else None
+
+
+def read_streams(tx: Transaction, prefix: str, environment: str | None, batch: int = 2000) -> Iterator[Stream]:
+    """Every stream whose event types begin with `prefix`, one after the other, in constant memory."""
     statement = select(*_ENVELOPE).where(_EVENTS.type.startswith(prefix)).order_by(_EVENTS.stream_id, _EVENTS.sequence)
     if environment is not None:
         statement = statement.where(_EVENTS.environment == environment)
-    stream: list[Recorded] = []
-    for row in tx.execute(statement.execution_options(yield_per=batch)):
-        record = recorded(row)
-        if stream and stream[0].stream_id != record.stream_id:
-            yield stream
-            stream = []
-        stream.append(record)
-    if stream:
-        yield stream
+    found = tx.execute(statement.execution_options(yield_per=batch))
+    for stream_id, envelopes in groupby(found, key=attrgetter("stream_id")):
+        yield _stream(stream_id, envelopes)
+
+
+def _stream(stream_id: UUID, envelopes: Iterable[Any]) -> Stream:
+    records: list[Recorded] = []
+    damage: tuple[int, str] | None = None
+    for row in envelopes:
+        if damage is None:
+            try:
+                records.append(recorded(row))
+            except (InvariantViolation, ValueError) as error:
+                damage = row.sequence, str(error)
+    return Stream(stream_id, tuple(records), damage)
 
 
 def recorded(row: Any) -> Recorded:
@@ -151,8 +176,9 @@ def _give_birth(tx: Transaction, births: Sequence[Change]) -> set[UUID]:
     ]
     lost: set[UUID] = set()
     if keyed:
-        # Sorted, so that two batches with common keys wait for each other and never in a circle.
-        won = tx.dialect.claim_keys(tx.connection, sorted(keyed))
+        # Sorted, so that two batches with common keys wait for each other and never in a circle; of entries with the
+        # same key the first one in the batch comes first.
+        won = tx.dialect.claim_keys(tx.connection, sorted(keyed, key=lambda key: key[:3]))
         lost = {key[3] for key in keyed} - won
     _insert_births(tx, [change for change in births if change.after.id not in lost])
     return lost
@@ -165,6 +191,8 @@ def _insert_births(tx: Transaction, births: Sequence[Change]) -> None:
     try:
         tx.dialect.insert_runs(tx.connection, runs, _event_rows(births))
     except IntegrityError as error:
+        if not faults.is_duplicate(error):
+            raise
         raise StorageConflict(
             "a run with this run_id exists already; run ids are never reused",
             kind=ConflictKind.RUN_EXISTS,

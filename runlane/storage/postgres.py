@@ -38,6 +38,7 @@ _TYPES = {
         ("due_at", "run_at", "updated_at", "created_at", "started_at", "finished_at", "leased_at"), "timestamptz"
     ),
 }
+_ABOVE_ALL = 32768  # one more than the highest priority
 _CAST = {"status": "{schema}.run_status", "failure": "json", "reservation": "json", "cancellation": "json"}
 _EVENT = ("stream_id", "sequence", "type", "version", "occurred_at", "environment", "actor", "data")
 
@@ -107,19 +108,28 @@ class Postgres:
             select * from unnest(%b::text[], %b::text[], %b::text[], %b::uuid[])
             on conflict do nothing returning run_id"""
         queued, waiting = "status = 'queued'", "status in ('scheduled', 'released', 'retrying')"
+        highest = f"""(
+                select priority from {schema}.runs
+                where environment = %t and queue = name and {waiting} and priority < %b
+                order by priority desc limit 1)"""
         # Per queue and branch a lateral join, so each reads its own index in order and stops after `limit` rows.
+        # What waits is read level by level of priority: within one, runs that are not yet due come last.
         # What is locked beyond the overall limit is free again at this transaction's commit, which follows at once.
         candidate = f"""
-              select r.* from unnest(%b::text[]) q(name) cross join lateral (
+              select r.* from {{source}} cross join lateral (
                 select * from {schema}.runs
-                where environment = %t and queue = q.name and {{status}} and due_at <= %b and task_id = any(%b::text[])
-                order by {{order}} limit %b for update skip locked
+                where environment = %t and queue = name and {{status}} and due_at <= %b and task_id = any(%b::text[])
+                order by {order} limit %b for update skip locked
               ) r"""
         self._lock_due = f"""
-            with candidates as materialized (
-              select * from ({candidate.format(status=queued, order=order)}) queued
+            with recursive levels (name, level) as (
+              select name, {highest} from unnest(%b::text[]) q(name)
               union all
-              select * from ({candidate.format(status=waiting, order="due_at, id")}) waiting
+              select name, {highest.replace("%b", "level")} from levels where level is not null
+            ), candidates as materialized (
+              select * from ({candidate.format(source="unnest(%b::text[]) q(name)", status=queued)}) queued
+              union all
+              select * from ({candidate.format(source="levels", status=waiting + " and priority = level")}) waiting
             ), best as materialized (
               select * from candidates order by {order} limit %b
             )
@@ -155,6 +165,7 @@ class Postgres:
     def lock_due(
         self, conn: Connection, environment: str, queues: Sequence[str], tasks: Sequence[str], now: datetime, limit: int
     ) -> list[tuple[Any, ...]]:
-        branch = (list(queues), environment, now, list(tasks), limit)
-        found = conn.exec_driver_sql(self._lock_due, (*branch, *branch, limit)).all()
+        names, branch = list(queues), (environment, now, list(tasks), limit)
+        parameters = (environment, _ABOVE_ALL, names, environment, names, *branch, *branch, limit)
+        found = conn.exec_driver_sql(self._lock_due, parameters).all()
         return [tuple(row) for row in found]

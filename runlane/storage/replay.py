@@ -11,10 +11,11 @@ from sqlalchemy import and_, exists, select
 
 from runlane import jsontext
 from runlane.errors import InvariantViolation
-from runlane.events import Recorded, ScheduleFired
+from runlane.events import ScheduleFired
 from runlane.projections import runs as run_fold
 from runlane.projections import schedules as schedule_fold
 from runlane.storage import log, rows, tables
+from runlane.storage.log import Stream
 from runlane.storage.transaction import Transaction
 
 _JSON = frozenset({"failure", "reservation", "cancellation"})
@@ -63,8 +64,8 @@ def verify(
             statement = statement.where(table.c.environment == environment)
         stored = ((row._mapping[key], dict(row._mapping)) for row in tx.execute(statement))
         for stream, row in _paired(log.read_streams(tx, prefix, environment), stored):
-            counts[kind] += bool(stream)
-            counts[2] += len(stream)
+            counts[kind] += stream is not None
+            counts[2] += 0 if stream is None else len(stream.records)
             differences.extend(compare(tx, stream, row))
             if progress is not None:
                 progress(counts[2])
@@ -74,40 +75,43 @@ def verify(
     return Verification(counts[0], counts[1], counts[2], tuple(differences[:most]))
 
 
-def compare_run(tx: Transaction, run_id: UUID) -> Verification:
+def compare_run(tx: Transaction, environment: str, run_id: UUID) -> Verification:
     """The same for one run."""
-    stream = list(log.read_stream(tx, run_id))
-    row = tx.execute(select(tables.runs).where(tables.runs.c.id == run_id)).first()
+    stream = log.read_run(tx, environment, run_id)
+    runs = tables.runs
+    row = tx.execute(select(runs).where(runs.c.id == run_id, runs.c.environment == environment)).first()
     found = _compare_run(tx, stream, None if row is None else dict(row._mapping))
-    return Verification(1, 0, len(stream), tuple(found))
+    return Verification(1, 0, 0 if stream is None else len(stream.records), tuple(found))
 
 
 def _paired(
-    streams: Iterable[list[Recorded]], stored: Iterable[tuple[UUID, dict[str, Any]]]
-) -> Iterator[tuple[list[Recorded], dict[str, Any] | None]]:
+    streams: Iterable[Stream], stored: Iterable[tuple[UUID, dict[str, Any]]]
+) -> Iterator[tuple[Stream | None, dict[str, Any] | None]]:
     """Streams and rows, both in id order, side by side; either may be missing."""
     left, right = iter(streams), iter(stored)
     stream, row = next(left, None), next(right, None)
     while stream is not None or row is not None:
-        if row is None or (stream is not None and stream[0].stream_id < row[0]):
+        if row is None or (stream is not None and stream.id < row[0]):
             assert stream is not None
             yield stream, None
             stream = next(left, None)
-        elif stream is None or row[0] < stream[0].stream_id:
-            yield [], row[1]
+        elif stream is None or row[0] < stream.id:
+            yield None, row[1]
             row = next(right, None)
         else:
             yield stream, row[1]
             stream, row = next(left, None), next(right, None)
 
 
-def _compare_run(_: Transaction, stream: list[Recorded], row: dict[str, Any] | None) -> list[Difference]:
-    if not stream:
+def _compare_run(_: Transaction, stream: Stream | None, row: dict[str, Any] | None) -> list[Difference]:
+    if stream is None:
         return [Difference(row["id"], 0, "row", "present", "absent")] if row else []
+    if stream.damage is not None:
+        return [_unreadable(stream.id, *stream.damage)]
     try:
-        run = run_fold.replay(stream)
+        run = run_fold.replay(stream.records)
     except InvariantViolation as error:
-        return [Difference(stream[0].stream_id, stream[-1].sequence, "log", str(error), "a legal history")]
+        return [_illegal(stream, error)]
     if row is None:
         return [Difference(run.id, run.sequence, "row", "absent", "present")]
     folded: dict[str, Any] = dict(zip(rows.BIRTH, rows.birth_values(run), strict=True))
@@ -116,13 +120,15 @@ def _compare_run(_: Transaction, stream: list[Recorded], row: dict[str, Any] | N
     return _fields(run.id, run.sequence, row, folded)
 
 
-def _compare_schedule(tx: Transaction, stream: list[Recorded], row: dict[str, Any] | None) -> list[Difference]:
-    if not stream:
+def _compare_schedule(tx: Transaction, stream: Stream | None, row: dict[str, Any] | None) -> list[Difference]:
+    if stream is None:
         return [Difference(row["stream_id"], 0, "row", "present", "absent")] if row else []
+    if stream.damage is not None:
+        return [_unreadable(stream.id, *stream.damage)]
     try:
-        state = schedule_fold.replay(stream)
+        state = schedule_fold.replay(stream.records)
     except InvariantViolation as error:
-        return [Difference(stream[0].stream_id, stream[-1].sequence, "log", str(error), "a legal history")]
+        return [_illegal(stream, error)]
     if row is None:
         return [Difference(state.stream_id, state.sequence, "row", "absent", "present")]
     differences = _fields(state.stream_id, state.sequence, row, log.schedule_values(state))
@@ -135,13 +141,21 @@ def _compare_schedule(tx: Transaction, stream: list[Recorded], row: dict[str, An
     stored = {tuple(occurrence) for occurrence in found}
     fired = {
         (record.event.scheduled_for, record.event.occurrence_id, record.event.run_id)
-        for record in stream
+        for record in stream.records
         if isinstance(record.event, ScheduleFired)
     }
     if stored != fired:
         missing, extra = sorted(map(str, fired - stored)), sorted(map(str, stored - fired))
         differences.append(Difference(state.stream_id, state.sequence, "occurrences", extra, missing))
     return differences
+
+
+def _unreadable(stream_id: UUID, sequence: int, reason: str) -> Difference:
+    return Difference(stream_id, sequence, "event", reason, "a readable event")
+
+
+def _illegal(stream: Stream, error: InvariantViolation) -> Difference:
+    return Difference(stream.id, stream.records[-1].sequence, "log", str(error), "a legal history")
 
 
 def _fields(stream_id: UUID, sequence: int, stored: dict[str, Any], folded: dict[str, Any]) -> list[Difference]:

@@ -31,8 +31,11 @@ _DUE = f"""
     select r.priority, {_READ}, e.version, e.data from runs r join events e on e.stream_id = r.id and e.sequence = 1
     where r.environment = ? and r.queue = ? and {{status}} and r.due_at <= ?
     and r.task_id in (select value from json_each(?)) order by {{order}} limit ?"""
+_IS_WAITING = "status in ('scheduled', 'released', 'retrying')"
 _QUEUED = _DUE.format(status="r.status = 'queued'", order="r.priority desc, r.due_at, r.id")
-_WAITING = _DUE.format(status="r.status in ('scheduled', 'released', 'retrying')", order="r.due_at, r.id")
+_WAITING = _DUE.format(status=f"r.{_IS_WAITING} and r.priority = ?", order="r.due_at, r.id")
+_NEXT_LEVEL = f"select max(priority) from runs where environment = ? and queue = ? and {_IS_WAITING} and priority < ?"
+_ABOVE_ALL = 32768  # one more than the highest priority
 _READ_INSTANTS = [index for index, column in enumerate(rows.READ) if column.endswith("_at")]
 _READ_IDS = [rows.READ.index("id"), rows.READ.index("lease_session_id")]
 
@@ -75,8 +78,8 @@ class Sqlite:
         conn.exec_driver_sql(_INSERT_EVENT, [_plain(event) for event in events])
 
     def insert_runs(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
-        self.insert_events(conn, events)
         conn.exec_driver_sql(_INSERT_RUN, [_plain(run) for run in runs])
+        self.insert_events(conn, events)
 
     def update_runs(
         self, conn: Connection, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]
@@ -106,8 +109,20 @@ class Sqlite:
         known = orjson.dumps(list(tasks)).decode()
         found = []
         for queue in queues:
-            for statement in (_QUEUED, _WAITING):
-                parameters = (environment, queue, instant_to_text(now), known, limit)
-                found.append(sorted(conn.exec_driver_sql(statement, parameters).all(), key=_rank))
+            parameters = (environment, queue, instant_to_text(now), known, limit)
+            found.append(sorted(conn.exec_driver_sql(_QUEUED, parameters).all(), key=_rank))
+            found.append(self._waiting(conn, environment, queue, parameters, limit))
         best = islice(merge(*found, key=_rank), limit)
         return [(*_rich(row[1:-2]), row[-2], row[-1]) for row in best]
+
+    def _waiting(
+        self, conn: Connection, environment: str, queue: str, parameters: tuple[Any, ...], limit: int
+    ) -> list[Any]:
+        """Due runs that waited, level by level of priority: within one, runs that are not yet due come last."""
+        found: list[Any] = []
+        level = conn.exec_driver_sql(_NEXT_LEVEL, (environment, queue, _ABOVE_ALL)).scalar_one()
+        while level is not None and len(found) < limit:
+            where, due = parameters[:2], parameters[2:]
+            found += sorted(conn.exec_driver_sql(_WAITING, (*where, level, *due)).all(), key=_rank)
+            level = conn.exec_driver_sql(_NEXT_LEVEL, (environment, queue, level)).scalar_one()
+        return found

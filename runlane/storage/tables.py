@@ -219,6 +219,7 @@ Index(
     "runs_waiting",
     runs.c.environment,
     runs.c.queue,
+    runs.c.priority.desc(),
     runs.c.due_at,
     runs.c.id,
     postgresql_where=_WAITING,
@@ -292,3 +293,13 @@ for _verb in ("update", "delete"):
             " select raise(abort, 'the event log is append-only'); end"
         ).execute_if(dialect="sqlite"),
     )
+# REPLACE deletes without asking the trigger above, unless the connection wants recursive triggers.
+event.listen(
+    metadata,
+    "after_create",
+    DDL(  # type: ignore[no-untyped-call]
+        "create trigger events_refuse_replace before insert on events when exists (select 1 from events"
+        " where stream_id = new.stream_id and sequence = new.sequence or position = new.position) begin"
+        " select raise(abort, 'the event log is append-only: this event exists'); end"
+    ).execute_if(dialect="sqlite"),
+)
