@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := runlane projections tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types unit bench format wheel clean
+.PHONY: help demo test check lint types unit chaos bench format wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ types: $(VENV)/.dev ## mypy --strict and pyright
 
 unit: $(VENV)/.dev ## the tests that need no database
 	$(BIN)/python -m pytest -q tests/unit tests/properties
+
+chaos: $(VENV)/.dev ## worker processes killed at default settings, on both databases; about three minutes
+	$(BIN)/python -m pytest -q tests/chaos $(ARGS)
 
 bench: $(VENV)/.dev ## measure: triggers, drains, latency, replay; results in bench-results/
 	$(BIN)/python -m benchmarks all --database postgres --database sqlite --json bench-results/all.json $(ARGS)

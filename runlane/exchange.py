@@ -227,8 +227,7 @@ class Exchange:
             if error.retryable:
                 log.warning("outcomes and claims have to wait: %s", error)
             else:
-                self._isolate(batch, error)
-                batch = []
+                batch = self._isolate(batch, error)
             self._postpone(batch, wanted)
             return
         if len(current) < len(batch):
@@ -286,24 +285,35 @@ class Exchange:
                     execution.context.signal.set("worker_stopping")
             self._executor.submit(executions)
 
-    def _isolate(self, batch: list[Ended], error: RunlaneError) -> None:
-        """Store outcomes one by one after a batch was refused, so that one that cannot be stored fails alone."""
+    def _isolate(self, batch: list[Ended], error: RunlaneError) -> list[Ended]:
+        """Store outcomes one by one after a batch was refused, so that one that cannot be stored fails alone.
+
+        Returns what is left because the database is away.
+        """
         if not batch:
             raise error
-        for execution, outcome in batch:
-            holder = self._runtime.session().holder
+        for place, (execution, outcome) in enumerate(batch):
             try:
-                self._transact([(execution, outcome)], 0, holder)
+                self._store_alone(execution, outcome)
             except RunlaneError as refusal:
-                if refusal.retryable:
+                if not refusal.retryable:
                     raise
-                log.exception("run %s: its outcome cannot be stored", execution.run.id)
-                message = storable(f"the outcome could not be stored: {refusal}")
-                failed = Failed(Failure(ErrorCode.INTERNAL_ERROR, message, False))
-                self._transact([(execution, failed)], 0, holder)
+                return batch[place:]
             with self._changed:
                 self._active.pop((execution.run.id, execution.context.attempt), None)
                 self.completed += 1
+        return []
+
+    def _store_alone(self, execution: Execution, outcome: Outcome) -> None:
+        holder = self._runtime.session().holder
+        try:
+            self._transact([(execution, outcome)], 0, holder)
+        except RunlaneError as refusal:
+            if refusal.retryable:
+                raise
+            log.exception("run %s: its outcome cannot be stored", execution.run.id)
+            message = storable(f"the outcome could not be stored: {refusal}")
+            self._transact([(execution, Failed(Failure(ErrorCode.INTERNAL_ERROR, message, False)))], 0, holder)
 
 
 def _session_of(run: Run) -> UUID | None:

@@ -131,15 +131,15 @@ class PayloadSchema:
             raise PayloadInvalid(f"{what} does not fit {_type_name(self.type)}: " + "; ".join(reasons)) from error
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, depth: int = 0) -> Any:
     """`value` with every record in it turned into JSON values; what cannot be is left for the JSON check to refuse."""
     kind = type(value)
-    if kind in _SCALARS:
+    if kind in _SCALARS or depth > jsontext.MAX_DEPTH:
         return value
     if kind is dict:
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [plain(item, depth + 1) for item in value]
     return value if isinstance(value, _OPAQUE) else _TRIGGER.unstructure(value)
 
 

@@ -39,9 +39,7 @@ def idempotency_ttl(value: object) -> str:
         return "active"
     duration("idempotency_ttl", value)
     if isinstance(value, timedelta):
-        milliseconds = max(1, value // timedelta(milliseconds=1))
-        whole = milliseconds % 1000 == 0 or milliseconds > 10**11  # beyond three years nobody minds a second
-        return f"{-(-milliseconds // 1000)}s" if whole else f"{milliseconds}ms"
+        return f"{max(1, value // timedelta(milliseconds=1))}ms"
     return str(value)
 
 

@@ -17,7 +17,7 @@ from runlane.errors import ConfigurationInvalid
 # Opaque text without ':' (reserved for composed keys), control characters or lone surrogates (unstorable).
 _IDENTIFIER = re.compile("[^:\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
 _FREE_TEXT = re.compile("[^\x00\ud800-\udfff]*", re.DOTALL)
-_DURATION = re.compile(r"([1-9][0-9]{0,14})(ms|s|m|h|d)", re.ASCII)
+_DURATION = re.compile(r"([1-9][0-9]{0,16})(ms|s|m|h|d)", re.ASCII)
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 #: Greatest length of a free text such as a correlation id or a reason, in characters.

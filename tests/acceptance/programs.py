@@ -79,17 +79,38 @@ def say_when_signals_are_heeded() -> None:
     print("ready", flush=True)
 
 
-def early_signal(url: str, name: str) -> None:
-    """A worker that is asked to stop at the moment at which it has begun to work."""
+def early_signal(url: str, name: str, moment: str) -> None:
+    """A worker that is asked to stop before, or just after, it has begun to work; says which of its threads go on."""
     with Runlane(url, tasks=TASKS, worker_id=name, heartbeat="500ms", lease_duration="2s") as app:
         worker = app.worker(poll_interval=0.1)
         start = worker.start
 
         def start_and_signal() -> None:
-            start()
+            if moment == "after":
+                start()
             os.kill(os.getpid(), signal.SIGTERM)
+            if moment == "before":
+                worker.wait(0.5)  # however the signal is heeded, it is now
+                start()
 
         worker.start = start_and_signal  # type: ignore[method-assign]
+        worker.run()
+        print(*(thread.name for thread in threading.enumerate() if thread.name.startswith("runlane-exchange")))
+
+
+def two_signals(url: str, name: str) -> None:
+    """A worker that gets the second signal while it is heeding the first."""
+    with Runlane(url, tasks=TASKS, worker_id=name, heartbeat="500ms", lease_duration="2s") as app:
+        worker = app.worker(concurrency=2, poll_interval=0.1)
+        stop = worker.stop
+
+        def stop_and_signal() -> None:
+            worker.stop = stop  # type: ignore[method-assign]
+            os.kill(os.getpid(), signal.SIGTERM)
+            stop()
+
+        worker.stop = stop_and_signal  # type: ignore[method-assign]
+        threading.Thread(target=say_when_signals_are_heeded, daemon=True).start()
         worker.run()
 
 
@@ -127,7 +148,7 @@ def writes(url: str, name: str, runs: str) -> None:
 
 
 PROGRAMS: dict[str, Callable[..., None]] = {
-    program.__name__: program for program in (worker, early_signal, batches, same_keys, writes)
+    program.__name__: program for program in (worker, early_signal, two_signals, batches, same_keys, writes)
 }
 
 if __name__ == "__main__":

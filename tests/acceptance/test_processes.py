@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -68,11 +69,11 @@ class Fleet:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n", self.errors()
 
-    def terminate(self, process: subprocess.Popen[str]) -> int:
+    def terminate(self, process: subprocess.Popen[str], within: float = PATIENCE) -> int:
         """SIGTERM, and the exit code."""
         self._expected_ends.add(process.pid)
         process.terminate()
-        return process.wait(PATIENCE)
+        return process.wait(within)
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
         """Poll until `holds`; fails in time, and at once when a process has died that should not."""
@@ -222,16 +223,43 @@ def test_a_second_signal_gives_even_a_deaf_run_back_at_once(fleet: Fleet, app: R
     fleet.until(lambda: bool(fleet.marked()), "the handler is under way")
     worker.terminate()
     fleet.until(lambda: "stopping gracefully" in fleet.errors(), "the first signal is heeded")
-    asked = time.monotonic()
-    assert fleet.terminate(worker) == 0
-    assert time.monotonic() - asked < 15, "it waited for the handler or for the graceful stop's timeout"
+    with suppress(subprocess.TimeoutExpired):
+        assert fleet.terminate(worker, within=5) == 0
+    if worker.returncode is None:  # the second one came too soon after the first: see the next test
+        assert fleet.terminate(worker, within=10) == 0
     assert_interrupted(app, run_id)
 
 
-@pytest.mark.xfail(strict=True, reason="Worker.run() begins to work before it heeds signals")
-def test_a_worker_heeds_signals_from_its_first_moment(fleet: Fleet, app: Runlane) -> None:
-    worker = fleet.start("early_signal", "early")
-    assert worker.wait(PATIENCE) == 0
+@pytest.mark.xfail(strict=True, reason="a signal that comes while the first one is being heeded counts as a first")
+def test_a_second_signal_may_come_at_any_moment(fleet: Fleet, app: Runlane) -> None:
+    run_id = app.trigger(deaf).run.id
+    worker = fleet.start("two_signals", "leaving")
+    fleet.ready(worker)
+    fleet.until(lambda: bool(fleet.marked()), "the handler is under way")
+    assert fleet.terminate(worker, within=6) == 0
+    assert_interrupted(app, run_id)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(
+            "before",
+            marks=pytest.mark.xfail(
+                strict=True,
+                reason="stop() before the worker counts as started ends run(), but start() goes on to claim",
+            ),
+        ),
+        "after",
+    ],
+)
+def test_a_worker_heeds_signals_from_its_first_moment(fleet: Fleet, app: Runlane, moment: str) -> None:
+    app.trigger(listen)
+    worker = fleet.start("early_signal", "early", moment)
+    said, _ = worker.communicate(timeout=PATIENCE)
+    assert worker.returncode == 0, fleet.errors()
+    assert said.strip() == "", "run() has returned, but the worker goes on"
+    assert leased_to(app, "early") == {}
 
 
 def test_a_killed_process_leaves_whole_batches_or_none(fleet: Fleet, app: Runlane) -> None:

@@ -47,7 +47,7 @@ class Stored:
             if (cursor := page.next_cursor) is None:
                 break
         with app.lane.database.snapshot() as tx:
-            histories = {stream[0].stream_id: stream for stream in log.read_streams(tx, "run.", app.environment)}
+            histories = {stream.id: stream.records for stream in log.read_streams(tx, "run.", app.environment)}
         return cls({run.id: run for run in rows}, histories, app.audit.verify())
 
 

@@ -23,7 +23,7 @@ from runlane.lanes import Lane, lane_of
 from runlane.projections.runs import Run
 from runlane.values import Failure
 from tests.stateful import invariants
-from tests.stateful.model import LEASE, POLICIES, Model, ModelRun, Outcome, Wanted
+from tests.stateful.model import LEASE, POLICIES, Model, ModelRun, Outcome, Wanted, retention
 
 QUEUES = {"main": Queue("main", default=True), "aside": Queue("aside")}
 RETRY = {
@@ -92,6 +92,16 @@ class Commands(RuleBasedStateMachine):
     def trigger_a_key_again(self, process: int, ttl: str | None, data: st.DataObject) -> None:
         task, key = data.draw(st.sampled_from(sorted(self.model.owners)), "key")
         self.trigger(process, Wanted(task, key=key, ttl=ttl))
+
+    @precondition(lambda self: self.model.retained() and len(self.model.runs) < 2 * MOST_RUNS)
+    @rule(process=processes, ttl=ttls, lapsed=st.booleans(), data=st.data())
+    def trigger_at_the_end_of_a_keys_retention(
+        self, process: int, ttl: str | None, lapsed: bool, data: st.DataObject
+    ) -> None:
+        owner = data.draw(st.sampled_from(self.model.retained()), "owner")
+        end = owner.created_at + retention(owner.wanted) - (timedelta(0) if lapsed else timedelta(microseconds=1))
+        self.advance(max(end - self.model.now, timedelta(0)))
+        self.trigger(process, Wanted(owner.wanted.task, key=owner.wanted.key, ttl=ttl))
 
     @precondition(lambda self: len(self.model.runs) < MOST_RUNS)
     @rule(process=processes, batch=st.lists(wanted, min_size=2, max_size=4))

@@ -79,6 +79,11 @@ def rank(run: ModelRun) -> tuple[object, ...]:
     return -run.wanted.priority, run.due_at, run.id
 
 
+def retention(wanted: Wanted) -> timedelta:
+    """How long after its creation a run keeps its key, once it has succeeded."""
+    return timedelta(days=30) if wanted.ttl is None else timedelta(hours=int(wanted.ttl[:-1]))
+
+
 @dataclass
 class Model:
     """Every run, who owns which key, and until when the sessions that have a row live."""
@@ -97,8 +102,16 @@ class Model:
             return owner.id
         if owner.status == "failed" or owner.wanted.ttl == "active":
             return None
-        kept = timedelta(days=30) if owner.wanted.ttl is None else timedelta(hours=int(owner.wanted.ttl[:-1]))
-        return owner.id if owner.created_at + kept > self.now else None
+        return owner.id if owner.created_at + retention(owner.wanted) > self.now else None
+
+    def retained(self) -> list[ModelRun]:
+        """The runs that have ended and still own their keys for a time, in the order of their creation."""
+        owners = (run for run in self.runs.values() if run.status in TERMINAL)
+        return [
+            run
+            for run in owners
+            if run.wanted.key is not None and self.owner_of(run.wanted.task, run.wanted.key) == run.id
+        ]
 
     def create(self, run_id: UUID, wanted: Wanted) -> ModelRun:
         """A run comes into being, and owns its key."""
@@ -134,29 +147,10 @@ class Model:
         return sorted(found, key=rank)
 
     def claimed(self, session: UUID, ids: Sequence[UUID], queues: Collection[str], limit: int) -> list[ModelRun]:
-        """A claim of up to `limit` runs came to `ids`: as many as there are, in order, no better one passed over."""
+        """A claim of up to `limit` runs came to `ids`."""
         due = self.due(queues)
-        chosen = [self.runs[run_id] for run_id in ids]
-        assert len(chosen) == min(limit, len(due))
-        assert all(run in due for run in chosen)
-        assert chosen == sorted(chosen, key=rank)
-        for other in due:
-            if other not in chosen and self._in_sight(other, due, limit):
-                assert all(rank(run) < rank(other) for run in chosen), f"{other} was passed over"
-        for run in chosen:
-            self.lease(run.id, session)
-        return chosen
-
-    @staticmethod
-    def _in_sight(run: ModelRun, due: list[ModelRun], limit: int) -> bool:
-        """Whether a claim must see it: of the runs whose wait is over, only those that have been due for longest.
-
-        Priority beyond that is what test_claim_order.py asks for.
-        """
-        if run.status == "queued":
-            return True
-        waiting = [one for one in due if one.status != "queued" and one.wanted.queue == run.wanted.queue]
-        return run in sorted(waiting, key=lambda one: (one.due_at, one.id))[:limit]
+        assert list(ids) == [run.id for run in due[:limit]]
+        return [self.lease(run.id, session) for run in due[:limit]]
 
     def lease(self, run_id: UUID, session: UUID) -> ModelRun:
         """A claim."""

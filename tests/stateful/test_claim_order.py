@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
-import pytest
-
 from runlane import Runlane, SettableClock, task
 
 
@@ -15,7 +13,6 @@ def work() -> None:
     """Nothing."""
 
 
-@pytest.mark.xfail(strict=True, reason="a claim offers due waiting runs by due time alone, before priority is asked")
 def test_of_two_delayed_runs_the_one_of_higher_priority_is_claimed_first(
     make_app: Callable[..., Runlane], clock: SettableClock
 ) -> None:

@@ -40,11 +40,9 @@ def test_history_cannot_be_changed(database: Database, history: list[tuple], sta
     assert rows(database) == history
 
 
-def test_history_cannot_be_replaced(database: Database, history: list[tuple], request: pytest.FixtureRequest) -> None:
+def test_history_cannot_be_replaced(database: Database, history: list[tuple]) -> None:
     """An upsert is an update or a delete by another name."""
     if database.schema is None:
-        reason = "SQLite's recursive_triggers is off, so REPLACE deletes without asking the trigger"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
         upsert = (
             f"insert or replace into {{events}} ({COLUMNS})"
             " select stream_id, sequence, type, version, occurred_at, environment, 'operator:mallory', data"

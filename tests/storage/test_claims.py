@@ -81,7 +81,6 @@ def test_the_order_holds_over_statuses_and_queues(database: Database) -> None:
     assert ids(due(database, 10, queues=["a", "b"])) == ids(best)
 
 
-@pytest.mark.xfail(strict=True, reason="waiting runs are cut to the limit by due time before priority is looked at")
 def test_a_small_claim_takes_the_waiting_run_of_the_highest_priority(database: Database) -> None:
     released(database, START + SECOND, priority=0)
     urgent = released(database, START + 2 * SECOND, priority=9)

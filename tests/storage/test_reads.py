@@ -201,7 +201,6 @@ def test_a_bad_argument_is_named(app: Runlane) -> None:
 
 
 @pytest.mark.parametrize("bad", [{"tasks": "echo"}, {"queues": "first"}, {"statuses": "failed"}], ids=str)
-@pytest.mark.xfail(strict=True, reason="a text where a list is meant is taken for a list of its letters")
 def test_a_text_where_a_list_is_meant_is_refused(app: Runlane, bad: dict) -> None:
     with pytest.raises(ConfigurationInvalid, match=next(iter(bad))):
         app.runs.list(**bad)
@@ -212,7 +211,6 @@ def test_a_text_where_a_list_is_meant_is_refused(app: Runlane, bad: dict) -> Non
     [{"correlation_id": "\x00"}, {"idempotency_key": "\ud800"}, {"queues": [7]}, {"tasks": [None]}],
     ids=lambda bad: next(iter(bad)),
 )
-@pytest.mark.xfail(strict=True, reason="filter values go to the driver unchecked: other errors on other lanes")
 def test_a_filter_value_that_no_run_can_have_is_refused(app: Runlane, bad: dict) -> None:
     with pytest.raises(ConfigurationInvalid, match=next(iter(bad))):
         app.runs.list(**bad)
@@ -260,7 +258,6 @@ def test_environments_see_nothing_of_each_other(lane_url: str) -> None:
     two.close()
 
 
-@pytest.mark.xfail(strict=True, reason="verify of one run does not look at the environment")
 def test_verify_of_one_run_keeps_to_its_environment(lane_url: str) -> None:
     one, two = environments(lane_url, [echo])
     run = one.trigger(echo, 1).run

@@ -153,7 +153,6 @@ def test_a_cancellation_is_kept_at_the_limit_of_history() -> None:
     assert decisions.complete(run, SESSION, 1, Released(HOUR), RETRY, LATER, 0.0, 10) == (e.RunCancelled("enough"),)
 
 
-@pytest.mark.xfail(strict=True, reason="a final failure near the limit is replaced by history_limit and its cause lost")
 @pytest.mark.parametrize("failure", [HOPELESS, BROKEN])
 def test_a_final_failure_keeps_its_cause_at_the_limit_of_history(failure: Failure) -> None:
     events = decisions.complete(at_sequence(8), SESSION, 1, Failed(failure), Retry(1), LATER, 0.0, max_events=10)

@@ -126,7 +126,6 @@ def test_a_bad_release_is_refused_by_name_and_not_made(context: Context, options
     assert context.released is None
 
 
-@pytest.mark.xfail(strict=True, reason="dict(meta) raises TypeError or ValueError for what is no mapping")
 @pytest.mark.parametrize("meta", [5, "text", [1]])
 def test_meta_that_is_no_mapping_is_refused_by_name(context: Context, meta: Any) -> None:
     with pytest.raises(ConfigurationInvalid, match="meta"):

@@ -112,7 +112,6 @@ def test_a_policy_that_cannot_work_is_refused_by_name(make, names: str) -> None:
         make()
 
 
-@pytest.mark.xfail(strict=True, reason="float() of a bad value raises ValueError or TypeError instead")
 @pytest.mark.parametrize(
     ("make", "names"),
     [

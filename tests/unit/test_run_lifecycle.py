@@ -206,6 +206,21 @@ def test_the_last_failure_is_kept_through_later_attempts() -> None:
     assert runs.after(retried, record(5, e.RunFailed(SESSION, 2, worse), LATER)).failure == worse
 
 
+@pytest.mark.parametrize(
+    ("step", "failure"),
+    [
+        (e.RunSucceeded(SESSION, 2), None),
+        (e.RunReleased(SESSION, 2, LATER), None),
+        (e.RunInterrupted(SESSION, 2, "worker_stopping"), BROKEN),
+        (e.RunLeaseExpired(SESSION, 2), BROKEN),
+        (e.RunCancelled(), BROKEN),
+    ],
+)
+def test_a_failure_stands_until_an_attempt_comes_to_something_better(step: e.RunStep, failure: Failure | None) -> None:
+    retried = applied("retrying", LEASED)
+    assert runs.after(retried, record(5, step, LATER)).failure == failure
+
+
 def test_started_at_is_the_first_lease() -> None:
     assert applied("retrying", LEASED).started_at == T0
 

@@ -1,0 +1,306 @@
+"""Schedules: what fires when, what collapses, and exactly one run per occurrence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from runlane import Queue, Runlane, RunStatus, Schedule, SettableClock, Task, task
+from runlane.engine import schedule
+from runlane.values import SourceType
+from tests.engine.tasks import HOUR
+from tests.support import PATIENCE, SECOND, START, at_once, database_of, eventually, execute
+
+Make = Callable[..., Runlane]
+MINUTE = timedelta(minutes=1)
+MAIN, SIDE = Queue("main", default=True), Queue("side")
+
+
+def scheduled(*schedules: Schedule, id: str = "scheduled", **options: Any) -> Task:
+    @task(id, schedules=schedules, **options)
+    def work(payload: Any) -> Any:
+        return payload
+
+    return work
+
+
+def due_times(app: Runlane) -> list[timedelta]:
+    """For which instants runs were made, since the start."""
+    return [run.source.scheduled_for - START for run in app.runs.list(order="oldest", limit=500).data]
+
+
+def history(app: Runlane) -> list[str]:
+    """The events of all schedules, in order."""
+    statement = "select type from {events} where substr(type, 1, 9) = 'schedule.' order by position"
+    return [row[0] for row in execute(database_of(app), statement)]
+
+
+def test_an_interval_fires_only_after_it_was_first_seen(make_app: Make, clock: SettableClock) -> None:
+    clock.set(START + 3 * MINUTE)
+    app = make_app(scheduled(Schedule("s", every="10m", payload={"n": 1})), clock=clock)
+    report = app.tick()
+    assert (report.schedules_changed, report.schedules_fired) == (1, 0)
+    clock.set(START + 10 * MINUTE - SECOND)
+    assert app.tick().schedules_fired == 0
+    clock.set(START + 10 * MINUTE)
+    assert app.tick().schedules_fired == 1
+    assert app.tick().schedules_fired == 0
+    assert due_times(app) == [10 * MINUTE]
+    (run,) = app.runs.list().data
+    assert (run.payload, run.status, run.created_at) == ({"n": 1}, RunStatus.QUEUED, clock())
+    assert (run.source.type, run.source.schedule_id) == (SourceType.SCHEDULE, "s")
+    assert str(app.runs.events(run.id)[0].actor) == "schedule:s"
+
+
+def test_an_interval_seen_at_its_very_instant_begins_with_the_next(make_app: Make, clock: SettableClock) -> None:
+    app = make_app(scheduled(Schedule("s", every="10m")), clock=clock)
+    app.tick()
+    assert app.tick().schedules_fired == 0
+    clock.advance(10 * MINUTE)
+    app.tick()
+    assert due_times(app) == [10 * MINUTE]
+
+
+def test_the_phase_of_an_interval_is_the_epoch(make_app: Make, clock: SettableClock) -> None:
+    clock.set(START + 61 * SECOND)
+    app = make_app(scheduled(Schedule("s", every="7m")), clock=clock)
+    app.tick()
+    (state,) = app.schedules.list()
+    assert state.next_at.timestamp() % 420 == 0
+    assert timedelta(0) < state.next_at - clock() <= 7 * MINUTE
+
+
+def test_missed_occurrences_collapse_to_the_latest_due(make_app: Make, clock: SettableClock) -> None:
+    app = make_app(scheduled(Schedule("s", every="10m")), clock=clock)
+    app.tick()
+    clock.advance(65 * MINUTE)
+    assert app.tick().schedules_fired == 1
+    assert due_times(app) == [HOUR]
+    stored = execute(database_of(app), "select cast(data as text) from {events} where type = 'schedule.fired'")[0][0]
+    assert '"collapsed":5' in stored.replace(" ", "")
+    clock.advance(5 * MINUTE)
+    app.tick()
+    assert due_times(app) == [HOUR, 70 * MINUTE]
+    (state,) = app.schedules.list()
+    assert (state.fired_count, state.last_at, state.next_at) == (2, START + 70 * MINUTE, START + 80 * MINUTE)
+
+
+@pytest.mark.parametrize("ahead", [-HOUR, timedelta(0), HOUR], ids=["passed", "now", "to come"])
+def test_a_single_occurrence_fires_once_even_if_its_time_has_passed(
+    make_app: Make, clock: SettableClock, ahead: timedelta
+) -> None:
+    app = make_app(scheduled(Schedule("s", run_at=START + ahead)), clock=clock)
+    app.tick()
+    assert due_times(app) == ([] if ahead > timedelta(0) else [ahead])
+    for _ in range(3):
+        clock.advance(HOUR)
+        app.tick()
+    assert due_times(app) == [ahead]
+    assert app.schedules.list()[0].next_at is None
+
+
+def test_another_process_knows_a_single_occurrence_has_fired(make_app: Make, clock: SettableClock) -> None:
+    used = scheduled(Schedule("s", run_at=START))
+    app = make_app(used, clock=clock)
+    app.tick()
+    again = Runlane(app.lane, tasks=[used], clock=clock)
+    report = again.tick()
+    assert (report.schedules_changed, report.schedules_fired) == (0, 0)
+    again.close()
+    assert due_times(app) == [timedelta(0)]
+
+
+def test_a_moved_single_occurrence_fires_at_its_new_time(make_app: Make, clock: SettableClock) -> None:
+    app = make_app(scheduled(Schedule("s", run_at=START)), clock=clock)
+    app.tick()
+    moved = Runlane(app.lane, tasks=[scheduled(Schedule("s", run_at=START + HOUR))], clock=clock)
+    assert moved.tick().schedules_changed == 1
+    clock.advance(HOUR)
+    assert moved.tick().schedules_fired == 1
+    assert due_times(app) == [timedelta(0), HOUR]
+    moved.close()
+
+
+def test_four_maintainers_at_once_make_one_run_per_occurrence(shared_url: str, clock: SettableClock) -> None:
+    """Invariant 10."""
+    used = scheduled(Schedule("a", every="10m"), Schedule("b", every="20m"), Schedule("c", run_at=START + HOUR))
+    apps = [Runlane(shared_url, tasks=[used], clock=clock).start() for _ in range(4)]
+    for app in apps:  # the first one registers, each of the others sees that nothing has changed
+        app.tick()
+    for _ in range(6):
+        clock.advance(10 * MINUTE)
+        reports = at_once([app.tick for app in apps])
+        assert all(report.errors == () for report in reports)
+    fired = [(run.source.schedule_id, run.source.scheduled_for) for run in apps[0].runs.list(limit=500).data]
+    expected = [("a", START + n * 10 * MINUTE) for n in range(1, 7)]
+    expected += [("b", START + n * 20 * MINUTE) for n in range(1, 4)] + [("c", START + HOUR)]
+    assert sorted(fired) == sorted(expected)
+    assert history(apps[0]).count("schedule.registered") == 3
+    assert apps[0].audit.verify().differences == ()
+    for app in apps:
+        app.close()
+
+
+@pytest.mark.xfail(strict=True, reason="schedules registered by two processes at once: the slower tick raises")
+def test_two_processes_may_register_the_same_schedule_at_the_same_moment(
+    postgres_url: str, clock: SettableClock
+) -> None:
+    used = scheduled(Schedule("s", every="10m"))
+    with (
+        Runlane(postgres_url, tasks=[used], clock=clock) as one,
+        Runlane(postgres_url, tasks=[used], clock=clock) as two,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        with database_of(one).write(clock) as tx:
+            assert schedule.deploy(tx, "default", schedule.definitions(one.registry), ["scheduled"]) == 1
+            ticking = threads.submit(two.tick)
+            eventually(lambda: waiting_for_locks(postgres_url), "the other process waiting for the first")
+        assert ticking.result(PATIENCE).errors == ()
+        assert history(one) == ["schedule.registered"]
+
+
+def waiting_for_locks(url: str) -> list[Any]:
+    with psycopg.connect(url, autocommit=True) as admin:
+        asked = "select pid from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        return admin.execute(asked).fetchall()
+
+
+def test_a_schedule_that_is_not_deployed_any_more_stops(make_app: Make, clock: SettableClock) -> None:
+    first = make_app(scheduled(Schedule("s", every="10m")), clock=clock)
+    first.tick()
+    clock.advance(10 * MINUTE)
+    first.tick()
+    second = Runlane(first.lane, tasks=[scheduled()], clock=clock)
+    assert second.tick().schedules_changed == 1
+    clock.advance(10 * MINUTE)
+    assert second.tick().schedules_fired == first.tick().schedules_fired == 0
+    assert due_times(first) == [10 * MINUTE]
+    assert first.runs.list().data[0].status is RunStatus.QUEUED
+    third = Runlane(first.lane, tasks=[scheduled(Schedule("s", every="10m"))], clock=clock)
+    third.tick()
+    assert due_times(first) == [10 * MINUTE]
+    clock.advance(10 * MINUTE)
+    third.tick()
+    assert due_times(first) == [10 * MINUTE, 30 * MINUTE]
+    assert history(first) == [f"schedule.{what}" for what in ("registered", "fired", "removed", "changed", "fired")]
+    second.close()
+    third.close()
+
+
+def test_a_process_that_does_not_know_the_task_leaves_its_schedule_alone(make_app: Make, clock: SettableClock) -> None:
+    app = make_app(scheduled(Schedule("s", every="10m")), clock=clock)
+    app.tick()
+    other = Runlane(app.lane, tasks=[scheduled(Schedule("own", every="1h"), id="other")], clock=clock)
+    clock.advance(10 * MINUTE)
+    report = other.tick()
+    assert (report.schedules_changed, report.schedules_fired) == (1, 0)
+    assert app.tick().schedules_fired == 1
+    other.close()
+
+
+def test_a_disabled_schedule_is_known_and_does_not_fire_until_enabled(make_app: Make, clock: SettableClock) -> None:
+    off = make_app(scheduled(Schedule("s", every="10m", enabled=False)), clock=clock)
+    off.tick()
+    clock.advance(HOUR)
+    assert off.tick().schedules_fired == 0
+    (state,) = off.schedules.list()
+    assert (state.enabled, state.next_at) == (False, None)
+    on = Runlane(off.lane, tasks=[scheduled(Schedule("s", every="10m"))], clock=clock)
+    assert on.tick().schedules_fired == 0
+    clock.advance(10 * MINUTE)
+    assert on.tick().schedules_fired == 1
+    again = Runlane(off.lane, tasks=[scheduled(Schedule("s", every="10m", enabled=False))], clock=clock)
+    again.tick()
+    clock.advance(HOUR)
+    assert again.tick().schedules_fired == on.tick().schedules_fired == 0
+    assert due_times(off) == [70 * MINUTE]
+    on.close()
+    again.close()
+
+
+def test_a_changed_interval_starts_afresh_and_other_changes_do_not(make_app: Make, clock: SettableClock) -> None:
+    app = make_app(scheduled(Schedule("s", every="1h", payload=1)), clock=clock)
+    app.tick()
+    clock.advance(30 * MINUTE)
+    other_payload = Runlane(app.lane, tasks=[scheduled(Schedule("s", every="1h", payload=2))], clock=clock)
+    other_payload.tick()
+    assert app.schedules.list()[0].next_at == START + HOUR
+    faster = Runlane(app.lane, tasks=[scheduled(Schedule("s", every="20m", payload=3))], clock=clock)
+    faster.tick()
+    assert app.schedules.list()[0].next_at == START + 40 * MINUTE
+    clock.advance(10 * MINUTE)
+    faster.tick()
+    assert [(run.payload, run.source.scheduled_for) for run in app.runs.list().data] == [(3, START + 40 * MINUTE)]
+    other_payload.close()
+    faster.close()
+
+
+def test_a_schedule_has_its_own_queue_and_its_tasks_priority(make_app: Make, clock: SettableClock) -> None:
+    used = scheduled(Schedule("s", run_at=START, queue=SIDE), Schedule("t", run_at=START), priority=7)
+    app = make_app(used, queues=[MAIN, SIDE], clock=clock)
+    app.tick()
+    runs = {run.source.schedule_id: run for run in app.runs.list().data}
+    assert {id: (run.queue, run.priority) for id, run in runs.items()} == {"s": ("side", 7), "t": ("main", 7)}
+
+
+def test_an_occurrence_has_the_same_id_in_every_database(clock: SettableClock, postgres_url: str) -> None:
+    ids = set()
+    for url in ("memory:", postgres_url):
+        with Runlane(url, tasks=[scheduled(Schedule("s", run_at=START))], clock=clock) as app:
+            app.tick()
+            ids.add(app.runs.list().data[0].source.occurrence_id)
+    assert len(ids) == 1
+
+
+def test_environments_have_schedules_of_their_own(lane_url: str, clock: SettableClock) -> None:
+    used = scheduled(Schedule("s", every="10m"))
+    one = Runlane(lane_url, tasks=[used], clock=clock, environment="one").start()
+    two = Runlane(one.lane, tasks=[used], clock=clock, environment="two").start()
+    one.tick()
+    assert two.schedules.list() == ()
+    two.tick()
+    clock.advance(10 * MINUTE)
+    assert (one.tick().schedules_fired, two.tick().schedules_fired) == (1, 1)
+    ids = {app.runs.list().data[0].source.occurrence_id for app in (one, two)}
+    assert len(ids) == 2
+    one.close()
+    two.close()
+
+
+def test_a_key_of_the_task_holds_for_scheduled_runs_too(make_app: Make, clock: SettableClock) -> None:
+    used = scheduled(Schedule("s", every="10m"), idempotency_key="only-one")
+    app = make_app(used, clock=clock)
+    app.tick()
+    for _ in range(3):
+        clock.advance(10 * MINUTE)
+        app.tick()
+    assert due_times(app) == [10 * MINUTE]
+    app.execute_next()
+    assert app.schedules.list()[0].fired_count == 3
+
+
+def test_one_schedule_that_cannot_fire_does_not_stop_the_others(make_app: Make, clock: SettableClock) -> None:
+    def key(payload: Any) -> str:
+        raise RuntimeError("no key today")
+
+    bad = scheduled(Schedule("bad", run_at=START), id="bad", idempotency_key=key)
+    good = scheduled(Schedule("good", run_at=START), id="good")
+    app = make_app(bad, good, clock=clock)
+    report = app.tick()
+    assert report.schedules_fired == 1
+    assert len(report.errors) == 1
+    assert [run.source.schedule_id for run in app.runs.list().data] == ["good"]
+
+
+def test_a_drained_schedule_runs_like_any_other(make_app: Make, clock: SettableClock) -> None:
+    app = make_app(scheduled(Schedule("s", every="10m", payload="p")), clock=clock)
+    app.tick()
+    clock.advance(10 * MINUTE)
+    app.worker("drain").run()
+    (run,) = app.runs.list().data
+    assert (run.status, run.result) == (RunStatus.SUCCEEDED, "p")

@@ -1,0 +1,130 @@
+"""A worker among faults: what passes is waited out, what stays ends it with an error, and no outcome is lost."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from runlane import Context, Runlane, RunlaneError, RunStatus, sqlite_lane, task
+from tests.engine.tasks import echo, echo_async
+from tests.storage.test_faults import kill_connections
+from tests.support import PATIENCE, database_of, eventually, execute
+
+Make = Callable[..., Runlane]
+
+
+@pytest.mark.parametrize("mode", ["drain", "poll"])
+def test_a_fault_that_stays_ends_the_worker_with_its_error(lane_url: str, mode: str) -> None:
+    with Runlane(lane_url, tasks=[echo]) as app:
+        worker = app.worker(mode, maintenance=False)
+        execute(database_of(app), "drop table {runs}")
+        with pytest.raises(RunlaneError, match="not migrated") as caught:
+            worker.run()
+        assert worker.closed
+        assert worker.completed == 0
+        with pytest.raises(RunlaneError) as again:
+            worker.stop()
+        assert again.value is caught.value
+        execute(database_of(app), "create table {runs} (lease_session_id text)")  # so that closing finds no lease
+
+
+def refuse(app: Runlane, run_id: Any) -> None:
+    """Make the database refuse one run's success, as a broken extension or a full tablespace might."""
+    condition = f"new.type = 'run.succeeded' and new.stream_id = '{run_id}'"
+    if database_of(app).schema is None:
+        body = f"when {condition} begin select raise(abort, 'refused'); end"
+        execute(database_of(app), f"create trigger refusing before insert on {{events}} {body}")
+    else:
+        execute(
+            database_of(app),
+            "create function public.refuse_it() returns trigger language plpgsql as"
+            " $$ begin raise exception 'refused'; end $$",
+        )
+        body = f"for each row when ({condition}) execute function public.refuse_it()"
+        execute(database_of(app), f"create trigger refusing before insert on {{events}} {body}")
+
+
+def test_an_outcome_that_cannot_be_stored_fails_alone(make_app: Make) -> None:
+    app = make_app(echo, echo_async)
+    runs = [one.run for used in (echo, echo_async) for one in app.trigger_many(used, range(10))]
+    refuse(app, runs[3].id)
+    worker = app.worker("drain", maintenance=False)
+    worker.run()
+    assert worker.completed == 20
+    assert app.runs.count() == {RunStatus.SUCCEEDED: 19, RunStatus.FAILED: 1}
+    failed = app.runs.get(runs[3].id)
+    assert (failed.failure.code, failed.failure.retryable) == ("internal_error", False)
+    assert "the outcome could not be stored" in failed.failure.message
+
+
+def test_killed_connections_are_replaced_under_a_working_worker(postgres_url: str) -> None:
+    gate = threading.Event()
+
+    @task("waits")
+    def waits(payload: Any) -> Any:
+        assert gate.wait(PATIENCE)
+        return payload
+
+    with Runlane(postgres_url, tasks=[waits, echo]) as app, Runlane(postgres_url, tasks=[waits, echo]) as other:
+        worker = app.worker(maintenance=False, poll_interval=0.02, concurrency=4)
+        worker.start()
+        run = other.trigger(waits, 1).run
+        eventually(lambda: other.runs.get(run.id).status == "running", "the run being executed")
+        assert kill_connections(postgres_url) >= 1
+        gate.set()
+        reader = Runlane(postgres_url, tasks=[echo])  # its connections were not there to be killed
+        assert reader.runs.wait(run.id, timeout=PATIENCE).result == 1
+        done = reader.runs.wait(reader.trigger(echo, 2).run.id, timeout=PATIENCE)
+        assert (done.result, done.attempt_count) == (2, 1)
+        worker.stop()
+        assert reader.audit.verify().differences == ()
+        reader.close()
+
+
+def test_a_locked_sqlite_file_delays_an_outcome_and_loses_none(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    locker = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)
+    executed = []
+
+    @task("locks")
+    def locks(payload: Any, context: Context) -> str:
+        executed.append(context.attempt)
+        locker.execute("begin immediate")
+        return "done"
+
+    with Runlane(sqlite_lane(sqlite_url, busy_timeout=0.02), tasks=[locks]) as app:
+        run = app.trigger(locks, 1).run
+        worker = app.worker(maintenance=False, poll_interval=0.02)
+        with caplog.at_level(logging.WARNING, "runlane.worker"):
+            worker.start()
+            eventually(lambda: "outcomes and claims have to wait" in caplog.text, "the worker noticing the lock")
+        assert app.runs.get(run.id).status is RunStatus.RUNNING
+        locker.execute("rollback")
+        assert app.runs.wait(run.id, timeout=PATIENCE).result == "done"
+        worker.stop()
+        assert executed == [1]
+        assert app.audit.verify().differences == ()
+    locker.close()
+
+
+def test_a_handler_may_use_the_runtime_it_runs_in(make_app: Make) -> None:
+    """On lanes with a single connection a transaction held around handlers would block here for ever."""
+
+    @task("busy")
+    def busy(payload: Any, context: Context) -> int:
+        inner = app.run_now(echo, payload)
+        assert inner.executed
+        app.tick()
+        assert app.runs.get(context.run.id).status is RunStatus.RUNNING
+        return len(app.runs.list(parent_run_id=context.run.id).data)
+
+    app = make_app(busy, echo)
+    runs = [one.run for one in app.trigger_many(busy, range(5))]
+    app.worker("drain", concurrency=5).run()
+    assert [app.runs.get(run.id).result for run in runs] == [1] * 5
