@@ -339,6 +339,8 @@ def _triggers(task: Task[..., Any] | str | Iterable[Trigger], payloads: Iterable
             raise ConfigurationInvalid("trigger_many(task, payloads) needs payloads")
         yield from (Trigger(task, payload) for payload in payloads)
         return
+    if not isinstance(task, Iterable):
+        raise ConfigurationInvalid(f"trigger_many takes (task, payloads) or a list of Trigger(…); got {task!r}")
     for asked in task:
         if not isinstance(asked, Trigger):
             raise ConfigurationInvalid(f"trigger_many takes Trigger(…) entries; got {asked!r}")

@@ -274,8 +274,8 @@ class Exchange:
             self.completed += stored
             if wanted:
                 self._hungry = len(claimed) == wanted
-                self._dry = not claimed and not stored
-            elif stored:
+                self._dry = not claimed and not batch
+            elif batch:
                 self._dry = False
             self._changed.notify_all()
             stopping = self._stopping

@@ -161,6 +161,8 @@ def _reason(error: BaseException, kind: type | None) -> str:
         return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'value'}: {one['msg']}" for one in error.errors())
     if library == "msgspec":
         return str(error)
+    if isinstance(error, AttributeError):
+        return "expected named fields, as in a dict"
     return format_exception(error, kind)
 
 

@@ -61,16 +61,17 @@ class Worker:
         if type(concurrency) is not int or not 1 <= concurrency <= 10_000:
             raise ConfigurationInvalid(f"concurrency must be an integer from 1 to 10000; got {concurrency!r}")
         for name, value in (("poll_interval", poll_interval), ("maintenance_interval", maintenance_interval)):
-            if not 0.001 <= value <= 3600:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.001 <= value <= 3600:
                 raise ConfigurationInvalid(f"{name} must be from 0.001 to 3600 seconds; got {value!r}")
         self._runtime = runtime
         self._maintenance_interval = maintenance_interval
         # SQLite has one writer at a time: a second transaction would only wait for the first.
         lanes = 1 if runtime.lane.database.dialect.name == "sqlite" else 2
-        wanted = list(runtime.registry.queues) if queues is None else list(queues)
+        wanted = list(dict.fromkeys(runtime.registry.queues if queues is None else queues))
         self._exchange = Exchange(runtime, wanted, concurrency, poll_interval, lanes, mode == WorkerMode.DRAIN)
         self._stop = threading.Event()
         self._closed = threading.Event()
+        self._starting = threading.Lock()
         self._started = False
         self._housekeeper = (
             threading.Thread(target=self._keep_house, name="runlane-maintenance", daemon=True) if maintenance else None
@@ -92,16 +93,19 @@ class Worker:
         Raises:
             StorageUnavailable: the database cannot be reached.
         """
-        if self._started:
-            raise ConfigurationInvalid("a worker can be started once; make another with app.worker(…)")
-        self._runtime.session()
-        if self._housekeeper is not None:
-            self._runtime.tick()
-        self._started = True
-        self._exchange.start()
-        if self._housekeeper is not None:
-            self._housekeeper.start()
-        threading.Thread(target=self._watch, name="runlane-worker", daemon=True).start()
+        with self._starting:
+            if self._started:
+                raise ConfigurationInvalid("a worker can be started once; make another with app.worker(…)")
+            if self._stop.is_set():
+                return
+            self._runtime.session()
+            if self._housekeeper is not None:
+                self._runtime.tick()
+            self._started = True
+            self._exchange.start()
+            if self._housekeeper is not None:
+                self._housekeeper.start()
+            threading.Thread(target=self._watch, name="runlane-worker", daemon=True).start()
 
     def run(self) -> None:
         """Work until stopped (or, draining, until nothing is due); a signal stops it gracefully, a second one at once.
@@ -126,10 +130,11 @@ class Worker:
         Raises:
             RunlaneError: the worker could not go on.
         """
-        if not self._started:
-            self._closed.set()
-            return
         self._stop.set()
+        with self._starting:  # a start under way ends first; a later one finds that it is not wanted
+            if not self._started:
+                self._closed.set()
+                return
         self._exchange.stop()
         if not self._closed.wait(timeout):
             self._exchange.cut_off()
@@ -166,10 +171,12 @@ class Worker:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        asked = False
+        before_this = 0
 
         def handle(number: int, _: FrameType | None) -> None:
-            nonlocal asked
+            nonlocal before_this
+            # Counted first: another signal may interrupt this very function.
+            asked, before_this = before_this, before_this + 1
             name = signal.Signals(number).name
             if asked:
                 log.warning("%s again: stopping at once", name)
@@ -178,7 +185,6 @@ class Worker:
             # Not here: a signal handler must not wait for locks that the thread it interrupts may hold.
             stop = self._exchange.cut_off if asked else self.stop
             threading.Thread(target=stop, name="runlane-stop", daemon=True).start()
-            asked = True
 
         before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from attrs import frozen
 from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from runlane import codec, jsontext
@@ -228,11 +229,9 @@ def _write_schedule(tx: Transaction, change: ScheduleChange) -> bool:
     if change.before is not None:
         guard = (table.c.stream_id == change.after.stream_id) & (table.c.sequence == change.before.sequence)
         return tx.execute(update(table).where(guard).values(**values)).rowcount == 1
-    known = tx.execute(select(table.c.stream_id).where(table.c.stream_id == change.after.stream_id)).first()
-    if known is not None:
-        return False
-    tx.execute(insert(table).values(**values))
-    return True
+    # Two processes that are deployed at the same moment register the same schedule: the database picks one.
+    new = (postgresql if tx.dialect.name == "postgresql" else sqlite).insert(table).values(**values)
+    return tx.execute(new.on_conflict_do_nothing()).rowcount == 1
 
 
 def schedule_values(state: ScheduleState) -> dict[str, Any]:

@@ -47,7 +47,10 @@ def expired_sessions(tx: Transaction, environment: str, now: datetime, limit: in
 
 
 def lock_expired(tx: Transaction, session_id: UUID) -> datetime | None:
-    """Lock a session's row, unless its heartbeat or another maintainer holds it; its expiry, or None."""
-    statement = select(_SESSIONS.c.expires_at).where(_SESSIONS.c.id == session_id).with_for_update(skip_locked=True)
+    """Lock a session's row and return its expiry; None if there is no row.
+
+    It waits for a heartbeat or another maintainer that holds the row: skipping it would look like no row at all.
+    """
+    statement = select(_SESSIONS.c.expires_at).where(_SESSIONS.c.id == session_id).with_for_update()
     expires_at: datetime | None = tx.execute(statement).scalar_one_or_none()
     return expires_at

@@ -230,7 +230,6 @@ def test_a_second_signal_gives_even_a_deaf_run_back_at_once(fleet: Fleet, app: R
     assert_interrupted(app, run_id)
 
 
-@pytest.mark.xfail(strict=True, reason="a signal that comes while the first one is being heeded counts as a first")
 def test_a_second_signal_may_come_at_any_moment(fleet: Fleet, app: Runlane) -> None:
     run_id = app.trigger(deaf).run.id
     worker = fleet.start("two_signals", "leaving")
@@ -242,16 +241,7 @@ def test_a_second_signal_may_come_at_any_moment(fleet: Fleet, app: Runlane) -> N
 
 @pytest.mark.parametrize(
     "moment",
-    [
-        pytest.param(
-            "before",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="stop() before the worker counts as started ends run(), but start() goes on to claim",
-            ),
-        ),
-        "after",
-    ],
+    ["before", "after"],
 )
 def test_a_worker_heeds_signals_from_its_first_moment(fleet: Fleet, app: Runlane, moment: str) -> None:
     app.trigger(listen)

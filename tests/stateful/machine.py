@@ -187,13 +187,26 @@ class Commands(RuleBasedStateMachine):
     def claim_and_fall_silent(self, process: int, limit: int) -> Any:
         return multiple(*self._claim(process, limit))
 
-    @rule(claim=claims, outcome=outcomes, process=processes)
-    def complete_a_claim_late_or_twice(self, claim: Run, outcome: Outcome, process: int) -> None:
-        finished = Finished(claim, decided(outcome), RETRY[claim.task_id])
-        after = self._complete(process, finished)
+    @rule(claim=claims, twice=st.tuples(outcomes, outcomes), process=processes)
+    def complete_a_claim_late_and_twice(self, claim: Run, twice: tuple[Outcome, Outcome], process: int) -> None:
         assert claim.lease is not None
-        current = self.model.finish(claim.id, (claim.lease.session_id, claim.lease.attempt), outcome)
-        assert (after is not None) == current, "invariant 3: only the holder of the lease writes"
+        held = (claim.lease.session_id, claim.lease.attempt)
+        for outcome in twice:
+            after = self._complete(process, Finished(claim, decided(outcome), RETRY[claim.task_id]))
+            current = self.model.finish(claim.id, held, outcome)
+            assert (after is not None) == current, "invariant 3: only the holder of the lease writes"
+
+    @precondition(lambda self: self.model.due(list(QUEUES)))
+    @rule(target=claims, process=processes, outcomes=st.tuples(outcomes, outcomes), reclaim=st.booleans())
+    def complete_a_claim_that_was_taken_away(
+        self, process: int, outcomes: tuple[Outcome, Outcome], reclaim: bool
+    ) -> Any:
+        stale = self._claim(process, 2)
+        self.let_every_session_expire(1 - process)
+        taken = self._claim(1 - process, 1) if reclaim else []
+        for claim in stale:
+            self.complete_a_claim_late_and_twice(claim, outcomes, process)
+        return multiple(*stale, *taken)
 
     @rule(claim=claims)
     def interrupt_a_claim(self, claim: Run) -> None:

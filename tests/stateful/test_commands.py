@@ -32,7 +32,7 @@ class OnPostgres(Commands):
 
 
 class TestCommandsOnMemory(OnMemory.TestCase):
-    settings = bounds(25)
+    settings = bounds(20)
 
     @pytest.fixture(autouse=True)
     def _database(self) -> Iterator[None]:
@@ -43,7 +43,7 @@ class TestCommandsOnMemory(OnMemory.TestCase):
 
 
 class TestCommandsOnSqlite(OnSqlite.TestCase):
-    settings = bounds(18)
+    settings = bounds(14)
 
     @pytest.fixture(autouse=True)
     def _database(self, sqlite_url: str) -> None:
@@ -51,7 +51,7 @@ class TestCommandsOnSqlite(OnSqlite.TestCase):
 
 
 class TestCommandsOnPostgres(OnPostgres.TestCase):
-    settings = bounds(9)
+    settings = bounds(8)
 
     @pytest.fixture(autouse=True)
     def _database(self, postgres_url: str) -> None:

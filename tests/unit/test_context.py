@@ -52,16 +52,11 @@ def test_the_first_reason_stays() -> None:
 def test_whoever_waits_is_woken() -> None:
     signal = Signal()
     heard: list[bool] = []
-    ready = threading.Barrier(4)
-
-    def wait() -> None:
-        ready.wait()
-        heard.append(signal.wait(30))
-
-    waiting = [threading.Thread(target=wait) for _ in range(3)]
+    waiting = [threading.Thread(target=lambda: heard.append(signal.wait(5))) for _ in range(3)]
     for thread in waiting:
         thread.start()
-    ready.wait()
+    while signal._event is None:  # from then on somebody waits, or is about to
+        waiting[0].join(0.001)
     signal.set("cancellation_requested")
     for thread in waiting:
         thread.join(30)

@@ -116,6 +116,7 @@ def test_a_policy_that_cannot_work_is_refused_by_name(make, names: str) -> None:
     ("make", "names"),
     [
         (lambda: Retry(3, jitter="much"), "jitter"),
+        (lambda: Retry(3, jitter=True), "jitter"),
         (lambda: Retry(3, jitter=None), "jitter"),
         (lambda: Exponential("1s", factor="two"), "factor"),
         (lambda: Exponential("1s", factor=None), "factor"),
@@ -220,6 +221,11 @@ def test_redaction_hides_message_traceback_and_meta(error: Exception) -> None:
         {},
     )
     assert failure.retryable
+
+
+def test_redaction_leaves_the_choice_of_what_is_worth_a_retry() -> None:
+    assert not failure_of(Broken(), worker_task(Retry(5, give_up_on=Broken)), redact=True).retryable
+    assert not failure_of(TaskFailed(retryable=False), worker_task(), redact=True).retryable
 
 
 def test_an_exception_without_words_is_named_by_its_class() -> None:
