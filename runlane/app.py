@@ -254,9 +254,19 @@ class Runlane:
         """
         self.start()
         names = self._queue_names(queues)
-        holder = self._runtime.session().holder
         tasks = list(self.registry.tasks)
-        claimed = self._transact(lambda tx: lease.claim(tx, self.environment, holder, names, tasks, 1, tx.now()))
+
+        def claim(tx: Transaction) -> tuple[list[Run], bool]:
+            found = lease.claim(tx, self.environment, session.holder, names, tasks, 1, tx.now())
+            return found, bool(found) or lease.is_open(tx, session.holder)
+
+        is_open = False
+        claimed: list[Run] = []
+        while not is_open:
+            session = self._runtime.session()
+            claimed, is_open = self._transact(claim)
+            if not is_open:
+                session.distrust("maintenance has ended it")
         return self._inline.execute(claimed[0]) if claimed else None
 
     def worker(
@@ -335,8 +345,8 @@ class Runlane:
 
 def _triggers(task: Task[..., Any] | str | Iterable[Trigger], payloads: Iterable[Any] | None) -> Iterator[Trigger]:
     if isinstance(task, (Task, str)):
-        if payloads is None:
-            raise ConfigurationInvalid("trigger_many(task, payloads) needs payloads")
+        if isinstance(payloads, (str, bytes, Mapping)) or not isinstance(payloads, Iterable):
+            raise ConfigurationInvalid(f"trigger_many(task, payloads) needs a list of payloads; got {payloads!r}")
         yield from (Trigger(task, payload) for payload in payloads)
         return
     if not isinstance(task, Iterable):

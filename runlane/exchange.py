@@ -16,7 +16,7 @@ from uuid import UUID
 
 from runlane.decisions import Failed, Interrupted, Outcome
 from runlane.engine.complete import Finished, complete
-from runlane.engine.lease import Holder, claim
+from runlane.engine.lease import Holder, claim, is_open
 from runlane.errors import ErrorCode, RunlaneError
 from runlane.executor import Execution, Executor
 from runlane.projections.runs import Run
@@ -73,6 +73,7 @@ class Exchange:
         self._claiming = 0
         self._in_flight = 0
         self._hungry = True  # the last claim found as much as it asked for
+        self._rang = False  # somebody has rung since the last claim began, so it may have missed what there is
         self._dry = False  # the last claim found nothing, and nothing has been committed since
         self._next_poll = 0.0
         self._stopping = False
@@ -93,7 +94,7 @@ class Exchange:
     def ring(self) -> None:
         """There may be work: look now."""
         with self._changed:
-            self._hungry = True
+            self._hungry = self._rang = True
             self._dry = False
             self._changed.notify_all()
 
@@ -197,6 +198,7 @@ class Exchange:
         self._claiming += wanted
         if wanted:
             self._postpone_poll()
+            self._rang = False
         return batch, wanted
 
     def _is_over(self) -> bool:
@@ -222,7 +224,10 @@ class Exchange:
         try:
             session = self._runtime.session()
             current = [ended for ended in batch if _session_of(ended[0].run) == session.holder.session_id]
-            claimed = self._transact(current, wanted, session.holder)
+            claimed, open_still = self._transact(current, wanted, session.holder)
+            if not open_still:
+                session.distrust("maintenance has ended it")
+                self.ring()  # under another session there may be something
         except RunlaneError as error:
             if error.retryable:
                 log.warning("outcomes and claims have to wait: %s", error)
@@ -234,23 +239,24 @@ class Exchange:
             log.warning("dropped %d outcomes of a lost worker session", len(batch) - len(current))
         self._settle(batch, len(current), wanted, claimed)
 
-    def _transact(self, batch: list[Ended], wanted: int, holder: Holder) -> list[Run]:
+    def _transact(self, batch: list[Ended], wanted: int, holder: Holder) -> tuple[list[Run], bool]:
+        """Store outcomes and claim; the claimed runs, and whether the session is open still, as far as was seen."""
         runtime = self._runtime
         finished = [Finished(execution.run, outcome, execution.task.retry) for execution, outcome in batch]
 
-        def work(tx: Transaction) -> tuple[list[Run | None], list[Run]]:
+        def work(tx: Transaction) -> tuple[list[Run | None], list[Run], bool]:
             now = tx.now()
             stored = complete(tx, finished, now, runtime.settings.max_events) if finished else []
             runs = claim(tx, runtime.environment, holder, self._queues, self._tasks, wanted, now) if wanted else []
-            return stored, runs
+            return stored, runs, not wanted or bool(runs) or is_open(tx, holder)
 
-        stored, runs = runtime.database.transact(work, runtime.clock)
+        stored, runs, open_still = runtime.database.transact(work, runtime.clock)
         for one, after in zip(finished, stored, strict=True):
             if after is None:
                 log.warning("run %s: the lease was lost, its outcome was dropped", one.run.id)
             elif after.sequence == runtime.settings.max_events // 10:
                 log.warning("run %s has %d events; at %d it fails", after.id, after.sequence, after.sequence * 10)
-        return runs
+        return runs, open_still
 
     def _postpone(self, batch: list[Ended], wanted: int) -> None:
         """Nothing was stored: keep the outcomes, and leave the database alone for a moment."""
@@ -273,8 +279,8 @@ class Exchange:
             self._in_flight -= 1
             self.completed += stored
             if wanted:
-                self._hungry = len(claimed) == wanted
-                self._dry = not claimed and not batch
+                self._hungry = len(claimed) == wanted or self._rang
+                self._dry = not claimed and not batch and not self._rang
             elif batch:
                 self._dry = False
             self._changed.notify_all()

@@ -154,7 +154,7 @@ def failure_of(error: BaseException, task: Task[..., Any], redact: bool) -> Fail
             meta = error.meta
         except jsontext.JsonInvalid:
             log.warning("the meta of a %s is no JSON and was left out", type(error).__name__)
-    if redact and (not known or type(error) is TaskFailed):
+    if redact and (not known or isinstance(error, TaskFailed)):
         return Failure(code, "Task failed.", retryable and task.retry.retries(error), None, None, {})
     lines = traceback.format_exception(type(error), error, error.__traceback__)
     return Failure(

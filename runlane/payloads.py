@@ -157,8 +157,9 @@ def result_to_json(value: Any) -> Any:
 def _reason(error: BaseException, kind: type | None) -> str:
     """Why a value does not fit; what pydantic and msgspec say names fields of its own."""
     library = type(error).__module__.partition(".")[0]
-    if library.startswith("pydantic") and hasattr(error, "errors"):
-        return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'value'}: {one['msg']}" for one in error.errors())
+    if library.startswith("pydantic"):
+        errors: list[dict[str, Any]] = getattr(error, "errors", list)()
+        return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'value'}: {one['msg']}" for one in errors)
     if library == "msgspec":
         return str(error)
     if isinstance(error, AttributeError):

@@ -91,7 +91,7 @@ class Session:
     def trusted(self) -> bool:
         """Whether nobody else can have this session's leases yet."""
         if not self._is_lost and monotonic() >= self._trusted_until:
-            self._distrust("its heartbeat is overdue")
+            self.distrust("its heartbeat is overdue")
         return not self._is_lost
 
     def beat(self) -> bool:
@@ -112,7 +112,7 @@ class Session:
 
         leases = self._database.transact(extend, self._clock, beat=True)
         if leases is None:
-            self._distrust("maintenance has ended it")
+            self.distrust("maintenance has ended it")
             return False
         self._trust(asked)
         known |= self._held()
@@ -146,7 +146,8 @@ class Session:
     def _trust(self, asked: float) -> None:
         self._trusted_until = asked + self._lease_duration.total_seconds() - self._margin
 
-    def _distrust(self, why: str) -> None:
+    def distrust(self, why: str) -> None:
+        """Take no more leases under this session, and tell the attempts that hold some."""
         if not self._is_lost:
             self._is_lost = True
             log.warning("worker session %s is lost: %s", self.holder.session_id, why)

@@ -41,8 +41,11 @@ def claim(
     limit: int,
     now: datetime,
 ) -> list[Run]:
-    """Lease up to `limit` runs that are due at `now`, best first; only of these queues and tasks."""
-    found = claims.lock_due(tx, environment, queues, tasks, now, limit)
+    """Lease up to `limit` runs that are due at `now`, best first; only of these queues and tasks.
+
+    Nothing if the holder's session has ended; where nothing was found, ``is_open`` tells which it was.
+    """
+    found = claims.lock_due(tx, environment, holder.session_id, queues, tasks, now, limit)
     actor = holder.actor
     leases: dict[int, tuple[RunStep, ...]] = {}  # first attempts share one event, and so on
     changes = []
@@ -56,6 +59,11 @@ def claim(
     leased = [change.after for change in changes]
     lost = log.append_runs(tx, changes)
     return [run for run in leased if run.id not in lost]
+
+
+def is_open(tx: Transaction, holder: Holder) -> bool:
+    """Whether the holder's session has its row still."""
+    return sessions.exists(tx, holder.session_id)
 
 
 def create_leased(tx: Transaction, environment: str, holder: Holder, new: NewRun) -> Triggered:

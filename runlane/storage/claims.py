@@ -17,12 +17,21 @@ _RUNS = tables.runs
 
 
 def lock_due(
-    tx: Transaction, environment: str, queues: Sequence[str], tasks: Sequence[str], now: datetime, limit: int
+    tx: Transaction,
+    environment: str,
+    session_id: UUID,
+    queues: Sequence[str],
+    tasks: Sequence[str],
+    now: datetime,
+    limit: int,
 ) -> list[Run]:
-    """Up to `limit` runs that are due at `now`, best first, locked for this transaction and skipped by all others."""
+    """Up to `limit` runs that are due at `now`, best first, locked for this transaction and skipped by all others.
+
+    None for a session without a row: maintenance has ended it, and would take the lease away again as a loss.
+    """
     if not queues or not tasks or limit < 1:
         return []
-    found = tx.dialect.lock_due(tx.connection, environment, queues, tasks, now, limit)
+    found = tx.dialect.lock_due(tx.connection, environment, session_id, queues, tasks, now, limit)
     if len(found) > limit:
         raise AssertionError(f"claimed {len(found)} runs where at most {limit} were asked for")
     return [rows.run_from_row(row, rows.created_from(row[-2], row[-1], row[0])) for row in found]

@@ -46,7 +46,14 @@ class StorageDialect(Protocol):
         ...
 
     def lock_due(
-        self, conn: Connection, environment: str, queues: Sequence[str], tasks: Sequence[str], now: datetime, limit: int
+        self,
+        conn: Connection,
+        environment: str,
+        session_id: UUID,
+        queues: Sequence[str],
+        tasks: Sequence[str],
+        now: datetime,
+        limit: int,
     ) -> list[tuple[Any, ...]]:
         """Lock up to `limit` claimable runs, best first: ``rows.READ`` columns, created version, created data."""
         ...

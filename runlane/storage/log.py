@@ -6,7 +6,7 @@ guarded by the sequence that its changes were decided on; what lost its race is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -133,14 +133,16 @@ def read_run(tx: Transaction, environment: str, run_id: UUID) -> Stream | None:
     return _stream(run_id, envelopes) if envelopes else None
 
 
-def read_streams(tx: Transaction, prefix: str, environment: str | None, batch: int = 2000) -> Iterator[Stream]:
+def read_streams(
+    tx: Transaction, prefix: str, environment: str | None, batch: int = 2000
+) -> Generator[Stream, None, None]:
     """Every stream whose event types begin with `prefix`, one after the other, in constant memory."""
     statement = select(*_ENVELOPE).where(_EVENTS.type.startswith(prefix)).order_by(_EVENTS.stream_id, _EVENTS.sequence)
     if environment is not None:
         statement = statement.where(_EVENTS.environment == environment)
-    found = tx.execute(statement.execution_options(yield_per=batch))
-    for stream_id, envelopes in groupby(found, key=attrgetter("stream_id")):
-        yield _stream(stream_id, envelopes)
+    with tx.execute(statement.execution_options(yield_per=batch)) as found:
+        for stream_id, envelopes in groupby(found, key=attrgetter("stream_id")):
+            yield _stream(stream_id, envelopes)
 
 
 def _stream(stream_id: UUID, envelopes: Iterable[Any]) -> Stream:
@@ -231,7 +233,7 @@ def _write_schedule(tx: Transaction, change: ScheduleChange) -> bool:
         return tx.execute(update(table).where(guard).values(**values)).rowcount == 1
     # Two processes that are deployed at the same moment register the same schedule: the database picks one.
     new = (postgresql if tx.dialect.name == "postgresql" else sqlite).insert(table).values(**values)
-    return tx.execute(new.on_conflict_do_nothing()).rowcount == 1
+    return tx.execute(new.on_conflict_do_nothing().returning(table.c.stream_id)).first() is not None
 
 
 def schedule_values(state: ScheduleState) -> dict[str, Any]:

@@ -122,12 +122,15 @@ class Postgres:
                 order by {order} limit %b for update skip locked
               ) r"""
         self._lock_due = f"""
-            with recursive levels (name, level) as (
-              select name, {highest} from unnest(%b::text[]) q(name)
+            with recursive names as materialized (
+              select name from unnest(%b::text[]) q(name)
+              where exists (select 1 from {schema}.sessions where id = %b::uuid)
+            ), levels (name, level) as (
+              select name, {highest} from names
               union all
               select name, {highest.replace("%b", "level")} from levels where level is not null
             ), candidates as materialized (
-              select * from ({candidate.format(source="unnest(%b::text[]) q(name)", status=queued)}) queued
+              select * from ({candidate.format(source="names", status=queued)}) queued
               union all
               select * from ({candidate.format(source="levels", status=waiting + " and priority = level")}) waiting
             ), best as materialized (
@@ -163,9 +166,16 @@ class Postgres:
         }
 
     def lock_due(
-        self, conn: Connection, environment: str, queues: Sequence[str], tasks: Sequence[str], now: datetime, limit: int
+        self,
+        conn: Connection,
+        environment: str,
+        session_id: UUID,
+        queues: Sequence[str],
+        tasks: Sequence[str],
+        now: datetime,
+        limit: int,
     ) -> list[tuple[Any, ...]]:
-        names, branch = list(queues), (environment, now, list(tasks), limit)
-        parameters = (environment, _ABOVE_ALL, names, environment, names, *branch, *branch, limit)
+        branch = (environment, now, list(tasks), limit)
+        parameters = (list(queues), session_id, environment, _ABOVE_ALL, environment, *branch, *branch, limit)
         found = conn.exec_driver_sql(self._lock_due, parameters).all()
         return [tuple(row) for row in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from typing import Any
 from uuid import UUID
 
@@ -62,15 +63,16 @@ def verify(
         statement = select(table).order_by(key).execution_options(yield_per=2000)
         if environment is not None:
             statement = statement.where(table.c.environment == environment)
-        stored = ((row._mapping[key], dict(row._mapping)) for row in tx.execute(statement))
-        for stream, row in _paired(log.read_streams(tx, prefix, environment), stored):
-            counts[kind] += stream is not None
-            counts[2] += 0 if stream is None else len(stream.records)
-            differences.extend(compare(tx, stream, row))
-            if progress is not None:
-                progress(counts[2])
-            if len(differences) >= most:
-                return Verification(counts[0], counts[1], counts[2], tuple(differences[:most]))
+        with tx.execute(statement) as found, closing(log.read_streams(tx, prefix, environment)) as streams:
+            stored = ((row._mapping[key], dict(row._mapping)) for row in found)
+            for stream, row in _paired(streams, stored):
+                counts[kind] += stream is not None
+                counts[2] += 0 if stream is None else len(stream.records)
+                differences.extend(compare(tx, stream, row))
+                if progress is not None:
+                    progress(counts[2])
+                if len(differences) >= most:
+                    return Verification(counts[0], counts[1], counts[2], tuple(differences[:most]))
     differences.extend(_keys(tx, environment))
     return Verification(counts[0], counts[1], counts[2], tuple(differences[:most]))
 

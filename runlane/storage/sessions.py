@@ -24,6 +24,11 @@ def open_session(
     )
 
 
+def exists(tx: Transaction, session_id: UUID) -> bool:
+    """Whether the session has a row."""
+    return tx.execute(select(_SESSIONS.c.id).where(_SESSIONS.c.id == session_id)).first() is not None
+
+
 def extend_session(tx: Transaction, session_id: UUID, expires_at: datetime) -> bool:
     """Keep a session alive until `expires_at`; False if it is gone, and with it every lease it held."""
     statement = update(_SESSIONS).where(_SESSIONS.c.id == session_id).values(expires_at=expires_at)

@@ -31,6 +31,7 @@ _DUE = f"""
     select r.priority, {_READ}, e.version, e.data from runs r join events e on e.stream_id = r.id and e.sequence = 1
     where r.environment = ? and r.queue = ? and {{status}} and r.due_at <= ?
     and r.task_id in (select value from json_each(?)) order by {{order}} limit ?"""
+_SESSION = "select 1 from sessions where id = ?"
 _IS_WAITING = "status in ('scheduled', 'released', 'retrying')"
 _QUEUED = _DUE.format(status="r.status = 'queued'", order="r.priority desc, r.due_at, r.id")
 _WAITING = _DUE.format(status=f"r.{_IS_WAITING} and r.priority = ?", order="r.due_at, r.id")
@@ -104,8 +105,17 @@ class Sqlite:
         return {key[3] for key in keys if conn.exec_driver_sql(_CLAIM_KEY, _plain(key)).rowcount == 1}
 
     def lock_due(
-        self, conn: Connection, environment: str, queues: Sequence[str], tasks: Sequence[str], now: datetime, limit: int
+        self,
+        conn: Connection,
+        environment: str,
+        session_id: UUID,
+        queues: Sequence[str],
+        tasks: Sequence[str],
+        now: datetime,
+        limit: int,
     ) -> list[tuple[Any, ...]]:
+        if conn.exec_driver_sql(_SESSION, (str(session_id),)).first() is None:
+            return []
         known = orjson.dumps(list(tasks)).decode()
         found = []
         for queue in queues:

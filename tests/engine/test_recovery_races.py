@@ -1,4 +1,4 @@
-"""Recovery against a heartbeat that is on its way: whoever commits first decides, and nobody is taken for dead twice."""
+"""Recovery against a heartbeat that is on its way: whoever commits first decides."""
 
 from __future__ import annotations
 

@@ -146,7 +146,6 @@ def test_four_maintainers_at_once_make_one_run_per_occurrence(shared_url: str, c
         app.close()
 
 
-@pytest.mark.xfail(strict=True, reason="schedules registered by two processes at once: the slower tick raises")
 def test_two_processes_may_register_the_same_schedule_at_the_same_moment(
     postgres_url: str, clock: SettableClock
 ) -> None:

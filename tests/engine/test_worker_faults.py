@@ -132,7 +132,6 @@ def test_a_handler_may_use_the_runtime_it_runs_in(make_app: Make) -> None:
     assert [app.runs.get(run.id).result for run in runs] == [1] * 5
 
 
-@pytest.mark.xfail(strict=True, reason="a ring during a claim is forgotten when that claim has found nothing")
 def test_a_worker_that_is_just_looking_hears_of_a_trigger_too(postgres_url: str) -> None:
     looked, triggered = threading.Event(), threading.Event()
     with Runlane(postgres_url, tasks=[echo]) as app:
@@ -155,7 +154,6 @@ def test_a_worker_that_is_just_looking_hears_of_a_trigger_too(postgres_url: str)
             worker.stop()
 
 
-@pytest.mark.xfail(strict=True, reason="a drain does not look again after it dropped outcomes of a lost session")
 def test_a_drain_takes_what_came_back_to_it(postgres_url: str, clock: SettableClock) -> None:
     @task("lost.once")
     def lost_once(payload: Any, context: Context) -> int:

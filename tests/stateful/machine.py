@@ -328,10 +328,11 @@ class Commands(RuleBasedStateMachine):
     def _session(self, process: int) -> UUID:
         """The session of a process, which opens at its first need of one."""
         session = self.apps[process]._runtime.session().holder.session_id
-        if self.sessions[process] is None:
+        if session != self.sessions[process]:
+            # Its first one, or the one before was ended by maintenance, as a claim that comes to nothing finds out.
+            assert self.sessions[process] not in self.model.sessions
             self.sessions[process] = session
             self.model.sessions[session] = self.model.now + LEASE
-        assert session == self.sessions[process]
         return session
 
     def _claim(self, process: int, limit: int) -> list[Run]:

@@ -148,7 +148,7 @@ class Model:
 
     def claimed(self, session: UUID, ids: Sequence[UUID], queues: Collection[str], limit: int) -> list[ModelRun]:
         """A claim of up to `limit` runs came to `ids`."""
-        due = self.due(queues)
+        due = self.due(queues) if session in self.sessions else []
         assert list(ids) == [run.id for run in due[:limit]]
         return [self.lease(run.id, session) for run in due[:limit]]
 

@@ -13,7 +13,7 @@ from runlane.engine import lease
 from runlane.engine.lease import Holder
 from runlane.events import RunCancelled, RunLeased, RunReleased
 from runlane.projections.runs import Run
-from runlane.storage import claims, log
+from runlane.storage import claims, log, sessions
 from runlane.storage.database import Database
 from tests.support import SECOND, START, at_once, birth, database_at, raw, step
 
@@ -46,8 +46,17 @@ def due(
     tasks: Sequence[str] = ("work",),
     environment: str = "default",
 ) -> list[Run]:
+    session_id = session_in(database)
     with database.write() as tx:
-        return claims.lock_due(tx, environment, queues, tasks, now, limit)
+        return claims.lock_due(tx, environment, session_id, queues, tasks, now, limit)
+
+
+def session_in(database: Database) -> UUID:
+    """A new worker session."""
+    session_id = uuid4()
+    with database.write() as tx:
+        sessions.open_session(tx, session_id, "default", "w", START, LATER)
+    return session_id
 
 
 def ids(runs: Sequence[Run]) -> list[UUID]:
@@ -150,7 +159,7 @@ def test_eight_workers_at_once_get_every_run_exactly_once(shared: Database) -> N
         log.append_runs(tx, [birth(priority=n % 3) for n in range(200)])
 
     def work(n: int) -> list[UUID]:
-        holder = Holder(uuid4(), f"w{n}")
+        holder = Holder(session_in(shared), f"w{n}")
         mine: list[UUID] = []
         while True:
             found = shared.transact(lambda tx: lease.claim(tx, "default", holder, ["default"], ["work"], 7, LATER))
@@ -175,3 +184,11 @@ def test_a_claim_passes_by_rows_that_somebody_has_locked(postgres_url: str) -> N
             assert ids(due(claimer, 10)) == [runs[1].id, runs[3].id, waiting[1].id]
             assert ids(due(claimer, 1)) == [runs[1].id]
         assert ids(due(claimer, 2)) == [runs[0].id, runs[1].id]
+
+
+def test_a_session_that_has_ended_claims_nothing(database: Database) -> None:
+    """Its leases would only be taken away again, and count as losses."""
+    born(database)
+    with database.write() as tx:
+        assert claims.lock_due(tx, "default", uuid4(), ["default"], ["work"], LATER, 10) == []
+    assert len(due(database, 10)) == 1
