@@ -107,15 +107,20 @@ create index runs_ready on runs (environment, queue, priority desc, due_at, id) 
 -- never lie in the way.
 create index runs_waiting on runs (environment, queue, priority desc, due_at, id)
   where status in ('scheduled', 'released', 'retrying');
+-- At most one active owner of a singleton key, whatever its status: no retry, release or lease can violate it.
+create unique index runs_singleton on runs (environment, task_id, singleton_key)
+  where singleton_key is not null and finished_at is null;
 -- Recovery and stray give-back: the runs of one worker session.
 create index runs_leased on runs (lease_session_id) where lease_session_id is not null;
 
--- Who owns an idempotency key: the last run created with it. The row is locked to decide about the key.
+-- Who owns an idempotency key: the last run created with it, unless an operator has reset the key since. The row is
+-- locked to decide about the key.
 create table idempotency_keys (
   environment text not null,
   task_id text not null,
   key text not null,
   run_id uuid not null,
+  reset_at timestamptz,
   constraint idempotency_keys_pkey primary key (environment, task_id, key)
 );
 

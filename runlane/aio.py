@@ -17,7 +17,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from runlane.aio_operators import AsyncAudit, AsyncQueues, AsyncRuns, AsyncSchedules
+from runlane.aio_operators import AsyncAudit, AsyncIdempotencyKeys, AsyncQueues, AsyncRuns, AsyncSchedules
 from runlane.app import Executed, Runlane
 from runlane.bridge import Bridged, ThreadCalls
 from runlane.clock import Clock
@@ -75,6 +75,7 @@ class AsyncRunlane:
         )
         self._call = ThreadCalls(_THREADS)
         self.runs = AsyncRuns(self._app.runs, self._call)
+        self.idempotency_keys = AsyncIdempotencyKeys(self._app.idempotency_keys, self._call)
         self.schedules = AsyncSchedules(self._app.schedules, self._call)
         self.queues = AsyncQueues(self._app.queues, self._call)
         self.audit = AsyncAudit(self._app.audit, self._call)
@@ -124,6 +125,7 @@ class AsyncRunlane:
         queue: Queue | None = None,
         idempotency_key: str | None = None,
         idempotency_ttl: str | timedelta | None = None,
+        singleton_key: str | None = None,
         priority: int | None = None,
         run_at: datetime | None = None,
         delay: str | timedelta | None = None,
@@ -143,6 +145,7 @@ class AsyncRunlane:
             queue=queue,
             idempotency_key=idempotency_key,
             idempotency_ttl=idempotency_ttl,
+            singleton_key=singleton_key,
             priority=priority,
             run_at=run_at,
             delay=delay,
@@ -171,6 +174,7 @@ class AsyncRunlane:
         *,
         idempotency_key: str | None = None,
         idempotency_ttl: str | timedelta | None = None,
+        singleton_key: str | None = None,
         correlation_id: str | None = None,
         actor: Actor | None = None,
         trace_carrier: Mapping[str, str] | None = None,
@@ -183,6 +187,7 @@ class AsyncRunlane:
             payload,
             idempotency_key=idempotency_key,
             idempotency_ttl=idempotency_ttl,
+            singleton_key=singleton_key,
             correlation_id=correlation_id,
             actor=actor,
             trace_carrier=trace_carrier,

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, Unpack
 from uuid import UUID
 
+from runlane import bulk
 from runlane.bridge import ThreadCalls
+from runlane.bulk import Bulk
 from runlane.events import Recorded
-from runlane.operators import Audit, Queues, Runs, Schedules
+from runlane.operators import Audit, IdempotencyKeys, Queues, Runs, Schedules
 from runlane.projections.attempts import Attempt
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
-from runlane.reading import DEFAULT_LIMIT, Order, Page, QueueState
+from runlane.reading import DEFAULT_LIMIT, Order, Page, QueueState, Where
 from runlane.storage.replay import Verification
 from runlane.tasks import Queue, Task
-from runlane.values import RunStatus
+from runlane.values import Actor, RunStatus
 
 
 class AsyncRuns:
@@ -78,9 +81,110 @@ class AsyncRuns:
         """See ``Runs.attempts``."""
         return await self._call(self._sync.attempts, id)
 
+    async def find_active(
+        self, task: Task[..., Any] | str, *, idempotency_key: str | None = None, singleton_key: str | None = None
+    ) -> Run | None:
+        """See ``Runs.find_active``."""
+        return await self._call(
+            self._sync.find_active, task, idempotency_key=idempotency_key, singleton_key=singleton_key
+        )
+
+    async def find_current(self, task: Task[..., Any] | str, idempotency_key: str) -> Run | None:
+        """See ``Runs.find_current``."""
+        return await self._call(self._sync.find_current, task, idempotency_key)
+
+    async def cancel(
+        self,
+        id: UUID | str,
+        *,
+        actor: Actor | None = None,
+        reason: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """See ``Runs.cancel``."""
+        return await self._call(self._sync.cancel, id, actor=actor, reason=reason, meta=meta)
+
+    async def rerun(
+        self,
+        id: UUID | str,
+        *,
+        actor: Actor | None = None,
+        reason: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """See ``Runs.rerun``."""
+        return await self._call(self._sync.rerun, id, actor=actor, reason=reason, meta=meta)
+
+    async def retry(
+        self,
+        id: UUID | str,
+        *,
+        actor: Actor | None = None,
+        reason: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """See ``Runs.retry``."""
+        return await self._call(self._sync.retry, id, actor=actor, reason=reason, meta=meta)
+
+    async def cancel_many(
+        self,
+        *,
+        actor: Actor | None = None,
+        reason: str | None = None,
+        limit: int = bulk.LIMIT,
+        cursor: str | None = None,
+        **where: Unpack[Where],
+    ) -> Bulk:
+        """See ``Runs.cancel_many``."""
+        return await self._call(
+            partial(self._sync.cancel_many, actor=actor, reason=reason, limit=limit, cursor=cursor, **where)
+        )
+
+    async def rerun_many(
+        self,
+        *,
+        actor: Actor | None = None,
+        reason: str | None = None,
+        limit: int = bulk.LIMIT,
+        cursor: str | None = None,
+        **where: Unpack[Where],
+    ) -> Bulk:
+        """See ``Runs.rerun_many``."""
+        return await self._call(
+            partial(self._sync.rerun_many, actor=actor, reason=reason, limit=limit, cursor=cursor, **where)
+        )
+
+    async def retry_many(
+        self,
+        *,
+        actor: Actor | None = None,
+        reason: str | None = None,
+        limit: int = bulk.LIMIT,
+        cursor: str | None = None,
+        **where: Unpack[Where],
+    ) -> Bulk:
+        """See ``Runs.retry_many``."""
+        return await self._call(
+            partial(self._sync.retry_many, actor=actor, reason=reason, limit=limit, cursor=cursor, **where)
+        )
+
     async def wait(self, id: UUID | str, *, timeout: float | None = None) -> Run:
         """See ``Runs.wait``."""
         return await asyncio.to_thread(self._sync.wait, id, timeout=timeout)
+
+
+class AsyncIdempotencyKeys:
+    """See ``runlane.operators.IdempotencyKeys``."""
+
+    def __init__(self, idempotency_keys: IdempotencyKeys, call: ThreadCalls) -> None:
+        self._sync = idempotency_keys
+        self._call = call
+
+    async def reset(
+        self, task: Task[..., Any] | str, key: str, *, actor: Actor | None = None, reason: str | None = None
+    ) -> bool:
+        """See ``IdempotencyKeys.reset``."""
+        return await self._call(self._sync.reset, task, key, actor=actor, reason=reason)
 
 
 class AsyncSchedules:

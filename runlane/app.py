@@ -22,7 +22,7 @@ from runlane.engine.trigger import NewRun, Triggered, trigger
 from runlane.errors import ConfigurationInvalid
 from runlane.inline import Inline
 from runlane.lanes import Lane, lane_of
-from runlane.operators import Audit, Queues, Runs, Schedules
+from runlane.operators import Audit, IdempotencyKeys, Queues, Runs, Schedules
 from runlane.projections.runs import Run
 from runlane.requests import Trigger, build
 from runlane.runtime import Runtime, Settings
@@ -91,6 +91,7 @@ class Runlane:
         self._inline = Inline(self._runtime)
         self._workers: list[Worker] = []
         self.runs = Runs(self._runtime)
+        self.idempotency_keys = IdempotencyKeys(self._runtime)
         self.schedules = Schedules(self._runtime)
         self.queues = Queues(self._runtime)
         self.audit = Audit(self._runtime)
@@ -148,6 +149,7 @@ class Runlane:
         queue: Queue | None = None,
         idempotency_key: str | None = None,
         idempotency_ttl: str | timedelta | None = None,
+        singleton_key: str | None = None,
         priority: int | None = None,
         run_at: datetime | None = None,
         delay: str | timedelta | None = None,
@@ -179,6 +181,7 @@ class Runlane:
             queue,
             idempotency_key,
             idempotency_ttl,
+            singleton_key,
             priority,
             run_at,
             delay,
@@ -219,6 +222,7 @@ class Runlane:
         *,
         idempotency_key: str | None = None,
         idempotency_ttl: str | timedelta | None = None,
+        singleton_key: str | None = None,
         correlation_id: str | None = None,
         actor: Actor | None = None,
         trace_carrier: Mapping[str, str] | None = None,
@@ -233,6 +237,7 @@ class Runlane:
             payload,
             idempotency_key=idempotency_key,
             idempotency_ttl=idempotency_ttl,
+            singleton_key=singleton_key,
             correlation_id=correlation_id,
             actor=actor,
             trace_carrier=trace_carrier,

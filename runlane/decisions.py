@@ -14,10 +14,12 @@ from attrs import evolve, frozen
 
 from runlane import cadence as cadences
 from runlane import jsontext
-from runlane.errors import ErrorCode
+from runlane.errors import ErrorCode, RunStateInvalid
 from runlane.events import (
     Event,
+    IdempotencyReset,
     Recorded,
+    RunCancellationRequested,
     RunCancelled,
     RunCreated,
     RunDeliveryRequested,
@@ -40,7 +42,7 @@ from runlane.policy import Retry
 from runlane.projections import runs, schedules
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
-from runlane.values import LEASED, Actor, Failure, RunStatus, duration, later
+from runlane.values import LEASED, Actor, Failure, RunStatus, Source, SourceType, duration, later
 
 #: The greatest number of events a run may have before it fails with ``history_limit``.
 MAX_EVENTS = 10_000
@@ -216,6 +218,38 @@ def recover(run: Run, max_lost: int, max_events: int = MAX_EVENTS) -> tuple[RunS
     return (RunLeaseExpired(session_id, attempt),)
 
 
+def cancel(run: Run, reason: str | None, meta: Mapping[str, Any] | None) -> tuple[RunStep, ...]:
+    """A request to stop: a waiting run is cancelled, a leased one is asked to, and asking twice changes nothing.
+
+    Raises:
+        RunStateInvalid: the run has ended.
+    """
+    if run.is_terminal:
+        raise RunStateInvalid(f"run {run.id} has ended as {run.status}; only an active run can be cancelled")
+    if run.status is RunStatus.CANCELLATION_REQUESTED:
+        return ()
+    return (RunCancelled(reason, meta),) if run.lease is None else (RunCancellationRequested(reason, meta),)
+
+
+def again(source: Run, type_: SourceType) -> RunCreated:
+    """The birth of a run that repeats `source` as it was asked for; it carries no idempotency key.
+
+    Raises:
+        RunStateInvalid: `source` is active, or a manual retry is asked of a run that has not failed.
+    """
+    if type_ is SourceType.MANUAL_RETRY and source.status is not RunStatus.FAILED:
+        raise RunStateInvalid(f"run {source.id} is {source.status}; only a failed run can be retried")
+    if source.is_active:
+        raise RunStateInvalid(f"run {source.id} is still {source.status}; only an ended run can be run again")
+    return evolve(
+        source.created,
+        source=Source(type_, source_run_id=source.id, parent_run_id=source.source.parent_run_id),
+        run_at=None,
+        idempotency_key=None,
+        idempotency_ttl=None,
+    )
+
+
 def keeps_key(owner: Run, now: datetime) -> bool:
     """Whether `owner` still owns its idempotency key: while active, and afterwards by outcome and retention."""
     if owner.is_active:
@@ -281,6 +315,24 @@ def fire(state: ScheduleState, run_id: UUID, now: datetime) -> tuple[ScheduleFir
             state.next_at if missed else None,
         ),
     )
+
+
+def reset_key(owner: Run, reason: str | None) -> IdempotencyReset:
+    """Free an idempotency key from its ended owner.
+
+    Raises:
+        RunStateInvalid: the owner is active.
+    """
+    if owner.is_active:
+        raise RunStateInvalid(
+            f"run {owner.id} owns the key and is still {owner.status}; only the key of an ended run can be reset"
+        )
+    return IdempotencyReset(owner.task_id, owner.idempotency_key or "", owner.id, reason)
+
+
+def key_stream(environment: str, task_id: str, key: str) -> UUID:
+    """The id of an idempotency key's stream of events; none of the three parts contains a colon."""
+    return uuid5(_NAMESPACE, f"idempotency:{environment}:{task_id}:{key}")
 
 
 def occurrence_id(environment: str, schedule_id: str, scheduled_for: datetime) -> UUID:

@@ -192,6 +192,16 @@ class ScheduleRemoved:
     """A deployment took a schedule off its task."""
 
 
+@frozen
+class IdempotencyReset:
+    """An operator freed an idempotency key from the ended run that kept it."""
+
+    task_id: str
+    key: str
+    run_id: UUID
+    reason: str | None = None
+
+
 RunStep = (
     RunDeliveryRequested
     | RunDispatchReserved
@@ -209,7 +219,8 @@ RunStep = (
 RunEvent = RunCreated | RunStep
 ScheduleStep = ScheduleChanged | ScheduleFired | SchedulePaused | ScheduleResumed | ScheduleRemoved
 ScheduleEvent = ScheduleRegistered | ScheduleStep
-Event = RunEvent | ScheduleEvent
+KeyEvent = IdempotencyReset
+Event = RunEvent | ScheduleEvent | KeyEvent
 
 
 @frozen

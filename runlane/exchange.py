@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from time import monotonic
 from uuid import UUID
 
@@ -138,6 +138,13 @@ class Exchange:
             for execution in self._active.values():
                 if _session_of(execution.run) == session_id:
                     execution.context.signal.set("lease_lost")
+
+    def cancel(self, run_ids: Collection[UUID]) -> None:
+        """Tell the handlers of these runs that they are asked to stop."""
+        with self._changed:
+            for (run_id, _), execution in self._active.items():
+                if run_id in run_ids:
+                    execution.context.signal.set("cancellation_requested")
 
     def _ended(self, execution: Execution, outcome: Outcome) -> None:
         self._finished.append((execution, outcome))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from uuid import UUID
 
 from runlane.engine.complete import Finished, complete
@@ -33,6 +34,13 @@ class Inline:
             for execution in self._active.values():
                 if execution.run.lease is not None and execution.run.lease.session_id == session_id:
                     execution.context.signal.set("lease_lost")
+
+    def cancel(self, run_ids: Collection[UUID]) -> None:
+        """Tell the handlers of these runs that they are asked to stop."""
+        with self._lock:
+            for (run_id, _), execution in self._active.items():
+                if run_id in run_ids:
+                    execution.context.signal.set("cancellation_requested")
 
     def execute(self, run: Run) -> Run:
         """Execute the attempt that `run` is leased for, and store its outcome; the run as it is then.

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 from uuid import UUID
 
-from runlane import reading
-from runlane.errors import RunNotFound
+from runlane import bulk, reading, requests
+from runlane.bulk import Bulk
+from runlane.engine import operate, trigger
+from runlane.errors import ConfigurationInvalid, RunNotFound
 from runlane.events import Recorded
 from runlane.projections.attempts import Attempt, attempts
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
-from runlane.reading import DEFAULT_LIMIT, Order, Page, QueueState
+from runlane.reading import DEFAULT_LIMIT, Order, Page, QueueState, Where
 from runlane.runtime import Runtime
 from runlane.storage import log, queries, replay, schedules
 from runlane.storage.replay import Verification
 from runlane.tasks import Queue, Task
-from runlane.values import RunStatus, run_id
+from runlane.values import ACTIVE, TERMINAL, Actor, RunStatus, SourceType, identifier, run_id
 
 
 class Runs:
-    """Reading runs: ``app.runs``."""
+    """Reading and operating runs: ``app.runs``."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -107,6 +109,132 @@ class Runs:
         """
         return attempts(self.events(id))
 
+    def find_active(
+        self, task: Task[..., Any] | str, *, idempotency_key: str | None = None, singleton_key: str | None = None
+    ) -> Run | None:
+        """The active run of `task` with this key, if there is one now; it may have ended when you look at it."""
+        if (idempotency_key is None) == (singleton_key is None):
+            raise ConfigurationInvalid("find_active needs exactly one of idempotency_key and singleton_key")
+        task_id = self._runtime.registry.task(task).id
+        with self._runtime.reading() as tx:
+            if singleton_key is not None:
+                return queries.singleton_owner(tx, self._runtime.environment, task_id, singleton_key)
+            found = trigger.find_current(tx, self._runtime.environment, task_id, idempotency_key or "")
+        return found if found is not None and found.is_active else None
+
+    def find_current(self, task: Task[..., Any] | str, idempotency_key: str) -> Run | None:
+        """The run that a trigger with this key would be given now: active, or ended and within its retention."""
+        task_id = self._runtime.registry.task(task).id
+        with self._runtime.reading() as tx:
+            return trigger.find_current(tx, self._runtime.environment, task_id, idempotency_key)
+
+    def cancel(
+        self,
+        id: UUID | str,
+        *,
+        actor: Actor | None = None,
+        reason: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """Cancel a waiting run at once, or ask a running one to stop; asking twice changes nothing.
+
+        The request is durable before the handler hears of it: at once in this process, within one heartbeat elsewhere.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunStateInvalid: it has ended.
+        """
+        wanted, said = run_id(id), requests.said(actor, reason, meta)
+        run = self._runtime.transact(lambda tx: operate.cancel(tx, self._runtime.environment, wanted, said))
+        if run.is_active:
+            self._runtime.cancel({run.id})
+        return run
+
+    def rerun(
+        self,
+        id: UUID | str,
+        *,
+        actor: Actor | None = None,
+        reason: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """A new run that repeats an ended one, whatever it came to; ``source.source_run_id`` links them.
+
+        It carries no idempotency key; the payload is validated against today's task.  A `reason` is kept in its meta.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunStateInvalid: it is active.
+            TaskNotFound, PayloadInvalid: the task is not registered here, or does not take the payload any more.
+            StorageConflict: an active run owns its singleton key (kind ``singleton_owner``).
+        """
+        return self._again(id, SourceType.RERUN, requests.said(actor, reason, meta))
+
+    def retry(
+        self,
+        id: UUID | str,
+        *,
+        actor: Actor | None = None,
+        reason: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """The same for a failed run only; raises as ``rerun``."""
+        return self._again(id, SourceType.MANUAL_RETRY, requests.said(actor, reason, meta))
+
+    def cancel_many(
+        self,
+        *,
+        actor: Actor | None = None,
+        reason: str | None = None,
+        limit: int = bulk.LIMIT,
+        cursor: str | None = None,
+        **where: Unpack[Where],
+    ) -> Bulk:
+        """Cancel up to `limit` active runs that match `where` (the conditions of ``list``), oldest first."""
+        return bulk.each(
+            self._runtime, ACTIVE, lambda id: self.cancel(id, actor=actor, reason=reason), limit, cursor, **where
+        )
+
+    def rerun_many(
+        self,
+        *,
+        actor: Actor | None = None,
+        reason: str | None = None,
+        limit: int = bulk.LIMIT,
+        cursor: str | None = None,
+        **where: Unpack[Where],
+    ) -> Bulk:
+        """Run up to `limit` ended runs that match `where` again, oldest first.
+
+        A call repeated with the same cursor makes another run of each; go on with ``next_cursor``.
+        """
+        return bulk.each(
+            self._runtime, TERMINAL, lambda id: self.rerun(id, actor=actor, reason=reason), limit, cursor, **where
+        )
+
+    def retry_many(
+        self,
+        *,
+        actor: Actor | None = None,
+        reason: str | None = None,
+        limit: int = bulk.LIMIT,
+        cursor: str | None = None,
+        **where: Unpack[Where],
+    ) -> Bulk:
+        """The same for failed runs only."""
+        failed = frozenset({RunStatus.FAILED})
+        return bulk.each(
+            self._runtime, failed, lambda id: self.retry(id, actor=actor, reason=reason), limit, cursor, **where
+        )
+
+    def _again(self, id: UUID | str, type_: SourceType, said: operate.Said) -> Run:
+        runtime, wanted = self._runtime, run_id(id)
+        run = runtime.transact(
+            lambda tx: operate.run_again(tx, runtime.environment, wanted, runtime.registry, type_, said)
+        )
+        runtime.ring()
+        return run
+
     def wait(self, id: UUID | str, *, timeout: float | None = None) -> Run:
         """Wait until a run has ended, and return it.
 
@@ -125,6 +253,25 @@ class Runs:
             time.sleep(pause)
             pause = min(pause * 1.5, 0.25)
         return run
+
+
+class IdempotencyKeys:
+    """Freeing keys: ``app.idempotency_keys``."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def reset(
+        self, task: Task[..., Any] | str, key: str, *, actor: Actor | None = None, reason: str | None = None
+    ) -> bool:
+        """Free a key that an ended run keeps, so that the next trigger makes a new run; whether anything was freed.
+
+        Raises:
+            RunStateInvalid: the owner is active.
+        """
+        runtime, said = self._runtime, requests.said(actor, reason)
+        task_id, wanted = runtime.registry.task(task).id, identifier("idempotency_key", key)
+        return runtime.transact(lambda tx: operate.reset_key(tx, runtime.environment, task_id, wanted, said))
 
 
 class Schedules:

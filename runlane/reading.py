@@ -7,7 +7,7 @@ import binascii
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 from uuid import UUID
 
 from attrs import asdict, frozen
@@ -20,6 +20,22 @@ from runlane.storage.queries import RunFilter
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Queue, Task
 from runlane.values import RunStatus, free_text, instant, run_id
+
+
+class Where(TypedDict, total=False):
+    """Conditions on runs, as ``runs.list`` takes them; all that are given must hold."""
+
+    statuses: Sequence[RunStatus | str] | None
+    tasks: Sequence[Task[..., Any] | str] | None
+    queues: Sequence[Queue | str] | None
+    correlation_id: str | None
+    idempotency_key: str | None
+    source_run_id: UUID | str | None
+    parent_run_id: UUID | str | None
+    schedule_id: str | None
+    created_after: datetime | None
+    created_before: datetime | None
+
 
 Order = Literal["newest", "oldest"]
 DEFAULT_LIMIT, MOST = 50, 500

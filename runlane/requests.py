@@ -11,6 +11,7 @@ from attrs import frozen
 
 from runlane import jsontext
 from runlane.context import current
+from runlane.engine.operate import Said
 from runlane.engine.trigger import NewRun
 from runlane.errors import ConfigurationInvalid
 from runlane.events import RunCreated
@@ -35,6 +36,7 @@ class TriggerOptions(TypedDict, total=False):
     queue: Queue | None
     idempotency_key: str | None
     idempotency_ttl: str | timedelta | None
+    singleton_key: str | None
     priority: int | None
     run_at: datetime | None
     delay: str | timedelta | None
@@ -54,6 +56,7 @@ class Trigger:
     queue: Queue | None = None
     idempotency_key: str | None = None
     idempotency_ttl: str | timedelta | None = None
+    singleton_key: str | None = None
     priority: int | None = None
     run_at: datetime | None = None
     delay: str | timedelta | None = None
@@ -91,6 +94,7 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
         None if asked.run_at is None else instant("run_at", asked.run_at),
         key,
         ttl,
+        task.key("singleton_key", asked.singleton_key, payload),
         correlation_id=None if correlation_id is None else free_text("correlation_id", correlation_id),
         trace_carrier=trace_carrier,
         meta=_meta(asked.meta),
@@ -104,19 +108,22 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
 
 
 def _key(task: Task[..., Any], asked: Trigger, payload: Any) -> tuple[str | None, str | None]:
-    key = asked.idempotency_key
     ttl = asked.idempotency_ttl
-    if key is None:
-        key = (
-            task.idempotency_key(task.payload.from_json(payload))
-            if callable(task.idempotency_key)
-            else (task.idempotency_key)
-        )
+    key = task.key("idempotency_key", asked.idempotency_key, payload)
     if key is None:
         if ttl is not None:
             raise ConfigurationInvalid("an idempotency_ttl needs an idempotency_key")
         return None, None
-    return identifier("idempotency_key", key), idempotency_ttl(task.idempotency_ttl if ttl is None else ttl)
+    return key, idempotency_ttl(task.idempotency_ttl if ttl is None else ttl)
+
+
+def said(actor: Actor | None, reason: str | None, meta: Mapping[str, Any] | None = None) -> Said:
+    """What comes with an operator's request, checked.
+
+    Raises:
+        ConfigurationInvalid: naming the argument that is not valid.
+    """
+    return Said(_actor(actor), None if reason is None else free_text("reason", reason), _meta(meta))
 
 
 def _actor(actor: Actor | None) -> Actor:

@@ -6,10 +6,10 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 from attrs import frozen
@@ -24,6 +24,8 @@ from runlane.storage.database import Database
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Registry
 from runlane.values import identifier
+
+T = TypeVar("T")
 
 
 @frozen
@@ -53,6 +55,10 @@ class Holding(Protocol):
 
     def lease_lost(self, session_id: UUID) -> None:
         """Tell the attempts of this session that their lease is gone."""
+        ...
+
+    def cancel(self, run_ids: Collection[UUID]) -> None:
+        """Tell the attempts of these runs, if there are any here, that they are asked to stop."""
         ...
 
 
@@ -105,6 +111,11 @@ class Runtime:
             self.database.check()
         self._started = True
 
+    def transact(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in a transaction of its own."""
+        self.start()
+        return self.database.transact(work, self.clock)
+
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
         """A transaction that only reads."""
@@ -138,6 +149,7 @@ class Runtime:
                     max_events=self.settings.max_events,
                     held=self.held,
                     lost=self._lease_lost,
+                    cancelled=self.cancel,
                 )
                 session.open()
                 self._session = session
@@ -162,6 +174,11 @@ class Runtime:
                 for run_id, attempt in holding.held().items():
                     known[run_id] = max(attempt, known.get(run_id, 0))
             return known
+
+    def cancel(self, run_ids: Collection[UUID]) -> None:
+        """Tell what this process executes of these runs that a cancellation is requested."""
+        for holding in tuple(self._holding):
+            holding.cancel(run_ids)
 
     def on_ring(self, bell: Callable[[], None]) -> None:
         """Call `bell` whenever this process has created work."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -42,6 +42,7 @@ class Session:
         max_events: the greatest length of a run's history.
         held: the attempts this process knows it has (run id to attempt).
         lost: called once when the session can no longer be trusted.
+        cancelled: called with the runs leased to the session that are asked to stop.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Session:
         max_events: int,
         held: Callable[[], dict[UUID, int]],
         lost: Callable[[UUID], None],
+        cancelled: Callable[[Collection[UUID]], None],
     ) -> None:
         self.holder = Holder(uuid4(), worker_id)
         self._database = database
@@ -67,6 +69,7 @@ class Session:
         self._margin = min(lease_duration * 0.1, timedelta(seconds=3)).total_seconds()
         self._held = held
         self._lost = lost
+        self._cancelled = cancelled
         self._suspects: dict[UUID, int] = {}
         self._stop = threading.Event()
         self._trusted_until = 0.0
@@ -95,7 +98,7 @@ class Session:
         return not self._is_lost
 
     def beat(self) -> bool:
-        """Extend the session once, and give back leases nobody here knows; whether the session lives.
+        """Extend the session once, hear of cancellations, and give back leases nobody here knows; whether it lives.
 
         A claim whose commit was acknowledged to nobody leaves such a stray.  A lease counts as one when two beats in a
         row find it unknown, so that a claim between commit and registration is left alone.
@@ -105,16 +108,18 @@ class Session:
         asked = monotonic()
         known = self._held()
 
-        def extend(tx: Transaction) -> dict[UUID, int] | None:
+        def extend(tx: Transaction) -> list[claims.HeldLease] | None:
             if not sessions.extend_session(tx, self.holder.session_id, tx.now() + self._lease_duration):
                 return None
             return claims.leases_of(tx, self.holder.session_id)
 
-        leases = self._database.transact(extend, self._clock, beat=True)
-        if leases is None:
+        held = self._database.transact(extend, self._clock, beat=True)
+        if held is None:
             self.distrust("maintenance has ended it")
             return False
         self._trust(asked)
+        self._cancelled({one.run_id for one in held if one.is_cancellation_requested})
+        leases = {one.run_id: one.attempt for one in held}
         known |= self._held()
         unknown = {run_id: attempt for run_id, attempt in leases.items() if known.get(run_id) != attempt}
         strays = {run_id: attempt for run_id, attempt in unknown.items() if self._suspects.get(run_id) == attempt}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
@@ -99,6 +100,10 @@ class Schedule:
         return Every(interval)
 
 
+#: A key of a task: text, or a function of the payload as the handler receives it.
+Key = str | Callable[[Any], str] | None
+
+
 def _queue(_: object, attribute: Attribute[Any], value: object) -> None:
     if value is not None and not isinstance(value, Queue):
         raise ConfigurationInvalid(f"{attribute.name} must be a Queue definition, not {value!r}")
@@ -116,9 +121,21 @@ class Task(Generic[P, R]):
     queue: Queue | None = field(default=None, validator=_queue)
     retry: Retry = ONE_ATTEMPT
     priority: int = 0
-    idempotency_key: str | Callable[[Any], str] | None = None
+    idempotency_key: Key = None
     idempotency_ttl: str | timedelta | None = None
     schedules: tuple[Schedule, ...] = ()
+    singleton_key: Key = None
+
+    def key(self, what: str, asked: str | None, payload: Any) -> str | None:
+        """The key called `what` of a run with this stored payload: the one asked for, else the task's.
+
+        Raises:
+            ConfigurationInvalid: it is no valid key.
+        """
+        key: Key = getattr(self, what) if asked is None else asked
+        if callable(key):
+            key = key(self.payload.from_json(payload))
+        return None if key is None else identifier(what, key)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
@@ -135,8 +152,9 @@ def task(
     payload: Any = None,
     retry: Retry | None = None,
     priority: int = 0,
-    idempotency_key: str | Callable[[Any], str] | None = None,
+    idempotency_key: Key = None,
     idempotency_ttl: str | timedelta | None = None,
+    singleton_key: Key = None,
     schedules: Iterable[Schedule] = (),
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
@@ -152,8 +170,9 @@ def task(
     payload: Any = None,
     retry: Retry | None = None,
     priority: int = 0,
-    idempotency_key: str | Callable[[Any], str] | None = None,
+    idempotency_key: Key = None,
     idempotency_ttl: str | timedelta | None = None,
+    singleton_key: Key = None,
     schedules: Iterable[Schedule] = (),
 ) -> Callable[[Callable[P, R]], Task[P, R]] | Task[P, R]:
     """Make a task of a function ``(payload)`` or ``(payload, context)``, ``def`` or ``async def``.
@@ -166,6 +185,7 @@ def task(
         priority: of its runs, -32768 to 32767, higher first.
         idempotency_key: text, or a function of the payload (as the handler receives it).
         idempotency_ttl: how long a finished run keeps its key (``"30d"``), or ``"active"``.
+        singleton_key: text, or a function of the payload; at most one active run of the task has it.
         schedules: when it runs by itself.
 
     Raises:
@@ -176,18 +196,15 @@ def task(
     task_id = identifier("task id", id)
     if retry is not None and not isinstance(retry, Retry):
         raise ConfigurationInvalid(f"retry of task {task_id} must be Retry(…); got {retry!r}")
-    if isinstance(idempotency_key, str):
-        identifier(f"idempotency_key of task {task_id}", idempotency_key)
-    elif idempotency_key is not None and not callable(idempotency_key):
-        raise ConfigurationInvalid(
-            f"idempotency_key of task {task_id} must be text or a function of the payload; got {idempotency_key!r}"
-        )
+    _check_key(f"idempotency_key of task {task_id}", idempotency_key)
+    _check_key(f"singleton_key of task {task_id}", singleton_key)
     if idempotency_ttl is not None and idempotency_key is None:
         raise ConfigurationInvalid(f"task {task_id} has an idempotency_ttl but no idempotency_key")
     _ttl(idempotency_ttl)
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
-        parameters, hints = _positional(task_id, function)
+        caller = sys._getframe(1).f_locals  # where a payload class may be local, as in a test
+        parameters, hints = _positional(task_id, function, caller)
         annotated = hints.get(parameters[0], Any) if parameters else type(None)
         return Task(
             task_id,
@@ -201,6 +218,7 @@ def task(
             idempotency_key,
             idempotency_ttl,
             _schedules(task_id, schedules),
+            singleton_key,
         )
 
     return decorate
@@ -208,6 +226,13 @@ def task(
 
 # Inside `task` the parameters of the same names hide these.
 _priority, _ttl = priority, idempotency_ttl
+
+
+def _check_key(what: str, key: object) -> None:
+    if isinstance(key, str):
+        identifier(what, key)
+    elif key is not None and not callable(key):
+        raise ConfigurationInvalid(f"{what} must be text or a function of the payload; got {key!r}")
 
 
 def _schedules(task_id: str, schedules: object) -> tuple[Schedule, ...]:
@@ -220,7 +245,9 @@ def _schedules(task_id: str, schedules: object) -> tuple[Schedule, ...]:
     return found
 
 
-def _positional(task_id: str, function: Callable[..., Any]) -> tuple[list[str], Mapping[str, Any]]:
+def _positional(
+    task_id: str, function: Callable[..., Any], names_there: dict[str, Any]
+) -> tuple[list[str], Mapping[str, Any]]:
     if not callable(function):
         raise ConfigurationInvalid(f"task {task_id} decorates a function, not {function!r}")
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -237,7 +264,7 @@ def _positional(task_id: str, function: Callable[..., Any]) -> tuple[list[str], 
     if len(names) > 2:
         raise ConfigurationInvalid(f"the handler of task {task_id} takes (payload) or (payload, context); got {names}")
     try:
-        hints = typing.get_type_hints(function)
+        hints = typing.get_type_hints(function, localns=names_there)
     except Exception as error:
         raise ConfigurationInvalid(f"the annotations of task {task_id} cannot be resolved: {error}") from error
     return names, hints

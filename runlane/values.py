@@ -50,6 +50,7 @@ class RunStatus(StrEnum):
 
 TERMINAL = frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED})
 LEASED = frozenset({RunStatus.RUNNING, RunStatus.CANCELLATION_REQUESTED})
+ACTIVE = frozenset(RunStatus) - TERMINAL
 #: Waits for a time: claimable once due.
 WAITING = frozenset({RunStatus.SCHEDULED, RunStatus.RELEASED, RunStatus.RETRYING})
 CLAIMABLE = WAITING | {RunStatus.QUEUED}

@@ -106,6 +106,7 @@ EVENTS: dict[type, st.SearchStrategy[e.Event]] = {
     e.SchedulePaused: st.builds(e.SchedulePaused, _maybe_text),
     e.ScheduleResumed: st.builds(e.ScheduleResumed, _maybe_instant, _maybe_text),
     e.ScheduleRemoved: st.builds(e.ScheduleRemoved),
+    e.IdempotencyReset: st.builds(e.IdempotencyReset, identifiers, identifiers, st.uuids(), _maybe_text),
 }
 events = st.one_of(*EVENTS.values())
 

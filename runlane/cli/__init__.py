@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from runlane.cli import audit, demo, listings, runs, work
+from runlane.cli import audit, demo, listings, operate, runs, work
 from runlane.cli.program import Program, program_options
 from runlane.cli.show import complain
 from runlane.errors import ConfigurationInvalid, RunlaneError
@@ -33,6 +33,7 @@ for command in (
     work.tick,
     work.trigger,
     runs.runs,
+    operate.keys,
     listings.schedules,
     listings.queues,
     audit.audit,

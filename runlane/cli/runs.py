@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -16,12 +17,13 @@ from runlane.projections.timeline import timeline
 from runlane.reading import DEFAULT_LIMIT
 from runlane.values import RunStatus, duration
 
+F = TypeVar("F", bound=Callable[..., Any])
 _STATUSES = [status.value for status in RunStatus]
 
 
 @click.group()
 def runs() -> None:
-    """Look at runs: list, get, events, attempts."""
+    """Look at runs, cancel them, run them again."""
 
 
 class Instant(click.ParamType[datetime]):
@@ -44,28 +46,40 @@ class Instant(click.ParamType[datetime]):
         return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
+def filter_options(command: F) -> F:
+    """The conditions on runs that ``list`` and the bulk operations share."""
+    options = (
+        click.option("--status", "statuses", multiple=True, type=click.Choice(_STATUSES), help="Repeatable."),
+        click.option("--task", "tasks", multiple=True, metavar="ID", help="Repeatable."),
+        click.option("--queue", "queues", multiple=True, metavar="NAME", help="Repeatable."),
+        click.option("--correlation-id", metavar="TEXT"),
+        click.option("--idempotency-key", metavar="KEY"),
+        click.option("--source-run", "source_run_id", metavar="RUN", help="Reruns and manual retries of this run."),
+        click.option("--parent-run", "parent_run_id", metavar="RUN", help="Runs that this run's handler triggered."),
+        click.option("--schedule", "schedule_id", metavar="ID", help="Runs that this schedule made."),
+        click.option("--after", "created_after", type=Instant(), help="Created after an instant, or within an age."),
+        click.option("--before", "created_before", type=Instant(), help="Created before."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def conditions_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The conditions that were given."""
+    return {name: value for name, value in options.items() if value not in (None, ())}
+
+
 @runs.command("list")
 @program_options
-@click.option(
-    "--status", "statuses", multiple=True, type=click.Choice([s.value for s in RunStatus]), help="Repeatable."
-)
-@click.option("--task", "tasks", multiple=True, metavar="ID", help="Repeatable.")
-@click.option("--queue", "queues", multiple=True, metavar="NAME", help="Repeatable.")
-@click.option("--correlation-id", metavar="TEXT")
-@click.option("--idempotency-key", metavar="KEY")
-@click.option("--source-run", "source_run_id", metavar="RUN", help="Reruns and manual retries of this run.")
-@click.option("--parent-run", "parent_run_id", metavar="RUN", help="Runs that this run's handler triggered.")
-@click.option("--schedule", "schedule_id", metavar="ID", help="Runs that this schedule made.")
-@click.option("--after", "created_after", type=Instant(), help="Created after an instant, or within an age.")
-@click.option("--before", "created_before", type=Instant(), help="Created before.")
+@filter_options
 @click.option("--oldest", is_flag=True, help="Oldest first (default: newest first).")
 @click.option("--limit", default=DEFAULT_LIMIT, show_default=True, help="Runs on a page, 1 to 500.")
 @click.option("--cursor", metavar="TEXT", help="Go on where the page before ended.")
 @click.pass_obj
 def list_(program: Program, /, oldest: bool, **conditions: Any) -> None:
     """A page of runs, newest first."""
-    wanted = {name: value for name, value in conditions.items() if value not in (None, ())}
-    page = program.started().runs.list(order="oldest" if oldest else "newest", **wanted)
+    page = program.started().runs.list(order="oldest" if oldest else "newest", **conditions_of(conditions))
     if program.json:
         show.json_lines(show.run_row(run) for run in page.data)
         if page.next_cursor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -47,17 +47,20 @@ def trigger(tx: Transaction, environment: str, wanted: Sequence[NewRun]) -> list
 
 
 def give_birth(tx: Transaction, births: Sequence[Change], now: datetime) -> list[Triggered]:
-    """Append births; where somebody else owns the key, the owner instead."""
-    lost = log.append_runs(tx, births)
+    """Append births; where somebody else owns a key, the owner instead."""
+    lone = [change for change in births if change.after.singleton_key is None]
+    lost = log.append_runs(tx, lone)
     done = {
         change.after.id: Triggered(change.after, TriggerOutcome.CREATED)
-        for change in births
+        for change in lone
         if change.after.id not in lost
     }
     # One order of keys for everybody, so that two batches cannot wait for each other in a circle.
-    contested = sorted((c for c in births if c.after.id in lost), key=lambda c: (c.after.task_id, _key(c)))
-    for change in contested:
-        done[change.after.id] = _settle_key(tx, change, now)
+    for change in sorted((c for c in lone if c.after.id in lost), key=lambda c: (c.after.task_id, _key(c))):
+        done[change.after.id] = _settled(_settle_key, tx, change, now)
+    singletons = (change for change in births if change.after.singleton_key is not None)
+    for change in sorted(singletons, key=lambda c: (c.after.task_id, c.after.singleton_key or "")):
+        done[change.after.id] = _settled(_settle_singleton, tx, change, now)
     return [done[change.after.id] for change in births]
 
 
@@ -66,24 +69,62 @@ def birth(new: NewRun, environment: str, now: datetime) -> Change:
     return decisions.begin(new.id, environment, decisions.create(new.created, new.delay, now), now, new.actor)
 
 
-def _settle_key(tx: Transaction, change: Change, now: datetime) -> Triggered:
-    """The owner of the key if it keeps it, else the new run as the next owner."""
-    run = change.after
+def _settled(
+    settle: Callable[[Transaction, Change, datetime], Triggered | None], tx: Transaction, change: Change, now: datetime
+) -> Triggered:
     for _ in range(3):
-        owner_id = keys.lock_owner(tx, run.environment, run.task_id, _key(change))
-        if owner_id is None:  # freed meanwhile
-            if run.id not in log.append_runs(tx, [change]):
-                return Triggered(run, TriggerOutcome.CREATED)
-            continue
-        owner = queries.get_run(tx, run.environment, owner_id)
-        if owner is not None and decisions.keeps_key(owner, now):
+        if (done := settle(tx, change, now)) is not None:
+            return done
+    key, kind = change.after.singleton_key, ConflictKind.SINGLETON_OWNER
+    if key is None:
+        key, kind = _key(change), ConflictKind.IDEMPOTENCY_OWNER
+    raise StorageConflict(f"{kind.value.partition('_')[0]} key {key!r} changes hands too fast", kind=kind)
+
+
+def _settle_key(tx: Transaction, change: Change, now: datetime) -> Triggered | None:
+    """The owner of the key if it keeps it, else the new run as the next owner; None if the key moved meanwhile."""
+    run = change.after
+    held = keys.lock_owner(tx, run.environment, run.task_id, _key(change))
+    if held is None:
+        created = run.id not in log.append_runs(tx, [change])
+    elif (owner := _keeper(tx, run.environment, held, now)) is not None:
+        return Triggered(owner, TriggerOutcome.REUSED_IDEMPOTENT)
+    else:
+        created = log.take_over_key(tx, change, held.run_id)
+    return Triggered(run, TriggerOutcome.CREATED) if created else None
+
+
+def _settle_singleton(tx: Transaction, change: Change, now: datetime) -> Triggered | None:
+    """The same for a run with a singleton key; idempotency is looked up first."""
+    run = change.after
+    held, claimed = None, False
+    if run.idempotency_key is not None:
+        held = keys.lock_owner(tx, run.environment, run.task_id, _key(change))
+        if held is not None and (owner := _keeper(tx, run.environment, held, now)) is not None:
             return Triggered(owner, TriggerOutcome.REUSED_IDEMPOTENT)
-        if log.take_over_key(tx, change, owner_id):
-            return Triggered(run, TriggerOutcome.CREATED)
-    raise StorageConflict(
-        f"idempotency key {_key(change)!r} changes hands too fast", kind=ConflictKind.IDEMPOTENCY_OWNER
-    )
+        if held is None and not (claimed := log.claim_key(tx, change)):
+            return None
+    if log.append_singleton(tx, change):
+        if held is not None:
+            log.move_key(tx, change, held.run_id)  # its row is locked: nobody else can have moved it
+        return Triggered(run, TriggerOutcome.CREATED)
+    if claimed:
+        log.give_key_back(tx, change)
+    owner = queries.singleton_owner(tx, run.environment, run.task_id, run.singleton_key or "")
+    return None if owner is None else Triggered(owner, TriggerOutcome.REUSED_SINGLETON)
+
+
+def _keeper(tx: Transaction, environment: str, held: keys.Owner, now: datetime) -> Run | None:
+    """The owner of an idempotency key, if it keeps it."""
+    owner = None if held.reset_at is not None else queries.get_run(tx, environment, held.run_id)
+    return owner if owner is not None and decisions.keeps_key(owner, now) else None
 
 
 def _key(change: Change) -> str:
     return change.after.idempotency_key or ""
+
+
+def find_current(tx: Transaction, environment: str, task_id: str, key: str) -> Run | None:
+    """The run that a trigger with this idempotency key would be given now."""
+    held = keys.get_owner(tx, environment, task_id, key)
+    return None if held is None else _keeper(tx, environment, held, tx.now())

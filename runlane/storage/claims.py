@@ -7,11 +7,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from attrs import frozen
 from sqlalchemy import select
 
 from runlane.projections.runs import Run
 from runlane.storage import queries, rows, tables
 from runlane.storage.transaction import Transaction
+from runlane.values import RunStatus
 
 _RUNS = tables.runs
 
@@ -54,10 +56,21 @@ def lock_leased(tx: Transaction, session_id: UUID, limit: int) -> list[Run]:
     return queries.load(tx, statement)
 
 
-def leases_of(tx: Transaction, session_id: UUID) -> dict[UUID, int]:
-    """The runs leased to a session, each with its attempt."""
-    statement = select(_RUNS.c.id, _RUNS.c.attempt_count).where(_RUNS.c.lease_session_id == session_id)
-    return {row.id: row.attempt_count for row in tx.execute(statement)}
+@frozen
+class HeldLease:
+    """A run leased to a session."""
+
+    run_id: UUID
+    attempt: int
+    is_cancellation_requested: bool
+
+
+def leases_of(tx: Transaction, session_id: UUID) -> list[HeldLease]:
+    """The runs leased to a session."""
+    c = _RUNS.c
+    statement = select(c.id, c.attempt_count, c.status).where(c.lease_session_id == session_id)
+    rows: Sequence[Any] = tx.execute(statement).all()
+    return [HeldLease(row[0], row[1], row[2] == RunStatus.CANCELLATION_REQUESTED) for row in rows]
 
 
 def orphaned_sessions(tx: Transaction, environment: str, limit: int) -> list[UUID]:

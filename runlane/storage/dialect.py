@@ -32,6 +32,10 @@ class StorageDialect(Protocol):
         """Append the births of runs: their first events and their rows."""
         ...
 
+    def insert_singleton(self, conn: Connection, run: RunRow) -> bool:
+        """Insert the row of a run with a singleton key, unless an active run owns the key; whether it was inserted."""
+        ...
+
     def update_runs(
         self, conn: Connection, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]
     ) -> set[UUID]:

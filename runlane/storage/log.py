@@ -6,14 +6,15 @@ guarded by the sequence that its changes were decided on; what lost its race is 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -75,11 +76,36 @@ def append_runs(tx: Transaction, changes: Sequence[Change]) -> set[UUID]:
     return lost
 
 
-def take_over_key(tx: Transaction, change: Change, owner: UUID) -> bool:
-    """Write a birth whose idempotency key `owner` holds no longer; the caller has locked the key's row.
+def append_singleton(tx: Transaction, change: Change) -> bool:
+    """Write the birth of a run with a singleton key; False, and nothing is written, if an active run owns that key.
 
-    Returns whether the key was still `owner`'s; if not, nothing is written.
+    The idempotency key, if it has one, is the caller's to settle.
+
+    Raises:
+        StorageConflict: a run with this id exists already (kind ``run_exists``).
     """
+    with _unique_ids():
+        if not tx.dialect.insert_singleton(tx.connection, rows.birth_values(change.after)):
+            return False
+    tx.dialect.insert_events(tx.connection, _event_rows([change]))
+    return True
+
+
+def claim_key(tx: Transaction, change: Change) -> bool:
+    """Take the idempotency key of a birth that is about to be written; False if somebody owns it."""
+    run = change.after
+    key = (run.environment, run.task_id, run.idempotency_key or "", run.id)
+    return bool(tx.dialect.claim_keys(tx.connection, [key]))
+
+
+def give_key_back(tx: Transaction, change: Change) -> None:
+    """Undo ``claim_key`` for a birth that was not written after all."""
+    keys = tables.idempotency_keys
+    tx.execute(delete(keys).where(keys.c.run_id == change.after.id))
+
+
+def move_key(tx: Transaction, change: Change, owner: UUID) -> bool:
+    """Make a birth the owner of its idempotency key, which `owner` holds no longer; False if it was not `owner`'s."""
     keys, created = tables.idempotency_keys, change.after.created
     moved = tx.execute(
         update(keys)
@@ -89,9 +115,17 @@ def take_over_key(tx: Transaction, change: Change, owner: UUID) -> bool:
             keys.c.key == created.idempotency_key,
             keys.c.run_id == owner,
         )
-        .values(run_id=change.after.id)
+        .values(run_id=change.after.id, reset_at=None)
     )
-    if moved.rowcount != 1:
+    return moved.rowcount == 1
+
+
+def take_over_key(tx: Transaction, change: Change, owner: UUID) -> bool:
+    """Write a birth whose idempotency key `owner` holds no longer; the caller has locked the key's row.
+
+    Returns whether the key was still `owner`'s; if not, nothing is written.
+    """
+    if not move_key(tx, change, owner):
         return False
     _insert_births(tx, [change])
     return True
@@ -119,6 +153,18 @@ def append_schedule(tx: Transaction, change: ScheduleChange) -> bool:
     if fired:
         tx.execute(insert(tables.occurrences), fired)
     return True
+
+
+def reset_key(tx: Transaction, record: Recorded, owner: UUID) -> None:
+    """Write that a key was freed; the caller has locked the key's row."""
+    keys = tables.idempotency_keys
+    tx.execute(update(keys).where(keys.c.run_id == owner).values(reset_at=record.occurred_at))
+    tx.dialect.insert_events(tx.connection, _encoded([record]))
+
+
+def length(tx: Transaction, stream_id: UUID) -> int:
+    """How many events a stream has; its owner has locked something that no other writer of it can pass."""
+    return int(tx.execute(select(func.count()).where(_EVENTS.stream_id == stream_id)).scalar_one())
 
 
 def read_stream(tx: Transaction, stream_id: UUID) -> tuple[Recorded, ...]:
@@ -191,8 +237,14 @@ def _insert_births(tx: Transaction, births: Sequence[Change]) -> None:
     if not births:
         return
     runs = [rows.birth_values(change.after) for change in births]
-    try:
+    with _unique_ids():
         tx.dialect.insert_runs(tx.connection, runs, _event_rows(births))
+
+
+@contextmanager
+def _unique_ids() -> Iterator[None]:
+    try:
+        yield
     except IntegrityError as error:
         if not faults.is_duplicate(error):
             raise
@@ -204,25 +256,28 @@ def _insert_births(tx: Transaction, births: Sequence[Change]) -> None:
 
 
 def _event_rows(changes: Iterable[Change] | Iterable[ScheduleChange]) -> list[EventRow]:
+    return _encoded(record for change in changes for record in change.records)
+
+
+def _encoded(records: Iterable[Recorded]) -> list[EventRow]:
     found: list[EventRow] = []
-    encoded: dict[int, codec.Stored] = {}  # runs of one batch share events such as a lease by the same session
-    for change in changes:
-        for record in change.records:
-            stored = encoded.get(id(record.event))
-            if stored is None:
-                stored = encoded[id(record.event)] = codec.encode(record.event)
-            found.append(
-                (
-                    record.stream_id,
-                    record.sequence,
-                    stored.type,
-                    stored.version,
-                    record.occurred_at,
-                    record.environment,
-                    record.actor.text,
-                    stored.data,
-                )
+    known: dict[int, codec.Stored] = {}  # runs of one batch share events such as a lease by the same session
+    for record in records:
+        stored = known.get(id(record.event))
+        if stored is None:
+            stored = known[id(record.event)] = codec.encode(record.event)
+        found.append(
+            (
+                record.stream_id,
+                record.sequence,
+                stored.type,
+                stored.version,
+                record.occurred_at,
+                record.environment,
+                record.actor.text,
+                stored.data,
             )
+        )
     return found
 
 

@@ -91,6 +91,11 @@ class Postgres:
             with e as ({self._insert_events})
             insert into {schema}.runs ({", ".join(rows.BIRTH)})
             select {", ".join(cast(column) for column in rows.BIRTH)} from {_batch("d", rows.BIRTH)}"""
+        self._insert_singleton = f"""
+            insert into {schema}.runs ({", ".join(rows.BIRTH)})
+            select {", ".join(cast(column) for column in rows.BIRTH)} from {_batch("d", rows.BIRTH)}
+            on conflict (environment, task_id, singleton_key)
+            where singleton_key is not null and finished_at is null do nothing returning id"""
         changed = ", ".join(f"{column} = d.{cast(column)}" for column in rows.STATE[1:])
         self._update_runs = f"""
             with d as materialized (
@@ -149,6 +154,9 @@ class Postgres:
 
     def insert_runs(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
         conn.exec_driver_sql(self._insert_runs, (*_parameters(events), *_parameters(runs)))
+
+    def insert_singleton(self, conn: Connection, run: RunRow) -> bool:
+        return conn.exec_driver_sql(self._insert_singleton, _parameters([run])).first() is not None
 
     def update_runs(
         self, conn: Connection, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]

@@ -74,6 +74,14 @@ def get_runs(tx: Transaction, ids: Sequence[UUID]) -> dict[UUID, Run]:
     return {run.id: run for run in load(tx, RUN.where(_RUNS.c.id.in_(list(ids))))}
 
 
+def singleton_owner(tx: Transaction, environment: str, task_id: str, key: str) -> Run | None:
+    """The active run with this singleton key."""
+    c = _RUNS.c
+    mine = (c.environment == environment, c.task_id == task_id, c.singleton_key == key, c.finished_at.is_(None))
+    found = load(tx, RUN.where(*mine))
+    return found[0] if found else None
+
+
 def list_runs(
     tx: Transaction,
     environment: str,

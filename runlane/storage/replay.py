@@ -12,7 +12,7 @@ from sqlalchemy import and_, exists, select
 
 from runlane import jsontext
 from runlane.errors import InvariantViolation
-from runlane.events import ScheduleFired
+from runlane.events import IdempotencyReset, ScheduleFired
 from runlane.projections import runs as run_fold
 from runlane.projections import schedules as schedule_fold
 from runlane.storage import log, rows, tables
@@ -74,6 +74,10 @@ def verify(
                 if len(differences) >= most:
                     return Verification(counts[0], counts[1], counts[2], tuple(differences[:most]))
     differences.extend(_keys(tx, environment))
+    with closing(log.read_streams(tx, "idempotency.", environment)) as streams:
+        for stream in streams:
+            counts[2] += len(stream.records)
+            differences.extend(_compare_reset(tx, stream))
     return Verification(counts[0], counts[1], counts[2], tuple(differences[:most]))
 
 
@@ -158,6 +162,25 @@ def _unreadable(stream_id: UUID, sequence: int, reason: str) -> Difference:
 
 def _illegal(stream: Stream, error: InvariantViolation) -> Difference:
     return Difference(stream.id, stream.records[-1].sequence, "log", str(error), "a legal history")
+
+
+def _compare_reset(tx: Transaction, stream: Stream) -> list[Difference]:
+    """A key whose owner was the last to lose it to an operator has to say so."""
+    if stream.damage is not None:
+        return [_unreadable(stream.id, *stream.damage)]
+    last, keys = stream.records[-1], tables.idempotency_keys
+    event = last.event
+    if not isinstance(event, IdempotencyReset):
+        return [_illegal(stream, InvariantViolation(f"{type(event).__name__} does not belong to a key"))]
+    row = tx.execute(
+        select(keys.c.run_id, keys.c.reset_at).where(
+            keys.c.environment == last.environment, keys.c.task_id == event.task_id, keys.c.key == event.key
+        )
+    ).first()
+    expected = last.occurred_at if row is not None and row.run_id == event.run_id else None
+    stored = None if row is None else row.reset_at
+    field = "idempotency_keys.reset_at"
+    return [] if stored == expected else [Difference(stream.id, last.sequence, field, stored, expected)]
 
 
 def _fields(stream_id: UUID, sequence: int, stored: dict[str, Any], folded: dict[str, Any]) -> list[Difference]:

@@ -21,6 +21,10 @@ from runlane.storage.tables import instant_to_text
 _EVENT_COLUMNS = "stream_id, sequence, type, version, occurred_at, environment, actor, data"
 _INSERT_EVENT = f"insert into events ({_EVENT_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_RUN = f"insert into runs ({', '.join(rows.BIRTH)}) values ({', '.join('?' * len(rows.BIRTH))})"
+_INSERT_SINGLETON = (
+    f"{_INSERT_RUN} on conflict (environment, task_id, singleton_key)"
+    " where singleton_key is not null and finished_at is null do nothing"
+)
 _UPDATE_RUN = f"update runs set {', '.join(f'{column} = ?' for column in rows.STATE[1:])} where id = ? and sequence = ?"
 _SEQUENCES = "select r.id, r.sequence from json_each(?) j join runs r on r.id = j.value"
 _CLAIM_KEY = (
@@ -81,6 +85,9 @@ class Sqlite:
     def insert_runs(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
         conn.exec_driver_sql(_INSERT_RUN, [_plain(run) for run in runs])
         self.insert_events(conn, events)
+
+    def insert_singleton(self, conn: Connection, run: RunRow) -> bool:
+        return conn.exec_driver_sql(_INSERT_SINGLETON, _plain(run)).rowcount == 1
 
     def update_runs(
         self, conn: Connection, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]

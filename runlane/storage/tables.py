@@ -225,6 +225,16 @@ Index(
     postgresql_where=_WAITING,
     sqlite_where=_WAITING,
 )
+_SINGLETON = text("singleton_key is not null and finished_at is null")
+Index(
+    "runs_singleton",
+    runs.c.environment,
+    runs.c.task_id,
+    runs.c.singleton_key,
+    unique=True,
+    postgresql_where=_SINGLETON,
+    sqlite_where=_SINGLETON,
+)
 _LEASED = text("lease_session_id is not null")
 Index("runs_leased", runs.c.lease_session_id, postgresql_where=_LEASED, sqlite_where=_LEASED)
 
@@ -235,6 +245,7 @@ idempotency_keys = Table(
     _not_null("task_id", Text),
     _not_null("key", Text),
     _not_null("run_id", Guid),
+    Column("reset_at", Instant),
     PrimaryKeyConstraint("environment", "task_id", "key", name="idempotency_keys_pkey"),
 )
 

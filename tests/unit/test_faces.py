@@ -12,6 +12,7 @@ PAIRS = [
     (app.Runlane, aio.AsyncRunlane),
     (operators.Runs, aio_operators.AsyncRuns),
     (operators.Schedules, aio_operators.AsyncSchedules),
+    (operators.IdempotencyKeys, aio_operators.AsyncIdempotencyKeys),
     (operators.Queues, aio_operators.AsyncQueues),
     (operators.Audit, aio_operators.AsyncAudit),
     (worker.Worker, aio.AsyncWorker),

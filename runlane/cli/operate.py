@@ -1,0 +1,121 @@
+"""``runlane runs cancel|retry|rerun`` and ``runlane keys reset``: what operators do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from runlane.bulk import LIMIT, Bulk
+from runlane.cli import show
+from runlane.cli.program import Program, program_options
+from runlane.cli.runs import conditions_of, filter_options, runs
+from runlane.errors import RunlaneError
+from runlane.operators import Runs
+from runlane.projections.runs import Run
+from runlane.values import Actor, identifier
+
+_ACTOR = click.option("--actor", default="cli", show_default=True, metavar="NAME", help="Who asks; an operator's name.")
+
+
+def _operation(name: str, summary: str, one: Callable[..., Run], many: Callable[..., Bulk], *, tasks: bool) -> None:
+    """Add a command that does something to the named runs, or to those that match conditions."""
+
+    def command(
+        program: Program, /, run: tuple[str, ...], every: bool, actor: str, reason: str | None, **options: Any
+    ) -> None:
+        limit, cursor = options.pop("limit"), options.pop("cursor")
+        where = conditions_of(options)
+        if bool(run) == bool(where or every):
+            raise click.UsageError("name runs, or give conditions such as --task (or --all for every run)")
+        api, by = program.started(tasks=tasks).runs, Actor.operator(identifier("actor", actor))
+        if run:
+            _tell(program, Bulk(*_each(api, one, run, by, reason), None))
+        else:
+            _tell(program, many(api, actor=by, reason=reason, limit=limit, cursor=cursor, **where))
+
+    decorated: Any = command
+    decorated.__doc__ = summary
+    for option in (
+        click.pass_obj,
+        click.option("--reason", metavar="TEXT", help="Kept in the history."),
+        _ACTOR,
+        click.option("--all", "every", is_flag=True, help="Every run that the operation is for."),
+        click.option("--cursor", metavar="TEXT", help="Go on where the call before ended."),
+        click.option("--limit", default=LIMIT, show_default=True, help="The most runs, 1 to 500."),
+        filter_options,
+        click.argument("run", metavar="[RUN]...", nargs=-1),
+        program_options,
+    ):
+        decorated = option(decorated)
+    runs.command(name, help=summary)(decorated)
+
+
+def _each(
+    api: Runs, one: Callable[..., Run], ids: tuple[str, ...], actor: Actor, reason: str | None
+) -> tuple[tuple[Run, ...], dict[Any, str]]:
+    changed: list[Run] = []
+    refused: dict[Any, str] = {}
+    for run_id in ids:
+        try:
+            changed.append(one(api, run_id, actor=actor, reason=reason))
+        except RunlaneError as error:
+            if error.retryable or len(ids) == 1:
+                raise
+            refused[run_id] = error.message
+    return tuple(changed), refused
+
+
+def _tell(program: Program, done: Bulk) -> None:
+    if program.json:
+        show.json_lines(show.run_row(run) for run in done.changed)
+        show.json_lines({"refused": run_id, "reason": reason} for run_id, reason in done.refused.items())
+        if done.next_cursor:
+            show.json_lines([{"next_cursor": done.next_cursor}])
+    else:
+        if done.changed:
+            show.table(("id", "task", "status"), [(run.id, run.task_id, run.status) for run in done.changed])
+        else:
+            show.say("no run was changed")
+        if done.next_cursor:
+            show.say(f"\nmore: add --cursor {done.next_cursor}")
+        for reason in done.refused.values():
+            show.complain(reason)
+    if done.refused:
+        raise click.exceptions.Exit(1)
+
+
+_operation(
+    "cancel",
+    "Cancel waiting runs at once, and ask running ones to stop.",
+    Runs.cancel,
+    Runs.cancel_many,
+    tasks=False,
+)
+_operation("retry", "Make a new run of each failed one.", Runs.retry, Runs.retry_many, tasks=True)
+_operation("rerun", "Make a new run of each ended one.", Runs.rerun, Runs.rerun_many, tasks=True)
+
+
+@click.group()
+def keys() -> None:
+    """Idempotency keys."""
+
+
+@keys.command()
+@program_options
+@click.argument("task", metavar="TASK")
+@click.argument("key", metavar="KEY")
+@_ACTOR
+@click.option("--reason", metavar="TEXT", help="Kept in the history.")
+@click.pass_obj
+def reset(program: Program, /, task: str, key: str, actor: str, reason: str | None) -> None:
+    """Free the key that an ended run of TASK keeps; exit code 1 if there was nothing to free."""
+    app = program.started(tasks=True)
+    freed = app.idempotency_keys.reset(task, key, actor=Actor.operator(identifier("actor", actor)), reason=reason)
+    if program.json:
+        show.json_lines([{"freed": freed}])
+    else:
+        show.say("the key is free" if freed else "nothing to free")
+    if not freed:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,64 @@
+"""Bulk operations: bounded, resumable, each run a change of its own, one refusal not stopping the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from runlane import Actor, ConfigurationInvalid, Runlane, RunStatus
+from tests.engine.tasks import echo, hopeless
+
+Make = Callable[..., Runlane]
+ANN = Actor.operator("ann")
+
+
+def test_cancelling_what_matches(make_app: Make) -> None:
+    app = make_app(echo)
+    wanted = [one.run.id for one in app.trigger_many(echo, range(5))]
+    app.trigger(echo, 9, correlation_id="keep")
+    first = app.runs.cancel_many(tasks=[echo], limit=3, actor=ANN, reason="flood")
+    assert [run.id for run in first.changed] == wanted[:3]
+    assert {run.cancellation.reason for run in first.changed} == {"flood"}
+    second = app.runs.cancel_many(tasks=[echo], limit=2, cursor=first.next_cursor, actor=ANN)
+    assert [run.id for run in second.changed] == wanted[3:]
+    assert app.runs.count() == {RunStatus.CANCELLED: 5, RunStatus.QUEUED: 1}
+
+
+def test_retrying_and_rerunning_what_matches(make_app: Make) -> None:
+    app = make_app(echo, hopeless)
+    app.trigger_many(echo, range(2))
+    app.trigger_many(hopeless, range(2))
+    app.worker("drain").run()
+    retried = app.runs.retry_many(actor=ANN)
+    assert ([run.task_id for run in retried.changed], retried.next_cursor) == (["hopeless"] * 2, None)
+    assert {app.runs.events(run.id)[0].actor for run in retried.changed} == {ANN}
+    again = app.runs.rerun_many(tasks=["echo"])
+    assert [run.source.type for run in again.changed] == ["rerun"] * 2
+
+
+def test_one_that_refuses_does_not_stop_the_rest(make_app: Make) -> None:
+    app = make_app(echo)
+    for n in range(3):
+        app.trigger(echo, n, singleton_key=f"k{n}")
+    app.worker("drain").run()
+    owner = app.trigger(echo, 1, singleton_key="k1").run
+    done = app.runs.rerun_many(statuses=["succeeded"])
+    assert [run.payload for run in done.changed] == [0, 2]
+    (reason,) = done.refused.values()
+    assert str(owner.id) in reason
+
+
+def test_a_status_that_the_operation_is_not_for_is_refused(make_app: Make) -> None:
+    app = make_app(echo)
+    app.trigger(echo, 1)
+    for operation, status in (
+        (app.runs.cancel_many, "succeeded"),
+        (app.runs.retry_many, "cancelled"),
+        (app.runs.rerun_many, "queued"),
+    ):
+        with pytest.raises(ConfigurationInvalid, match=f"not for '{status}'"):
+            operation(statuses=[status])
+    with pytest.raises(ConfigurationInvalid, match="limit"):
+        app.runs.cancel_many(limit=0)
+    assert app.runs.count() == {RunStatus.QUEUED: 1}
