@@ -316,7 +316,7 @@ class Runlane:
         if connection is None:
             done = self._transact(lambda tx: trigger(tx, self.environment, wanted))
             if self._eager:
-                self._runtime.ring()
+                self._runtime.ring({one.run.queue for one in done if one.outcome is TriggerOutcome.CREATED})
             return done
         with self._joined(connection) as tx:
             return trigger(tx, self.environment, wanted)

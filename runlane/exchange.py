@@ -16,7 +16,7 @@ from uuid import UUID
 
 from runlane.decisions import Failed, Interrupted, Outcome
 from runlane.engine.complete import Finished, complete
-from runlane.engine.lease import Holder, claim, is_open
+from runlane.engine.lease import Holder, claim, is_open, may_claim
 from runlane.errors import ErrorCode, RunlaneError
 from runlane.executor import Execution, Executor
 from runlane.projections.runs import Run
@@ -62,6 +62,7 @@ class Exchange:
         self._share = min(BATCH, -(-concurrency // lanes))
         self._poll_interval = poll_interval
         self._drain = drain
+        self._looks_first = runtime.database.schema is None
         self._executor = Executor(concurrency, self._ended, runtime.settings.redact_failures)
         self._changed = threading.Condition()
         # Handlers append without the lock; a lane that announces itself in `_waiting` before it looks is woken.
@@ -87,7 +88,7 @@ class Exchange:
     def start(self) -> None:
         """Begin to claim and execute."""
         self._runtime.join(self)
-        self._runtime.on_ring(self.ring)
+        self._runtime.lane.transport.listen(self._runtime.environment, self._queues, self.ring)
         for thread in self._threads:
             thread.start()
 
@@ -122,7 +123,7 @@ class Exchange:
             thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
         if any(thread.is_alive() for thread in self._threads):
             return False
-        self._runtime.off_ring(self.ring)
+        self._runtime.lane.transport.unlisten(self.ring)
         self._runtime.leave(self)
         self._executor.close()
         return True
@@ -249,6 +250,8 @@ class Exchange:
     def _transact(self, batch: list[Ended], wanted: int, holder: Holder) -> tuple[list[Run], bool]:
         """Store outcomes and claim; the claimed runs, and whether the session is open still, as far as was seen."""
         runtime = self._runtime
+        if not batch and self._looks_first and not self._sees_work(holder):
+            return [], True
         finished = [Finished(execution.run, outcome, execution.task.retry) for execution, outcome in batch]
 
         def work(tx: Transaction) -> tuple[list[Run | None], list[Run], bool]:
@@ -264,6 +267,12 @@ class Exchange:
             elif after.sequence == runtime.settings.max_events // 10:
                 log.warning("run %s has %d events; at %d it fails", after.id, after.sequence, after.sequence * 10)
         return runs, open_still
+
+    def _sees_work(self, holder: Holder) -> bool:
+        """Whether a claim could find something, asked without the lock that only one writer of the file can have."""
+        runtime = self._runtime
+        with runtime.database.read(runtime.clock) as tx:
+            return may_claim(tx, runtime.environment, holder, self._queues, self._tasks)
 
     def _postpone(self, batch: list[Ended], wanted: int) -> None:
         """Nothing was stored: keep the outcomes, and leave the database alone for a moment."""

@@ -1,23 +1,65 @@
-"""Lanes: a database with a name, as a URL or built by hand."""
+"""Lanes: a storage and a transport with a name, as a URL or built by hand."""
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from enum import StrEnum
+from pathlib import Path
+
+from attrs import Factory, field, frozen
 
 from runlane.errors import ConfigurationInvalid
 from runlane.storage.database import Database
+from runlane.transport import Transport
+from runlane.transport.local import LocalTransport
+from runlane.transport.notify import NotifyTransport
+from runlane.transport.watch import FileTransport
 from runlane.values import identifier
+
+
+class Capability(StrEnum):
+    """What a lane may promise."""
+
+    DURABLE_STATE = "durable_state"
+    PROCESS_LOCAL_STATE = "process_local_state"
+    READS_RUN_HISTORY = "reads_run_history"
+    LEASES_RUNS = "leases_runs"
+    CLAIMS_SCHEDULE_OCCURRENCES = "claims_schedule_occurrences"
+    ENFORCES_IDEMPOTENCY = "enforces_idempotency"
+    ENFORCES_SINGLETON = "enforces_singleton"
+    OPERATOR_READS = "operator_reads"
+    PRODUCTION_DURABLE = "production_durable"
+
+
+_EVERY = frozenset(Capability) - {
+    Capability.DURABLE_STATE,
+    Capability.PROCESS_LOCAL_STATE,
+    Capability.PRODUCTION_DURABLE,
+}
 
 
 def _lane_name(value: str) -> str:
     return identifier("lane name", value)
 
 
+def transport_for(database: Database) -> Transport:
+    """The doorbell that suits a database: LISTEN and NOTIFY, a watch on the file, or this process's own."""
+    if database.schema is not None:
+        conninfo = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        return NotifyTransport(conninfo, database.schema)
+    if database.is_memory or not database.url.database:
+        return LocalTransport()
+    return FileTransport(Path(database.url.database.removeprefix("file:")))
+
+
 @frozen(eq=False)
 class Lane:
-    """Where a runtime keeps its runs; make one with the functions below to set options that a URL cannot carry."""
+    """Where a runtime keeps its runs, and how its workers are woken.
 
-    database: Database
+    Make one with the functions below to set options that a URL cannot carry, or give another transport.
+    """
+
+    database: Database = field(alias="storage")
+    transport: Transport = field(default=Factory(lambda lane: transport_for(lane.database), takes_self=True))
     name: str = field(default="lane", converter=_lane_name)
 
     @property
@@ -25,15 +67,52 @@ class Lane:
         """Whether ``start()`` creates the tables: on the memory and SQLite lanes."""
         return self.database.dialect.name == "sqlite"
 
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What this lane promises."""
+        if self.database.is_memory:
+            return _EVERY | {Capability.PROCESS_LOCAL_STATE}
+        if self.migrates_itself:
+            return _EVERY | {Capability.DURABLE_STATE}
+        return _EVERY | {Capability.DURABLE_STATE, Capability.PRODUCTION_DURABLE}
+
+    def start(self) -> None:
+        """Make sure that the tables are there, then start the transport.
+
+        Raises:
+            StorageUnavailable: the database cannot be reached.
+            ConfigurationInvalid: it is not migrated.
+        """
+        if self.migrates_itself:
+            self.database.migrate()
+        else:
+            self.database.check()
+        try:
+            self.transport.start()
+        except BaseException:
+            self._close_storage()
+            raise
+
+    def close(self) -> None:
+        """Close the transport, then the connections."""
+        try:
+            self.transport.close()
+        finally:
+            self._close_storage()
+
+    def _close_storage(self) -> None:
+        if not self.database.is_memory:  # it would be gone
+            self.database.dispose()
+
 
 def memory_lane() -> Lane:
     """Everything in this process's memory; gone when it ends."""
-    return Lane(Database("memory:"), "memory")
+    return Lane(Database("memory:"), name="memory")
 
 
 def sqlite_lane(url: str, *, busy_timeout: float = 30.0, synchronous_commit: bool = True) -> Lane:
     """One file, shared by the processes of one machine; `busy_timeout` in seconds."""
-    return Lane(Database(url, busy_timeout=busy_timeout, synchronous_commit=synchronous_commit), "sqlite")
+    return Lane(Database(url, busy_timeout=busy_timeout, synchronous_commit=synchronous_commit), name="sqlite")
 
 
 def postgres_lane(
@@ -48,7 +127,7 @@ def postgres_lane(
     database = Database(
         url, schema=schema, pool_size=pool_size, busy_timeout=busy_timeout, synchronous_commit=synchronous_commit
     )
-    return Lane(database, "postgres")
+    return Lane(database, name="postgres")
 
 
 def lane_of(lane: Lane | str) -> Lane:
@@ -63,4 +142,4 @@ def lane_of(lane: Lane | str) -> Lane:
         raise ConfigurationInvalid(f"lane must be a Lane or a database URL, not {type(lane).__name__}")
     database = Database(lane)
     name = "memory" if database.is_memory else "sqlite" if database.dialect.name == "sqlite" else "postgres"
-    return Lane(database, name)
+    return Lane(database, name=name)

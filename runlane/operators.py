@@ -232,7 +232,7 @@ class Runs:
         run = runtime.transact(
             lambda tx: operate.run_again(tx, runtime.environment, wanted, runtime.registry, type_, said)
         )
-        runtime.ring()
+        runtime.ring({run.queue})
         return run
 
     def wait(self, id: UUID | str, *, timeout: float | None = None) -> Run:

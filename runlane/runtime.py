@@ -89,7 +89,6 @@ class Runtime:
         self._lock = threading.RLock()
         self._session: Session | None = None
         self._holding: list[Holding] = []
-        self._bells: list[Callable[[], None]] = []
         self._deployed = False
         self._started = False
         self._pid = os.getpid()
@@ -97,18 +96,19 @@ class Runtime:
     @property
     def database(self) -> Database:
         """The lane's database."""
+        self._in_this_process()
+        return self.lane.database
+
+    def _in_this_process(self) -> None:
         if os.getpid() != self._pid:
             raise InternalError("a Runlane must not be carried over a fork; create it in the child process")
-        return self.lane.database
 
     def start(self) -> None:
         """Make sure, once, that the tables are there; the memory and SQLite lanes create them."""
         if self._started:
             return
-        if self.lane.migrates_itself:
-            self.database.migrate()
-        else:
-            self.database.check()
+        self._in_this_process()
+        self.lane.start()
         self._started = True
 
     def transact(self, work: Callable[[Transaction], T]) -> T:
@@ -130,8 +130,7 @@ class Runtime:
             self._started = False
         if session is not None:
             session.close()
-        if not self.database.is_memory:
-            self.database.dispose()
+        self.lane.close()
 
     def session(self) -> Session:
         """The session of this process, opened at first need and again after one was lost."""
@@ -180,21 +179,9 @@ class Runtime:
         for holding in tuple(self._holding):
             holding.cancel(run_ids)
 
-    def on_ring(self, bell: Callable[[], None]) -> None:
-        """Call `bell` whenever this process has created work."""
-        with self._lock:
-            self._bells.append(bell)
-
-    def off_ring(self, bell: Callable[[], None]) -> None:
-        """The inverse of ``on_ring``."""
-        with self._lock:
-            if bell in self._bells:
-                self._bells.remove(bell)
-
-    def ring(self) -> None:
-        """Tell the workers of this process that there is work."""
-        for bell in tuple(self._bells):
-            bell()
+    def ring(self, queues: Collection[str] | None = None) -> None:
+        """Tell workers, here and in other processes, that there may be work on `queues`, or on any."""
+        self.lane.transport.ring(self.environment, queues)
 
     def tick(self) -> TickReport:
         """One maintenance pass; the first of a process records its schedules."""

@@ -61,6 +61,12 @@ def claim(
     return [run for run in leased if run.id not in lost]
 
 
+def may_claim(tx: Transaction, environment: str, holder: Holder, queues: Sequence[str], tasks: Sequence[str]) -> bool:
+    """Whether a claim would find something, or find that the session has ended; only reads, for SQLite."""
+    due = claims.lock_due(tx, environment, holder.session_id, queues, tasks, tx.now(), 1)
+    return bool(due) or not is_open(tx, holder)
+
+
 def is_open(tx: Transaction, holder: Holder) -> bool:
     """Whether the holder's session has its row still."""
     return sessions.exists(tx, holder.session_id)

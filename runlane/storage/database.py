@@ -59,6 +59,7 @@ class Database:
         parsed = _parse(url)
         self.is_memory = parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:")
         self.where = "the memory lane" if self.is_memory else _describe(parsed)
+        self.url = parsed
         self.dialect: StorageDialect
         self._busy_timeout = busy_timeout
         self._synchronous = synchronous_commit

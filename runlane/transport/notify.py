@@ -1,0 +1,224 @@
+"""Rings between machines that share a PostgreSQL database: LISTEN and NOTIFY.
+
+NOTIFY inside a transaction that writes would make all such commits wait for each other, so it has a connection of its
+own, after the commit, and what rings within a few milliseconds goes out together.  A listener that lost its connection
+is deaf without noticing: it asks the server now and then, and rings once after each reconnect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+import secrets
+import select
+import socket
+import threading
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from runlane.transport import Bell
+from runlane.transport.local import LocalTransport
+
+if TYPE_CHECKING:
+    import psycopg
+
+log = logging.getLogger("runlane.transport")
+
+#: Seconds within which rings go out together.
+COALESCE = 0.02
+#: Seconds without a word after which a listener asks whether the server is there still.
+CHECK = 15.0
+_RETRY = (0.2, 10.0)  # seconds between attempts to connect, least and most
+_MOST = 7000  # bytes of a payload; PostgreSQL takes 8000
+
+
+def channel_of(schema: str) -> str:
+    """The channel of a schema's runs."""
+    return "runlane_" + hashlib.sha256(schema.encode()).hexdigest()[:16]
+
+
+class NotifyTransport(LocalTransport):
+    """Rings within this process at once, and in every other process through the database.
+
+    Args:
+        conninfo: where the database is, as libpq takes it.
+        schema: the schema of the runs; processes on other schemas hear nothing.
+    """
+
+    name = "notify"
+
+    def __init__(self, conninfo: str, schema: str) -> None:
+        super().__init__()
+        self._conninfo = conninfo
+        self._channel = channel_of(schema)
+        self._me = secrets.token_hex(8)
+        self._waiting: dict[str, set[str] | None] = {}
+        self._changed = threading.Condition()
+        self._sender: threading.Thread | None = None
+        self._listener: threading.Thread | None = None
+        self._stop: _Stop | None = None
+        #: Set once the listener hears, cleared while it is deaf; for tests and for the curious.
+        self.hears = threading.Event()
+
+    def ring(self, environment: str, queues: Collection[str] | None) -> None:
+        """Ring here, and soon in other processes."""
+        super().ring(environment, queues)
+        with self._changed:
+            known = self._waiting.get(environment, set())
+            self._waiting[environment] = None if queues is None or known is None else known | set(queues)
+            if self._sender is None:
+                self._sender = threading.Thread(target=self._send, name="runlane-notify", daemon=True)
+                self._sender.start()
+            self._changed.notify()
+
+    def listen(self, environment: str, queues: Collection[str], bell: Bell) -> None:
+        """Ring `bell` whenever one of `queues` is rung for, here or in another process."""
+        super().listen(environment, queues, bell)
+        with self._lock:
+            if self._listener is None:
+                self._stop = _Stop()
+                self._listener = threading.Thread(
+                    target=self._listen, args=(self._stop,), name="runlane-listen", daemon=True
+                )
+                self._listener.start()
+
+    def unlisten(self, bell: Bell) -> None:
+        """The inverse of ``listen``; nobody listens for nobody."""
+        super().unlisten(bell)
+        if not self.is_listening:
+            self._end_listener()
+
+    def close(self) -> None:
+        """Send what waits, for a moment at most, and end; those who still listen go on hearing."""
+        if not self.is_listening:
+            self._end_listener()
+        with self._changed:
+            sender, self._sender = self._sender, None
+            self._changed.notify()
+        if sender is not None:
+            sender.join(2.0)
+
+    def _end_listener(self) -> None:
+        with self._lock:
+            listener, self._listener = self._listener, None
+            if self._stop is not None:
+                self._stop.set()
+        if listener is not None and listener is not threading.current_thread():
+            listener.join(2.0)
+
+    def _send(self) -> None:
+        me = threading.current_thread()
+        connection: psycopg.Connection[Any] | None = None
+        try:
+            while True:
+                with self._changed:
+                    while not self._waiting and self._sender is me:
+                        self._changed.wait()
+                    if not self._waiting:
+                        return
+                    waiting, self._waiting = self._waiting, {}
+                try:
+                    connection = connection or self._connect()
+                    for environment, queues in waiting.items():
+                        connection.execute(
+                            "select pg_notify(%s, %s)", (self._channel, self._payload(environment, queues))
+                        )
+                except Exception as error:  # others poll; a doorbell never fails the caller
+                    log.debug("a ring was lost: %s", error)
+                    _discard(connection)
+                    connection = None
+                if self._sender is me:
+                    threading.Event().wait(COALESCE)
+        finally:
+            _discard(connection)
+
+    def _payload(self, environment: str, queues: Collection[str] | None) -> str:
+        text = json.dumps([self._me, environment, None if queues is None else sorted(queues)])
+        return text if len(text) <= _MOST else json.dumps([self._me, environment, None])
+
+    def _listen(self, stop: _Stop) -> None:
+        least, most = _RETRY
+        pause = least
+        while not stop.is_set():
+            connection: psycopg.Connection[Any] | None = None
+            try:
+                connection = self._connect()
+                connection.execute(f"listen {self._channel}".encode())
+                pause = least
+                self.ring_all()  # whatever was rung while nobody heard
+                self.hears.set()
+                self._hear(connection, stop)
+            except Exception as error:
+                if not stop.is_set():
+                    log.warning("wakeups are not heard for now, polling goes on: %s", str(error).split("\n")[0])
+            finally:
+                self.hears.clear()
+                _discard(connection)
+            if not stop.wait(pause * random.uniform(0.5, 1.5)):  # noqa: S311
+                pause = min(2 * pause, most)
+        stop.close()
+
+    def _hear(self, connection: psycopg.Connection[Any], stop: _Stop) -> None:
+        while not stop.is_set():
+            ready, _, _ = select.select([connection.fileno(), stop.fileno()], [], [], CHECK)
+            if not ready:
+                connection.execute("select 1")
+            for notice in connection.notifies(timeout=0):
+                self._dispatch(notice.payload)
+
+    def _dispatch(self, payload: str) -> None:
+        try:
+            sender, environment, queues = json.loads(payload)
+        except ValueError:
+            self.ring_all()  # somebody else's words on our channel
+            return
+        if sender != self._me:
+            LocalTransport.ring(self, environment, queues)
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        import psycopg
+
+        return psycopg.connect(
+            self._conninfo,
+            autocommit=True,
+            application_name="runlane wakeups",
+            connect_timeout=10,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+        )
+
+
+class _Stop:
+    """An event that ``select`` can wait for beside a socket."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._ours, self._theirs = socket.socketpair()
+
+    def set(self) -> None:
+        self._event.set()
+        self._ours.close()  # the other end becomes readable
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, timeout: float) -> bool:
+        return self._event.wait(timeout)
+
+    def fileno(self) -> int:
+        return self._theirs.fileno()
+
+    def close(self) -> None:
+        self._ours.close()
+        self._theirs.close()
+
+
+def _discard(connection: psycopg.Connection[Any] | None) -> None:
+    if connection is not None:
+        try:
+            connection.close()
+        except Exception as error:
+            log.debug("closing: %s", error)
