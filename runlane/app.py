@@ -148,6 +148,7 @@ class Runlane:
         queue: Queue | None = None,
         idempotency_key: str | None = None,
         idempotency_ttl: str | timedelta | None = None,
+        concurrency_key: str | None = None,
         priority: int | None = None,
         run_at: datetime | None = None,
         delay: str | timedelta | None = None,
@@ -162,6 +163,7 @@ class Runlane:
 
         Args:
             payload: an instance of the task's payload type, or its JSON form.
+            concurrency_key: what it counts under on a queue with a limit, instead of the task's key.
             run_at: the aware instant, or `delay` (``"10m"``) from now, before which it does not start.
             run_id: a UUID of your own; it must be new.
             connection: your SQLAlchemy connection or session, or psycopg connection; the run exists only if that
@@ -179,6 +181,7 @@ class Runlane:
             queue,
             idempotency_key,
             idempotency_ttl,
+            concurrency_key,
             priority,
             run_at,
             delay,
@@ -219,6 +222,7 @@ class Runlane:
         *,
         idempotency_key: str | None = None,
         idempotency_ttl: str | timedelta | None = None,
+        concurrency_key: str | None = None,
         correlation_id: str | None = None,
         actor: Actor | None = None,
         trace_carrier: Mapping[str, str] | None = None,
@@ -233,6 +237,7 @@ class Runlane:
             payload,
             idempotency_key=idempotency_key,
             idempotency_ttl=idempotency_ttl,
+            concurrency_key=concurrency_key,
             correlation_id=correlation_id,
             actor=actor,
             trace_carrier=trace_carrier,

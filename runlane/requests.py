@@ -35,6 +35,7 @@ class TriggerOptions(TypedDict, total=False):
     queue: Queue | None
     idempotency_key: str | None
     idempotency_ttl: str | timedelta | None
+    concurrency_key: str | None
     priority: int | None
     run_at: datetime | None
     delay: str | timedelta | None
@@ -54,6 +55,7 @@ class Trigger:
     queue: Queue | None = None
     idempotency_key: str | None = None
     idempotency_ttl: str | timedelta | None = None
+    concurrency_key: str | None = None
     priority: int | None = None
     run_at: datetime | None = None
     delay: str | timedelta | None = None
@@ -74,7 +76,8 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
     """
     task = registry.task(asked.task)
     payload = task.payload.to_json(asked.payload)
-    key, ttl = _key(task, asked, payload)
+    key = _key("idempotency_key", task, asked.idempotency_key, payload)
+    ttl = _ttl(task, asked, key)
     if asked.run_at is not None and asked.delay is not None:
         raise ConfigurationInvalid("give run_at or delay, not both")
     parent = current.get()
@@ -91,6 +94,7 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
         None if asked.run_at is None else instant("run_at", asked.run_at),
         key,
         ttl,
+        concurrency_key=_key("concurrency_key", task, asked.concurrency_key, payload),
         correlation_id=None if correlation_id is None else free_text("correlation_id", correlation_id),
         trace_carrier=trace_carrier,
         meta=_meta(asked.meta),
@@ -103,20 +107,17 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
     )
 
 
-def _key(task: Task[..., Any], asked: Trigger, payload: Any) -> tuple[str | None, str | None]:
-    key = asked.idempotency_key
-    ttl = asked.idempotency_ttl
-    if key is None:
-        key = (
-            task.idempotency_key(task.payload.from_json(payload))
-            if callable(task.idempotency_key)
-            else (task.idempotency_key)
-        )
-    if key is None:
-        if ttl is not None:
-            raise ConfigurationInvalid("an idempotency_ttl needs an idempotency_key")
-        return None, None
-    return identifier("idempotency_key", key), idempotency_ttl(task.idempotency_ttl if ttl is None else ttl)
+def _key(name: str, task: Task[..., Any], asked: str | None, payload: Any) -> str | None:
+    """The key that was asked for, else the task's."""
+    return task.key_of(name, payload) if asked is None else identifier(name, asked)
+
+
+def _ttl(task: Task[..., Any], asked: Trigger, key: str | None) -> str | None:
+    if key is not None:
+        return idempotency_ttl(task.idempotency_ttl if asked.idempotency_ttl is None else asked.idempotency_ttl)
+    if asked.idempotency_ttl is not None:
+        raise ConfigurationInvalid("an idempotency_ttl needs an idempotency_key")
+    return None
 
 
 def _actor(actor: Actor | None) -> Actor:

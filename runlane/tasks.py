@@ -47,6 +47,12 @@ def _queue_name(value: str) -> str:
     return identifier("queue name", value)
 
 
+def _concurrency_limit(value: object) -> int | None:
+    if value is None or (type(value) is int and 1 <= value < 2**31):
+        return value
+    raise ConfigurationInvalid(f"concurrency_limit must be an integer of at least 1; got {value!r}")
+
+
 def _schedule_id(value: str) -> str:
     return identifier("schedule id", value)
 
@@ -58,10 +64,25 @@ class Queue:
     Args:
         name: stable and logical, stored with each run.
         default: whether tasks without a queue of their own use it; at most one per runtime.
+        concurrency_limit: the most runs of a concurrency key that are executed at once, over all processes; runs
+            without a key share the same number.  Each process keeps to the limit of its own definition.
+        dispatch_timeout: the age (``"30s"``) at which a slot reserved for a wakeup is given back; needs a limit.
+
+    Raises:
+        ConfigurationInvalid: naming the option that is not valid.
     """
 
     name: str = field(converter=_queue_name)
     default: bool = field(default=False, kw_only=True)
+    concurrency_limit: int | None = field(default=None, kw_only=True, converter=_concurrency_limit)
+    dispatch_timeout: timedelta | str | None = field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if self.dispatch_timeout is None:
+            return
+        duration(f"dispatch_timeout of queue {self.name}", self.dispatch_timeout)
+        if self.concurrency_limit is None:
+            raise ConfigurationInvalid(f"queue {self.name} has a dispatch_timeout but no concurrency_limit")
 
 
 @frozen
@@ -118,7 +139,15 @@ class Task(Generic[P, R]):
     priority: int = 0
     idempotency_key: str | Callable[[Any], str] | None = None
     idempotency_ttl: str | timedelta | None = None
+    concurrency_key: str | Callable[[Any], str] | None = None
     schedules: tuple[Schedule, ...] = ()
+
+    def key_of(self, name: str, payload: Any) -> str | None:
+        """The key of this name (``idempotency_key``, …) for a stored payload: the text, or what the function says."""
+        key = getattr(self, name)
+        if callable(key):
+            key = key(self.payload.from_json(payload))
+        return None if key is None else identifier(name, key)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
@@ -137,6 +166,7 @@ def task(
     priority: int = 0,
     idempotency_key: str | Callable[[Any], str] | None = None,
     idempotency_ttl: str | timedelta | None = None,
+    concurrency_key: str | Callable[[Any], str] | None = None,
     schedules: Iterable[Schedule] = (),
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
@@ -154,6 +184,7 @@ def task(
     priority: int = 0,
     idempotency_key: str | Callable[[Any], str] | None = None,
     idempotency_ttl: str | timedelta | None = None,
+    concurrency_key: str | Callable[[Any], str] | None = None,
     schedules: Iterable[Schedule] = (),
 ) -> Callable[[Callable[P, R]], Task[P, R]] | Task[P, R]:
     """Make a task of a function ``(payload)`` or ``(payload, context)``, ``def`` or ``async def``.
@@ -166,6 +197,8 @@ def task(
         priority: of its runs, -32768 to 32767, higher first.
         idempotency_key: text, or a function of the payload (as the handler receives it).
         idempotency_ttl: how long a finished run keeps its key (``"30d"``), or ``"active"``.
+        concurrency_key: text, or a function of the payload; on a queue with a limit, runs of each key are counted
+            by themselves.
         schedules: when it runs by itself.
 
     Raises:
@@ -176,12 +209,8 @@ def task(
     task_id = identifier("task id", id)
     if retry is not None and not isinstance(retry, Retry):
         raise ConfigurationInvalid(f"retry of task {task_id} must be Retry(…); got {retry!r}")
-    if isinstance(idempotency_key, str):
-        identifier(f"idempotency_key of task {task_id}", idempotency_key)
-    elif idempotency_key is not None and not callable(idempotency_key):
-        raise ConfigurationInvalid(
-            f"idempotency_key of task {task_id} must be text or a function of the payload; got {idempotency_key!r}"
-        )
+    _check_key(f"idempotency_key of task {task_id}", idempotency_key)
+    _check_key(f"concurrency_key of task {task_id}", concurrency_key)
     if idempotency_ttl is not None and idempotency_key is None:
         raise ConfigurationInvalid(f"task {task_id} has an idempotency_ttl but no idempotency_key")
     _ttl(idempotency_ttl)
@@ -200,6 +229,7 @@ def task(
             _priority(priority),
             idempotency_key,
             idempotency_ttl,
+            concurrency_key,
             _schedules(task_id, schedules),
         )
 
@@ -208,6 +238,13 @@ def task(
 
 # Inside `task` the parameters of the same names hide these.
 _priority, _ttl = priority, idempotency_ttl
+
+
+def _check_key(what: str, key: object) -> None:
+    if isinstance(key, str):
+        identifier(what, key)
+    elif key is not None and not callable(key):
+        raise ConfigurationInvalid(f"{what} must be text or a function of the payload; got {key!r}")
 
 
 def _schedules(task_id: str, schedules: object) -> tuple[Schedule, ...]:
@@ -296,6 +333,11 @@ class Registry:
         if queue is None:
             raise ConfigurationInvalid(f"task {task.id} has no queue and no queue is the default (Queue(default=True))")
         return self.registered(queue)
+
+    def limits(self) -> dict[str, int]:
+        """The bounded queues, each with its limit."""
+        limits = {queue.name: queue.concurrency_limit for queue in self.queues.values()}
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
     def registered(self, queue: Queue) -> str:
         """The name of `queue`, if it is registered here."""

@@ -16,7 +16,7 @@ from runlane.projections.schedules import ScheduleState
 from runlane.storage import log, schedules
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Registry, Task, idempotency_ttl
-from runlane.values import Actor, ActorType, Source, SourceType, identifier
+from runlane.values import Actor, ActorType, Source, SourceType
 
 
 def definitions(registry: Registry) -> list[ScheduleDefinition]:
@@ -72,9 +72,7 @@ def fire(tx: Transaction, stream_id: UUID, registry: Registry, new_id: UUID) -> 
 
 
 def _occurrence(state: ScheduleState, task: Task[..., object], new_id: UUID, scheduled_for: datetime) -> NewRun:
-    key = task.idempotency_key
-    if callable(key):
-        key = key(task.payload.from_json(state.payload))
+    key = task.key_of("idempotency_key", state.payload)
     occurrence = decisions.occurrence_id(state.environment, state.schedule_id, scheduled_for)
     created = RunCreated(
         task.id,
@@ -82,8 +80,9 @@ def _occurrence(state: ScheduleState, task: Task[..., object], new_id: UUID, sch
         state.payload,
         Source(SourceType.SCHEDULE, None, None, state.schedule_id, occurrence, scheduled_for),
         task.priority,
-        idempotency_key=None if key is None else identifier("idempotency key", key),
+        idempotency_key=key,
         idempotency_ttl=None if key is None else idempotency_ttl(task.idempotency_ttl),
+        concurrency_key=task.key_of("concurrency_key", state.payload),
     )
     return NewRun(new_id, created, Actor(ActorType.SCHEDULE, state.schedule_id))
 
