@@ -107,6 +107,12 @@ create index runs_ready on runs (environment, queue, priority desc, due_at, id) 
 -- never lie in the way.
 create index runs_waiting on runs (environment, queue, priority desc, due_at, id)
   where status in ('scheduled', 'released', 'retrying');
+-- Claim on bounded queues: the waiting runs of one concurrency key, whatever their status, and which keys there are.
+-- Runs without a key are not in it and do not pay for it.
+create index runs_keyed on runs (environment, queue, concurrency_key, priority desc, due_at, id)
+  where due_at is not null and concurrency_key is not null;
+-- Bounded queues: how many runs of a partition are leased.
+create index runs_occupied on runs (environment, queue, concurrency_key) where lease_session_id is not null;
 -- Recovery and stray give-back: the runs of one worker session.
 create index runs_leased on runs (lease_session_id) where lease_session_id is not null;
 

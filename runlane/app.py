@@ -259,10 +259,10 @@ class Runlane:
         """
         self.start()
         names = self._queue_names(queues)
-        tasks = list(self.registry.tasks)
+        tasks, limits = list(self.registry.tasks), self.registry.limits()
 
         def claim(tx: Transaction) -> tuple[list[Run], bool]:
-            found = lease.claim(tx, self.environment, session.holder, names, tasks, 1, tx.now())
+            found = lease.claim(tx, self.environment, session.holder, names, tasks, 1, tx.now(), limits)
             return found, bool(found) or lease.is_open(tx, session.holder)
 
         is_open = False

@@ -129,9 +129,12 @@ def create(created: RunCreated, delay: timedelta | None, now: datetime) -> tuple
     return created, _DELIVER_NOW
 
 
-def lease(run: Run, session_id: UUID, worker_id: str) -> tuple[RunStep, ...]:
-    """A claim by a worker session; the fold refuses it if the run is not claimable."""
-    return (RunLeased(session_id, worker_id, run.counters.attempts + 1),)
+def lease(run: Run, session_id: UUID, worker_id: str, concurrency_limit: int | None = None) -> tuple[RunStep, ...]:
+    """A claim by a worker session; the fold refuses it if the run is not claimable.
+
+    `concurrency_limit` is the one under which the storage found a free slot.
+    """
+    return (RunLeased(session_id, worker_id, run.counters.attempts + 1, concurrency_limit),)
 
 
 def complete(

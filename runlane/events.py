@@ -55,11 +55,12 @@ class RunDispatchReservationExpired:
 
 @frozen
 class RunLeased:
-    """A worker session took the run for one attempt."""
+    """A worker session took the run for one attempt; on a bounded queue, under the limit that it keeps to."""
 
     session_id: UUID
     worker_id: str
     attempt: int
+    concurrency_limit: int | None = None
 
 
 @frozen

@@ -11,6 +11,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Sequence
+from datetime import datetime
 from time import monotonic
 from uuid import UUID
 
@@ -57,6 +58,7 @@ class Exchange:
         self._runtime = runtime
         self._queues = list(queues)
         self._tasks = list(runtime.registry.tasks)
+        self._limits = runtime.registry.limits()
         self._concurrency = concurrency
         # One lane claims while another stores: each takes its share of the slots.
         self._share = min(BATCH, -(-concurrency // lanes))
@@ -191,6 +193,9 @@ class Exchange:
         """The outcomes that wait and the slots that are free, taken for one transaction; None if there are neither."""
         self._retried, batch = [], self._retried
         batch += self._collect()
+        # Each of these may have been what another run of its partition waits for.
+        if self._limits and any(execution.run.queue in self._limits for execution, _ in batch):
+            self._hungry = True
         wanted = self._wanted()
         if not batch and not wanted:
             return None
@@ -247,7 +252,7 @@ class Exchange:
         def work(tx: Transaction) -> tuple[list[Run | None], list[Run], bool]:
             now = tx.now()
             stored = complete(tx, finished, now, runtime.settings.max_events) if finished else []
-            runs = claim(tx, runtime.environment, holder, self._queues, self._tasks, wanted, now) if wanted else []
+            runs = self._claim(tx, holder, wanted, now) if wanted else []
             return stored, runs, not wanted or bool(runs) or is_open(tx, holder)
 
         stored, runs, open_still = runtime.database.transact(work, runtime.clock)
@@ -257,6 +262,10 @@ class Exchange:
             elif after.sequence == runtime.settings.max_events // 10:
                 log.warning("run %s has %d events; at %d it fails", after.id, after.sequence, after.sequence * 10)
         return runs, open_still
+
+    def _claim(self, tx: Transaction, holder: Holder, wanted: int, now: datetime) -> list[Run]:
+        environment = self._runtime.environment
+        return claim(tx, environment, holder, self._queues, self._tasks, wanted, now, self._limits)
 
     def _postpone(self, batch: list[Ended], wanted: int) -> None:
         """Nothing was stored: keep the outcomes, and leave the database alone for a moment."""

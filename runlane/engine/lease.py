@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from uuid import UUID
 
 from attrs import frozen
@@ -14,9 +15,12 @@ from runlane.engine.trigger import NewRun, Triggered, birth, give_birth
 from runlane.events import RunStep
 from runlane.policy import ONE_ATTEMPT
 from runlane.projections.runs import Run
-from runlane.storage import claims, log, sessions
+from runlane.storage import claims, log, partitions, sessions
 from runlane.storage.transaction import Transaction
 from runlane.values import SYSTEM, Actor, ActorType
+
+#: No queue has a limit.
+UNLIMITED: Mapping[str, int] = MappingProxyType({})
 
 
 @frozen
@@ -40,25 +44,42 @@ def claim(
     tasks: Sequence[str],
     limit: int,
     now: datetime,
+    limits: Mapping[str, int] = UNLIMITED,
 ) -> list[Run]:
     """Lease up to `limit` runs that are due at `now`, best first; only of these queues and tasks.
 
     Nothing if the holder's session has ended; where nothing was found, ``is_open`` tells which it was.
+
+    Args:
+        limits: the concurrency limits of queues that have one.
     """
-    found = claims.lock_due(tx, environment, holder.session_id, queues, tasks, now, limit)
+    unlimited = [queue for queue in queues if queue not in limits]
+    bounded = {queue: limits[queue] for queue in queues if queue in limits}
+    found = claims.lock_due(tx, environment, holder.session_id, unlimited, tasks, now, limit)
+    if bounded:
+        found += partitions.lock_due(tx, environment, holder.session_id, bounded, tasks, now, limit)
+        found = sorted(found, key=_rank)[:limit]
+        now = tx.now()  # there may have been a wait for a lock
     actor = holder.actor
-    leases: dict[int, tuple[RunStep, ...]] = {}  # first attempts share one event, and so on
+    leases: dict[tuple[int, int | None], tuple[RunStep, ...]] = {}  # first attempts share one event, and so on
     changes = []
     for run in found:
-        events = leases.get(run.attempt_count)
+        most = bounded.get(run.queue)
+        events = leases.get((run.attempt_count, most))
         if events is None:
-            events = leases[run.attempt_count] = decisions.lease(run, holder.session_id, holder.worker_id)
+            events = decisions.lease(run, holder.session_id, holder.worker_id, most)
+            leases[run.attempt_count, most] = events
         changes.append(decisions.advance(run, events, now, actor))
     if not changes:
         return []
     leased = [change.after for change in changes]
     lost = log.append_runs(tx, changes)
     return [run for run in leased if run.id not in lost]
+
+
+def _rank(run: Run) -> tuple[int, datetime | None, UUID]:
+    """The claim order."""
+    return -run.priority, run.due_at, run.id
 
 
 def is_open(tx: Transaction, holder: Holder) -> bool:

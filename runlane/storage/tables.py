@@ -225,7 +225,27 @@ Index(
     postgresql_where=_WAITING,
     sqlite_where=_WAITING,
 )
+_KEYED = text("due_at is not null and concurrency_key is not null")
+Index(
+    "runs_keyed",
+    runs.c.environment,
+    runs.c.queue,
+    runs.c.concurrency_key,
+    runs.c.priority.desc(),
+    runs.c.due_at,
+    runs.c.id,
+    postgresql_where=_KEYED,
+    sqlite_where=_KEYED,
+)
 _LEASED = text("lease_session_id is not null")
+Index(
+    "runs_occupied",
+    runs.c.environment,
+    runs.c.queue,
+    runs.c.concurrency_key,
+    postgresql_where=_LEASED,
+    sqlite_where=_LEASED,
+)
 Index("runs_leased", runs.c.lease_session_id, postgresql_where=_LEASED, sqlite_where=_LEASED)
 
 idempotency_keys = Table(

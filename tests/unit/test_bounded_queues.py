@@ -87,9 +87,10 @@ def test_the_key_of_a_trigger_replaces_the_tasks() -> None:
 def test_a_key_that_is_no_identifier_is_refused(key: Any) -> None:
     with pytest.raises(ConfigurationInvalid, match="concurrency_key"):
         key_of(plain, 1, concurrency_key=key)
+    made = task("t", concurrency_key=lambda payload: key)(lambda payload: None)
+    registry = Registry.of([DEFAULT], [made])
     with pytest.raises(ConfigurationInvalid, match="concurrency_key"):
-        made = task("t", concurrency_key=lambda payload: key)(lambda payload: None)
-        build(Registry.of([DEFAULT], [made]), Trigger(made, 1))
+        build(registry, Trigger(made, 1))
     with pytest.raises(ConfigurationInvalid, match="concurrency_key of task t"):
         task("t", concurrency_key=key)
 
