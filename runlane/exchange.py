@@ -22,6 +22,7 @@ from runlane.errors import ErrorCode, RunlaneError
 from runlane.executor import Execution, Executor
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
+from runlane.storage.partitions import MOST_PARTITIONS
 from runlane.storage.transaction import Transaction
 from runlane.values import Failure, storable
 
@@ -59,6 +60,8 @@ class Exchange:
         self._queues = list(queues)
         self._tasks = list(runtime.registry.tasks)
         self._limits = runtime.registry.limits()
+        # A claim that came to this number may have left runs that are due.
+        self._most = MOST_PARTITIONS if self._limits else BATCH
         self._concurrency = concurrency
         # One lane claims while another stores: each takes its share of the slots.
         self._share = min(BATCH, -(-concurrency // lanes))
@@ -288,7 +291,7 @@ class Exchange:
             self._in_flight -= 1
             self.completed += stored
             if wanted:
-                self._hungry = len(claimed) == wanted or self._rang
+                self._hungry = len(claimed) >= min(wanted, self._most) or self._rang
                 self._dry = not claimed and not batch and not self._rang
             elif batch:
                 self._dry = False

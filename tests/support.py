@@ -88,6 +88,7 @@ def birth(
     key: str | None = None,
     environment: str = "default",
     queue: str = "default",
+    concurrency_key: str | None = None,
     priority: int = 0,
     at: datetime = START,
     run_at: datetime | None = None,
@@ -101,6 +102,7 @@ def birth(
         run_at=run_at,
         idempotency_key=key,
         idempotency_ttl=None if key is None else "30d",
+        concurrency_key=concurrency_key,
     )
     return decisions.begin(run_id or new_run_id(), environment, decisions.create(created, None, at), at, APPLICATION)
 

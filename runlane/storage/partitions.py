@@ -90,11 +90,11 @@ def lock_due(
         # others can be taken: in the order of numbers once more, and never while some are held.
         with tx.connection.begin_nested() as savepoint:
             ids = _take(tx, environment, lock(tx, environment, chosen), tasks, now, limit)
-            if ids:
-                savepoint.commit()
-                runs = {run.id: run for run in queries.load(tx, queries.RUN.where(tables.runs.c.id.in_(ids)))}
-                return [runs[run_id] for run_id in ids]
-            savepoint.rollback()
+            if not ids:
+                savepoint.rollback()
+        if ids:
+            runs = {run.id: run for run in queries.load(tx, queries.RUN.where(tables.runs.c.id.in_(ids)))}
+            return [runs[run_id] for run_id in ids]
         tried.update(chosen)
 
 
