@@ -230,7 +230,12 @@ class Runlane:
     ) -> Executed:
         """Create a run and execute its first attempt here and now; never executes any other run.
 
-        A handler's failure is in the run, not raised.  A later attempt is the workers' business.
+        A handler's failure is in the run, not raised.  A later attempt is the workers' business.  A queue that is
+        paused is no hindrance: that only holds back what waits.
+
+        Raises:
+            QueueCapacityExceeded: its queue is bounded and has no free slot for it; nothing is written.
+            PayloadInvalid, ConfigurationInvalid, TaskNotFound, StorageUnavailable: as by ``trigger``.
         """
         asked = Trigger(
             task,
@@ -246,7 +251,8 @@ class Runlane:
         new = build(self.registry, asked, SourceType.RUN_NOW)
         self.start()
         holder = self._runtime.session().holder
-        found = self._transact(lambda tx: lease.create_leased(tx, self.environment, holder, new))
+        limit = self.registry.limits().get(new.created.queue)
+        found = self._transact(lambda tx: lease.create_leased(tx, self.environment, holder, new, limit))
         if found.outcome is not TriggerOutcome.CREATED:
             return Executed(found.run, False)
         return Executed(self._inline.execute(found.run), True)

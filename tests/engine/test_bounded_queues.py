@@ -6,16 +6,17 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from runlane import Context, Queue, Release, Retry, Runlane, RunStatus, SettableClock, task
+from runlane import Context, Queue, QueueCapacityExceeded, Release, Retry, Runlane, RunStatus, SettableClock, task
 from runlane.events import RunCancelled, RunFailed, RunLeased
 from runlane.policy import Fixed
 from runlane.storage import log
 from tests.engine.sessions import EXPIRY, take
-from tests.support import PATIENCE, at_once, database_of, eventually
+from tests.support import PATIENCE, at_once, database_of, eventually, types_of, written
 
 Make = Callable[..., Runlane]
 LIMIT = 3
@@ -74,7 +75,7 @@ def test_invariant_9_limits_are_never_exceeded_by_8_threads_of_2_runtimes(shared
     """Claimed one by one and in batches, finished, failed, released and run at once, at random."""
     gauge, pause = Gauge(), threading.Event()
 
-    @task("work", retry=Retry(9, Fixed("1ms"), jitter=0.0))
+    @task("work", queue=BOUNDED, retry=Retry(9, Fixed("1ms"), jitter=0.0))
     def work(payload: int, context: Context) -> Any:
         def body() -> Any:
             draw = random.Random(payload * 100 + context.attempt)
@@ -96,14 +97,20 @@ def test_invariant_9_limits_are_never_exceeded_by_8_threads_of_2_runtimes(shared
             if app.execute_next() is None:
                 pause.wait(0.002)
 
+    def by_call(app: Runlane) -> None:
+        while not _all_ended(app):
+            with suppress(QueueCapacityExceeded):
+                app.run_now(work, 0, concurrency_key="a")
+            pause.wait(0.01)
+
     def by_worker(app: Runlane) -> None:
         worker = app.worker(concurrency=5, poll_interval=0.005, maintenance=False)
         worker.start()
         eventually(lambda: _all_ended(app), "the end of all runs")
         worker.stop()
 
-    at_once([lambda app=app, how=how: how(app) for app in made for how in (by_hand, by_hand, by_hand, by_worker)])
-    assert made[0].runs.count() == {RunStatus.SUCCEEDED: 120}
+    at_once([lambda app=app, how=how: how(app) for app in made for how in (by_hand, by_hand, by_call, by_worker)])
+    assert made[0].runs.count()[RunStatus.SUCCEEDED] >= 120
     assert within(gauge.most, QUEUES)
     assert within(most_open_leases(made[0]), QUEUES)
     assert made[0].audit.verify().differences == ()
@@ -222,5 +229,75 @@ def test_two_workers_over_two_bounded_queues_in_opposite_order(
         worker.stop()
     assert within(most_open_leases(made[0]), [first, second])
     assert "have to wait" not in caplog.text
+    for app in made:
+        app.close()
+
+
+def test_run_now_on_a_full_queue_is_refused_and_writes_nothing(make_app: Make) -> None:
+    inner: list[Any] = []
+
+    @task("outer")
+    def outer(payload: Any) -> None:
+        before = written(app)
+        with pytest.raises(QueueCapacityExceeded, match="all 1 slots are in use") as refusal:
+            app.run_now(outer, 1, idempotency_key="k")
+        inner.append((refusal.value, written(app) == before))
+
+    app = make_app(outer, queues=[Queue("single", default=True, concurrency_limit=1)])
+    assert app.run_now(outer, 0).run.status == "succeeded"
+    ((error, nothing_written),) = inner
+    assert nothing_written
+    assert (error.code, error.retryable) == ("queue_capacity_exceeded", True)
+    assert error.meta == {"queue": "single", "concurrency_key": None, "concurrency_limit": 1}
+    assert app.runs.count() == {RunStatus.SUCCEEDED: 1}
+
+
+def test_run_now_counts_in_its_own_partition(make_app: Make) -> None:
+    @task("nests")
+    def nests(payload: int) -> Any:
+        return app.run_now(nests, payload - 1, concurrency_key=f"k{payload}").run.result if payload else "bottom"
+
+    app = make_app(nests, queues=[Queue("single", default=True, concurrency_limit=1)])
+    done = app.run_now(nests, 3)
+    assert (done.executed, done.run.result) == (True, "bottom")
+    assert types_of(app, done.run.id) == ["RunCreated", "RunDeliveryRequested", "RunLeased", "RunSucceeded"]
+    assert app.runs.events(done.run.id)[2].event.concurrency_limit == 1
+
+
+def test_run_now_on_a_full_queue_still_finds_the_owner_of_its_key(make_app: Make) -> None:
+    found: list[Any] = []
+
+    @task("outer")
+    def outer(payload: Any) -> None:
+        found.append(app.run_now(outer, 1, idempotency_key="k"))
+
+    app = make_app(outer, queues=[Queue("single", default=True, concurrency_limit=1)])
+    done = app.run_now(outer, 0, idempotency_key="k")
+    assert [(one.run.id, one.executed) for one in found] == [(done.run.id, False)]
+
+
+def test_run_now_from_many_threads_keeps_to_the_limit(shared_url: str) -> None:
+    gauge, gate = Gauge(), threading.Event()
+
+    @task("work")
+    def work(payload: int, context: Context) -> Any:
+        return gauge(context, lambda: gate.wait(PATIENCE))
+
+    bounded = Queue("bounded", default=True, concurrency_limit=LIMIT)
+    made = [Runlane(shared_url, queues=[bounded], tasks=[work]).start() for _ in range(2)]
+    refused = []
+
+    def run(n: int) -> None:
+        try:
+            made[n % 2].run_now(work, n)
+        except QueueCapacityExceeded:
+            refused.append(n)
+            if len(refused) == 8 - LIMIT:
+                gate.set()
+
+    at_once([lambda n=n: run(n) for n in range(8)])
+    assert len(refused) == 8 - LIMIT
+    assert made[0].runs.count() == {RunStatus.SUCCEEDED: LIMIT}
+    assert gauge.most == {("bounded", None): LIMIT}
     for app in made:
         app.close()
