@@ -193,6 +193,22 @@ class ScheduleRemoved:
     """A deployment took a schedule off its task."""
 
 
+@frozen
+class QueuePaused:
+    """An operator stopped the claims from a queue for a while."""
+
+    queue: str
+    reason: str | None = None
+
+
+@frozen
+class QueueResumed:
+    """An operator let a queue go on."""
+
+    queue: str
+    reason: str | None = None
+
+
 RunStep = (
     RunDeliveryRequested
     | RunDispatchReserved
@@ -210,7 +226,8 @@ RunStep = (
 RunEvent = RunCreated | RunStep
 ScheduleStep = ScheduleChanged | ScheduleFired | SchedulePaused | ScheduleResumed | ScheduleRemoved
 ScheduleEvent = ScheduleRegistered | ScheduleStep
-Event = RunEvent | ScheduleEvent
+QueueEvent = QueuePaused | QueueResumed
+Event = RunEvent | ScheduleEvent | QueueEvent
 
 
 @frozen

@@ -102,7 +102,7 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
     return NewRun(
         new_run_id() if asked.run_id is None else run_id(asked.run_id),
         created,
-        _actor(asked.actor),
+        actor(asked.actor),
         None if asked.delay is None else duration("delay", asked.delay),
     )
 
@@ -120,7 +120,8 @@ def _ttl(task: Task[..., Any], asked: Trigger, key: str | None) -> str | None:
     return None
 
 
-def _actor(actor: Actor | None) -> Actor:
+def actor(actor: Actor | None) -> Actor:
+    """Who asks; the application, unless it says otherwise."""
     if actor is None:
         return APPLICATION
     if not isinstance(actor, Actor):

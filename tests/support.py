@@ -64,7 +64,10 @@ def raw(database: Database) -> Iterator[Connection]:
 
 def execute(database: Database, statement: str) -> Any:
     """Execute raw SQL; ``{events}`` and ``{runs}`` stand for the tables."""
-    names = {name: named(database, name) for name in ("events", "runs", "idempotency_keys", "schedules", "occurrences")}
+    names = {
+        name: named(database, name)
+        for name in ("events", "runs", "idempotency_keys", "schedules", "occurrences", "queues")
+    }
     with raw(database) as connection:
         result = connection.exec_driver_sql(statement.format(**names))
         return result.all() if result.returns_rows else result.rowcount

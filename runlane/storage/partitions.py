@@ -189,7 +189,8 @@ def _find_open(schema: str | None) -> TextClause:
     statement = f"""
         with recursive names as materialized (
           select queue, most from {_rows(schema, "queues", {"queue": "text", "most": "int"})}
-          where exists (select 1 from {prefix}sessions where id = :session_id)
+          where exists (select 1 from {prefix}sessions where id = :session_id) and not exists
+            (select 1 from {prefix}queues where environment = :environment and name = p.queue and paused)
         ), keys (queue, most, key) as (
           select queue, most, ({key} is not null) from names p
           union all

@@ -166,6 +166,7 @@ class Postgres:
             with recursive names as materialized (
               select name from unnest(%b::text[]) q(name)
               where exists (select 1 from {schema}.sessions where id = %b::uuid)
+              and not exists (select 1 from {schema}.queues c where c.environment = %t and c.name = q.name and paused)
             ), levels (name, level) as (
               select name, {highest} from names
               union all
@@ -218,7 +219,17 @@ class Postgres:
         limit: int,
     ) -> list[tuple[Any, ...]]:
         branch = (environment, now, list(tasks), limit)
-        parameters = (list(queues), session_id, environment, _ABOVE_ALL, environment, *branch, *branch, limit)
+        parameters = (
+            list(queues),
+            session_id,
+            environment,
+            environment,
+            _ABOVE_ALL,
+            environment,
+            *branch,
+            *branch,
+            limit,
+        )
         found = conn.exec_driver_sql(self._lock_due, parameters).all()
         return [tuple(row) for row in found]
 

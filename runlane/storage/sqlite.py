@@ -35,7 +35,9 @@ _IN = """
     select id, priority, due_at from runs where environment = ? and queue = ? and {which} and due_at <= ?
     and task_id in (select value from json_each(?)) order by priority desc, due_at, id limit ?"""
 _LEVEL_IN = "select max(priority) from runs where environment = ? and queue = ? and {which} and priority < ?"
-_SESSION = "select 1 from sessions where id = ?"
+_SESSION = (
+    "select (select json_group_array(name) from queues where environment = ? and paused) from sessions where id = ?"
+)
 _IS_WAITING = "status in ('scheduled', 'released', 'retrying')"
 _KEYED = "concurrency_key = ? and due_at is not null"
 _UNKEYED = f"concurrency_key is null and {_IS_WAITING}"
@@ -121,8 +123,11 @@ class Sqlite:
         now: datetime,
         limit: int,
     ) -> list[tuple[Any, ...]]:
-        if conn.exec_driver_sql(_SESSION, (str(session_id),)).first() is None:
+        paused = conn.exec_driver_sql(_SESSION, (environment, str(session_id))).scalar()
+        if paused is None:  # the session has ended
             return []
+        if paused != "[]":
+            queues = [queue for queue in queues if queue not in orjson.loads(paused)]
         known = orjson.dumps(list(tasks)).decode()
         found = []
         for queue in queues:

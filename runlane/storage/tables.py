@@ -269,6 +269,20 @@ sessions = Table(
     PrimaryKeyConstraint("id", name="sessions_pkey"),
 )
 
+queues = Table(
+    "queues",
+    metadata,
+    _not_null("stream_id", Guid),
+    _not_null("environment", Text),
+    _not_null("name", Text),
+    _not_null("sequence", Integer),
+    _not_null("paused", Boolean),
+    _not_null("updated_at", Instant),
+    _not_null("actor", Text),
+    Column("reason", Text),
+    PrimaryKeyConstraint("environment", "name", name="queues_pkey"),
+)
+
 schedules = Table(
     "schedules",
     metadata,
