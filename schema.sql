@@ -1,10 +1,10 @@
 -- Runlane on PostgreSQL: the tables, and why each of them is there.
 --
 -- One table is the truth: `events`, append-only. Every change of state is a row in it, keyed by (stream_id, sequence),
--- where a stream is one run or one schedule. The sequence of a stream is 1, 2, 3 … without a gap, and its primary key
+-- where a stream is one run, one schedule or one queue. The sequence of a stream is 1, 2, 3 … without a gap, and its primary key
 -- is the last referee of every race: two writers cannot both append event 7.
 --
--- `runs`, `schedules`, `occurrences` and `idempotency_keys` are what the pure folds in projections/ make of those
+-- `runs`, `schedules`, `occurrences`, `queues` and `idempotency_keys` are what the pure folds in projections/ make of those
 -- events. They are written in the same transaction as the events, by one function (storage/log.py), guarded by the
 -- sequence they were decided on. They can be thrown away and rebuilt from the log.
 --
@@ -110,6 +110,12 @@ create index runs_waiting on runs (environment, queue, priority desc, due_at, id
 -- At most one active owner of a singleton key, whatever its status: no retry, release or lease can violate it.
 create unique index runs_singleton on runs (environment, task_id, singleton_key)
   where singleton_key is not null and finished_at is null;
+-- Claim on bounded queues: the waiting runs of one concurrency key, whatever their status, and which keys there are.
+-- Runs without a key are not in it and do not pay for it.
+create index runs_keyed on runs (environment, queue, concurrency_key, priority desc, due_at, id)
+  where due_at is not null and concurrency_key is not null;
+-- Bounded queues: how many runs of a partition are leased.
+create index runs_occupied on runs (environment, queue, concurrency_key) where lease_session_id is not null;
 -- Recovery and stray give-back: the runs of one worker session.
 create index runs_leased on runs (lease_session_id) where lease_session_id is not null;
 
@@ -133,6 +139,19 @@ create table sessions (
   expires_at timestamptz not null,
   constraint sessions_pkey primary key (id)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
+
+-- The fold of each queue that was ever paused; every claim looks its queues up here. Unknown queues are not paused.
+create table queues (
+  stream_id uuid not null,
+  environment text not null,
+  name text not null,
+  sequence integer not null,
+  paused boolean not null,
+  updated_at timestamptz not null,
+  actor text not null,
+  reason text,
+  constraint queues_pkey primary key (environment, name)
+);
 
 -- The fold of each schedule.
 create table schedules (

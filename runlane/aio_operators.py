@@ -15,6 +15,7 @@ from runlane.bulk import Bulk
 from runlane.events import Recorded
 from runlane.operators import Audit, IdempotencyKeys, Queues, Runs, Schedules
 from runlane.projections.attempts import Attempt
+from runlane.projections.queues import QueueControl
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
 from runlane.reading import DEFAULT_LIMIT, Order, Page, QueueState, Where
@@ -209,6 +210,18 @@ class AsyncQueues:
     async def list(self) -> tuple[QueueState, ...]:
         """See ``Queues.list``."""
         return await self._call(self._sync.list)
+
+    async def pause(
+        self, queue: Queue | str, *, reason: str | None = None, actor: Actor | None = None
+    ) -> QueueControl | None:
+        """See ``Queues.pause``."""
+        return await self._call(self._sync.pause, queue, reason=reason, actor=actor)
+
+    async def resume(
+        self, queue: Queue | str, *, reason: str | None = None, actor: Actor | None = None
+    ) -> QueueControl | None:
+        """See ``Queues.resume``."""
+        return await self._call(self._sync.resume, queue, reason=reason, actor=actor)
 
 
 class AsyncAudit:

@@ -150,6 +150,7 @@ class Runlane:
         idempotency_key: str | None = None,
         idempotency_ttl: str | timedelta | None = None,
         singleton_key: str | None = None,
+        concurrency_key: str | None = None,
         priority: int | None = None,
         run_at: datetime | None = None,
         delay: str | timedelta | None = None,
@@ -164,6 +165,7 @@ class Runlane:
 
         Args:
             payload: an instance of the task's payload type, or its JSON form.
+            concurrency_key: what it counts under on a queue with a limit, instead of the task's key.
             run_at: the aware instant, or `delay` (``"10m"``) from now, before which it does not start.
             run_id: a UUID of your own; it must be new.
             connection: your SQLAlchemy connection or session, or psycopg connection; the run exists only if that
@@ -182,6 +184,7 @@ class Runlane:
             idempotency_key,
             idempotency_ttl,
             singleton_key,
+            concurrency_key,
             priority,
             run_at,
             delay,
@@ -223,6 +226,7 @@ class Runlane:
         idempotency_key: str | None = None,
         idempotency_ttl: str | timedelta | None = None,
         singleton_key: str | None = None,
+        concurrency_key: str | None = None,
         correlation_id: str | None = None,
         actor: Actor | None = None,
         trace_carrier: Mapping[str, str] | None = None,
@@ -230,7 +234,12 @@ class Runlane:
     ) -> Executed:
         """Create a run and execute its first attempt here and now; never executes any other run.
 
-        A handler's failure is in the run, not raised.  A later attempt is the workers' business.
+        A handler's failure is in the run, not raised.  A later attempt is the workers' business.  A queue that is
+        paused is no hindrance: that only holds back what waits.
+
+        Raises:
+            QueueCapacityExceeded: its queue is bounded and has no free slot for it; nothing is written.
+            PayloadInvalid, ConfigurationInvalid, TaskNotFound, StorageUnavailable: as by ``trigger``.
         """
         asked = Trigger(
             task,
@@ -238,6 +247,7 @@ class Runlane:
             idempotency_key=idempotency_key,
             idempotency_ttl=idempotency_ttl,
             singleton_key=singleton_key,
+            concurrency_key=concurrency_key,
             correlation_id=correlation_id,
             actor=actor,
             trace_carrier=trace_carrier,
@@ -246,7 +256,8 @@ class Runlane:
         new = build(self.registry, asked, SourceType.RUN_NOW)
         self.start()
         holder = self._runtime.session().holder
-        found = self._transact(lambda tx: lease.create_leased(tx, self.environment, holder, new))
+        limit = self.registry.limits().get(new.created.queue)
+        found = self._transact(lambda tx: lease.create_leased(tx, self.environment, holder, new, limit))
         if found.outcome is not TriggerOutcome.CREATED:
             return Executed(found.run, False)
         return Executed(self._inline.execute(found.run), True)
@@ -259,10 +270,10 @@ class Runlane:
         """
         self.start()
         names = self._queue_names(queues)
-        tasks = list(self.registry.tasks)
+        tasks, limits = list(self.registry.tasks), self.registry.limits()
 
         def claim(tx: Transaction) -> tuple[list[Run], bool]:
-            found = lease.claim(tx, self.environment, session.holder, names, tasks, 1, tx.now())
+            found = lease.claim(tx, self.environment, session.holder, names, tasks, 1, tx.now(), limits)
             return found, bool(found) or lease.is_open(tx, session.holder)
 
         is_open = False

@@ -44,6 +44,8 @@ STORED_AS: dict[type[e.Event], tuple[str, int]] = {
     e.ScheduleResumed: ("schedule.resumed", 1),
     e.ScheduleRemoved: ("schedule.removed", 1),
     e.IdempotencyReset: ("idempotency.reset", 1),
+    e.QueuePaused: ("queue.paused", 1),
+    e.QueueResumed: ("queue.resumed", 1),
 }
 
 #: (stored name, old version) to the function that turns its JSON into the next version's.

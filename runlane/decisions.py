@@ -18,6 +18,9 @@ from runlane.errors import ErrorCode, RunStateInvalid
 from runlane.events import (
     Event,
     IdempotencyReset,
+    QueueEvent,
+    QueuePaused,
+    QueueResumed,
     Recorded,
     RunCancellationRequested,
     RunCancelled,
@@ -39,7 +42,8 @@ from runlane.events import (
     ScheduleRemoved,
 )
 from runlane.policy import Retry
-from runlane.projections import runs, schedules
+from runlane.projections import queues, runs, schedules
+from runlane.projections.queues import QueueControl
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
 from runlane.values import LEASED, Actor, Failure, RunStatus, Source, SourceType, duration, later
@@ -104,6 +108,15 @@ class ScheduleChange:
     after: ScheduleState
 
 
+@frozen
+class QueueChange:
+    """What a decision does to a queue."""
+
+    before: QueueControl | None
+    records: tuple[Recorded, ...]
+    after: QueueControl
+
+
 def begin(run_id: UUID, environment: str, events: Sequence[RunEvent], at: datetime, actor: Actor) -> Change:
     """The change that brings a run into being by `events`, the first of them ``RunCreated``."""
     records = tuple(Recorded(run_id, n, event, at, environment, actor) for n, event in enumerate(events, 1))
@@ -131,9 +144,12 @@ def create(created: RunCreated, delay: timedelta | None, now: datetime) -> tuple
     return created, _DELIVER_NOW
 
 
-def lease(run: Run, session_id: UUID, worker_id: str) -> tuple[RunStep, ...]:
-    """A claim by a worker session; the fold refuses it if the run is not claimable."""
-    return (RunLeased(session_id, worker_id, run.counters.attempts + 1),)
+def lease(run: Run, session_id: UUID, worker_id: str, concurrency_limit: int | None = None) -> tuple[RunStep, ...]:
+    """A claim by a worker session; the fold refuses it if the run is not claimable.
+
+    `concurrency_limit` is the one under which the storage found a free slot.
+    """
+    return (RunLeased(session_id, worker_id, run.counters.attempts + 1, concurrency_limit),)
 
 
 def complete(
@@ -361,3 +377,35 @@ def move_schedule(
     if after is None:
         raise ValueError("a schedule needs at least one event")
     return ScheduleChange(state, tuple(records), after)
+
+
+def pause_queue(state: QueueControl | None, name: str, reason: str | None) -> tuple[QueueEvent, ...]:
+    """Nothing is claimed from the queue any more; nothing happens if it is paused already."""
+    return () if state is not None and state.paused else (QueuePaused(name, reason),)
+
+
+def resume_queue(state: QueueControl | None, name: str, reason: str | None) -> tuple[QueueEvent, ...]:
+    """The queue goes on; nothing happens if it is not paused."""
+    return (QueueResumed(name, reason),) if state is not None and state.paused else ()
+
+
+def queue_stream(environment: str, name: str) -> UUID:
+    """The id of a queue's stream of events."""
+    return uuid5(_NAMESPACE, f"queue:{environment}:{name}")
+
+
+def move_queue(
+    environment: str, name: str, state: QueueControl | None, events: Sequence[QueueEvent], at: datetime, actor: Actor
+) -> QueueChange:
+    """The change that `events` make to a queue; time never runs backwards within it."""
+    stream = queue_stream(environment, name)
+    at = at if state is None else max(at, state.updated_at)
+    records = []
+    after = state
+    for event in events:
+        record = Recorded(stream, 1 if after is None else after.sequence + 1, event, at, environment, actor)
+        after = queues.after(after, record)
+        records.append(record)
+    if after is None:
+        raise ValueError("a change of a queue needs at least one event")
+    return QueueChange(state, tuple(records), after)

@@ -55,11 +55,12 @@ class RunDispatchReservationExpired:
 
 @frozen
 class RunLeased:
-    """A worker session took the run for one attempt."""
+    """A worker session took the run for one attempt; on a bounded queue, under the limit that it keeps to."""
 
     session_id: UUID
     worker_id: str
     attempt: int
+    concurrency_limit: int | None = None
 
 
 @frozen
@@ -202,6 +203,22 @@ class IdempotencyReset:
     reason: str | None = None
 
 
+@frozen
+class QueuePaused:
+    """An operator stopped the claims from a queue for a while."""
+
+    queue: str
+    reason: str | None = None
+
+
+@frozen
+class QueueResumed:
+    """An operator let a queue go on."""
+
+    queue: str
+    reason: str | None = None
+
+
 RunStep = (
     RunDeliveryRequested
     | RunDispatchReserved
@@ -220,7 +237,8 @@ RunEvent = RunCreated | RunStep
 ScheduleStep = ScheduleChanged | ScheduleFired | SchedulePaused | ScheduleResumed | ScheduleRemoved
 ScheduleEvent = ScheduleRegistered | ScheduleStep
 KeyEvent = IdempotencyReset
-Event = RunEvent | ScheduleEvent | KeyEvent
+QueueEvent = QueuePaused | QueueResumed
+Event = RunEvent | ScheduleEvent | QueueEvent | KeyEvent
 
 
 @frozen

@@ -11,6 +11,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from time import monotonic
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from runlane.errors import ErrorCode, RunlaneError
 from runlane.executor import Execution, Executor
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
+from runlane.storage.partitions import MOST_PARTITIONS
 from runlane.storage.transaction import Transaction
 from runlane.values import Failure, storable
 
@@ -57,6 +59,9 @@ class Exchange:
         self._runtime = runtime
         self._queues = list(queues)
         self._tasks = list(runtime.registry.tasks)
+        self._limits = runtime.registry.limits()
+        # A claim that came to this number may have left runs that are due.
+        self._most = MOST_PARTITIONS if self._limits else BATCH
         self._concurrency = concurrency
         # One lane claims while another stores: each takes its share of the slots.
         self._share = min(BATCH, -(-concurrency // lanes))
@@ -199,6 +204,9 @@ class Exchange:
         """The outcomes that wait and the slots that are free, taken for one transaction; None if there are neither."""
         self._retried, batch = [], self._retried
         batch += self._collect()
+        # Each of these may have been what another run of its partition waits for.
+        if self._limits and any(execution.run.queue in self._limits for execution, _ in batch):
+            self._hungry = True
         wanted = self._wanted()
         if not batch and not wanted:
             return None
@@ -257,7 +265,7 @@ class Exchange:
         def work(tx: Transaction) -> tuple[list[Run | None], list[Run], bool]:
             now = tx.now()
             stored = complete(tx, finished, now, runtime.settings.max_events) if finished else []
-            runs = claim(tx, runtime.environment, holder, self._queues, self._tasks, wanted, now) if wanted else []
+            runs = self._claim(tx, holder, wanted, now) if wanted else []
             return stored, runs, not wanted or bool(runs) or is_open(tx, holder)
 
         stored, runs, open_still = runtime.database.transact(work, runtime.clock)
@@ -273,6 +281,10 @@ class Exchange:
         runtime = self._runtime
         with runtime.database.read(runtime.clock) as tx:
             return may_claim(tx, runtime.environment, holder, self._queues, self._tasks)
+
+    def _claim(self, tx: Transaction, holder: Holder, wanted: int, now: datetime) -> list[Run]:
+        environment = self._runtime.environment
+        return claim(tx, environment, holder, self._queues, self._tasks, wanted, now, self._limits)
 
     def _postpone(self, batch: list[Ended], wanted: int) -> None:
         """Nothing was stored: keep the outcomes, and leave the database alone for a moment."""
@@ -295,7 +307,7 @@ class Exchange:
             self._in_flight -= 1
             self.completed += stored
             if wanted:
-                self._hungry = len(claimed) == wanted or self._rang
+                self._hungry = len(claimed) >= min(wanted, self._most) or self._rang
                 self._dry = not claimed and not batch and not self._rang
             elif batch:
                 self._dry = False

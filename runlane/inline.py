@@ -63,6 +63,8 @@ class Inline:
                 del self._active[place]
         if after is None:
             raise LeaseLost(f"run {run.id}: the lease was lost during the attempt; its outcome was dropped")
+        if after.queue in self._runtime.registry.limits():
+            self._runtime.ring()  # its slot is free for another run
         return after
 
     def close(self) -> None:

@@ -14,12 +14,13 @@ from attrs import asdict, frozen
 
 from runlane import jsontext
 from runlane.errors import ConfigurationInvalid
+from runlane.projections.queues import QueueControl
 from runlane.projections.runs import Run
 from runlane.storage import queries
 from runlane.storage.queries import RunFilter
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Queue, Task
-from runlane.values import RunStatus, free_text, instant, run_id
+from runlane.values import LEASED, RunStatus, free_text, identifier, instant, run_id
 
 
 class Where(TypedDict, total=False):
@@ -51,10 +52,25 @@ class Page:
 
 @frozen
 class QueueState:
-    """A queue and how many of its runs are in each status; statuses without runs are left out."""
+    """A queue and how many of its runs are in each status; statuses without runs are left out.
+
+    `control` is what was last decided about a pause, None if nothing ever was; `concurrency_limit` is this process's.
+    """
 
     name: str
     runs: Mapping[RunStatus, int]
+    control: QueueControl | None = None
+    concurrency_limit: int | None = None
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is claimed from it."""
+        return self.control is not None and self.control.paused
+
+    @property
+    def occupied(self) -> int:
+        """How many slots are in use, over all concurrency keys: the leased runs."""
+        return sum(self.runs.get(status, 0) for status in LEASED)
 
 
 def list_runs(
@@ -111,6 +127,13 @@ def run_filter(
 def task_ids(tasks: Sequence[Task[..., Any] | str] | None) -> tuple[str, ...] | None:
     """The ids of tasks that may be given as definitions."""
     return None if tasks is None else tuple(_name("tasks", task) for task in _several("tasks", tasks))
+
+
+def queue_name(queue: Queue | str) -> str:
+    """The name of a queue that may be given as definition."""
+    if isinstance(queue, (Queue, str)):
+        return identifier("queue name", queue.name if isinstance(queue, Queue) else queue)
+    raise ConfigurationInvalid(f"queue must be a Queue definition or a name; got {queue!r}")
 
 
 def _several(what: str, values: Sequence[Any]) -> Sequence[Any]:

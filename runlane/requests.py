@@ -37,6 +37,7 @@ class TriggerOptions(TypedDict, total=False):
     idempotency_key: str | None
     idempotency_ttl: str | timedelta | None
     singleton_key: str | None
+    concurrency_key: str | None
     priority: int | None
     run_at: datetime | None
     delay: str | timedelta | None
@@ -57,6 +58,7 @@ class Trigger:
     idempotency_key: str | None = None
     idempotency_ttl: str | timedelta | None = None
     singleton_key: str | None = None
+    concurrency_key: str | None = None
     priority: int | None = None
     run_at: datetime | None = None
     delay: str | timedelta | None = None
@@ -77,7 +79,8 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
     """
     task = registry.task(asked.task)
     payload = task.payload.to_json(asked.payload)
-    key, ttl = _key(task, asked, payload)
+    key = task.key("idempotency_key", asked.idempotency_key, payload)
+
     if asked.run_at is not None and asked.delay is not None:
         raise ConfigurationInvalid("give run_at or delay, not both")
     parent = current.get()
@@ -93,8 +96,9 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
         task.priority if asked.priority is None else priority(asked.priority),
         None if asked.run_at is None else instant("run_at", asked.run_at),
         key,
-        ttl,
+        _ttl(task, asked, key),
         task.key("singleton_key", asked.singleton_key, payload),
+        task.key("concurrency_key", asked.concurrency_key, payload),
         correlation_id=None if correlation_id is None else free_text("correlation_id", correlation_id),
         trace_carrier=trace_carrier,
         meta=_meta(asked.meta),
@@ -102,19 +106,9 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
     return NewRun(
         new_run_id() if asked.run_id is None else run_id(asked.run_id),
         created,
-        _actor(asked.actor),
+        checked_actor(asked.actor),
         None if asked.delay is None else duration("delay", asked.delay),
     )
-
-
-def _key(task: Task[..., Any], asked: Trigger, payload: Any) -> tuple[str | None, str | None]:
-    ttl = asked.idempotency_ttl
-    key = task.key("idempotency_key", asked.idempotency_key, payload)
-    if key is None:
-        if ttl is not None:
-            raise ConfigurationInvalid("an idempotency_ttl needs an idempotency_key")
-        return None, None
-    return key, idempotency_ttl(task.idempotency_ttl if ttl is None else ttl)
 
 
 def said(actor: Actor | None, reason: str | None, meta: Mapping[str, Any] | None = None) -> Said:
@@ -123,10 +117,19 @@ def said(actor: Actor | None, reason: str | None, meta: Mapping[str, Any] | None
     Raises:
         ConfigurationInvalid: naming the argument that is not valid.
     """
-    return Said(_actor(actor), None if reason is None else free_text("reason", reason), _meta(meta))
+    return Said(checked_actor(actor), None if reason is None else free_text("reason", reason), _meta(meta))
 
 
-def _actor(actor: Actor | None) -> Actor:
+def _ttl(task: Task[..., Any], asked: Trigger, key: str | None) -> str | None:
+    if key is not None:
+        return idempotency_ttl(task.idempotency_ttl if asked.idempotency_ttl is None else asked.idempotency_ttl)
+    if asked.idempotency_ttl is not None:
+        raise ConfigurationInvalid("an idempotency_ttl needs an idempotency_key")
+    return None
+
+
+def checked_actor(actor: Actor | None) -> Actor:
+    """Who asks; the application, unless it says otherwise."""
     if actor is None:
         return APPLICATION
     if not isinstance(actor, Actor):

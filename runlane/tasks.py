@@ -48,6 +48,12 @@ def _queue_name(value: str) -> str:
     return identifier("queue name", value)
 
 
+def _concurrency_limit(value: object) -> int | None:
+    if value is None or (type(value) is int and 1 <= value < 2**31):
+        return value
+    raise ConfigurationInvalid(f"concurrency_limit must be an integer of at least 1; got {value!r}")
+
+
 def _schedule_id(value: str) -> str:
     return identifier("schedule id", value)
 
@@ -59,10 +65,25 @@ class Queue:
     Args:
         name: stable and logical, stored with each run.
         default: whether tasks without a queue of their own use it; at most one per runtime.
+        concurrency_limit: the most runs of a concurrency key that are executed at once, over all processes; runs
+            without a key share the same number.  Each process keeps to the limit of its own definition.
+        dispatch_timeout: the age (``"30s"``) at which a slot reserved for a wakeup is given back; needs a limit.
+
+    Raises:
+        ConfigurationInvalid: naming the option that is not valid.
     """
 
     name: str = field(converter=_queue_name)
     default: bool = field(default=False, kw_only=True)
+    concurrency_limit: int | None = field(default=None, kw_only=True, converter=_concurrency_limit)
+    dispatch_timeout: timedelta | str | None = field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if self.dispatch_timeout is None:
+            return
+        duration(f"dispatch_timeout of queue {self.name}", self.dispatch_timeout)
+        if self.concurrency_limit is None:
+            raise ConfigurationInvalid(f"queue {self.name} has a dispatch_timeout but no concurrency_limit")
 
 
 @frozen
@@ -123,6 +144,7 @@ class Task(Generic[P, R]):
     priority: int = 0
     idempotency_key: Key = None
     idempotency_ttl: str | timedelta | None = None
+    concurrency_key: Key = None
     schedules: tuple[Schedule, ...] = ()
     singleton_key: Key = None
 
@@ -155,6 +177,7 @@ def task(
     idempotency_key: Key = None,
     idempotency_ttl: str | timedelta | None = None,
     singleton_key: Key = None,
+    concurrency_key: Key = None,
     schedules: Iterable[Schedule] = (),
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
@@ -173,6 +196,7 @@ def task(
     idempotency_key: Key = None,
     idempotency_ttl: str | timedelta | None = None,
     singleton_key: Key = None,
+    concurrency_key: Key = None,
     schedules: Iterable[Schedule] = (),
 ) -> Callable[[Callable[P, R]], Task[P, R]] | Task[P, R]:
     """Make a task of a function ``(payload)`` or ``(payload, context)``, ``def`` or ``async def``.
@@ -186,6 +210,8 @@ def task(
         idempotency_key: text, or a function of the payload (as the handler receives it).
         idempotency_ttl: how long a finished run keeps its key (``"30d"``), or ``"active"``.
         singleton_key: text, or a function of the payload; at most one active run of the task has it.
+        concurrency_key: text, or a function of the payload; on a queue with a limit, runs of each key are counted
+            by themselves.
         schedules: when it runs by itself.
 
     Raises:
@@ -198,6 +224,7 @@ def task(
         raise ConfigurationInvalid(f"retry of task {task_id} must be Retry(…); got {retry!r}")
     _check_key(f"idempotency_key of task {task_id}", idempotency_key)
     _check_key(f"singleton_key of task {task_id}", singleton_key)
+    _check_key(f"concurrency_key of task {task_id}", concurrency_key)
     if idempotency_ttl is not None and idempotency_key is None:
         raise ConfigurationInvalid(f"task {task_id} has an idempotency_ttl but no idempotency_key")
     _ttl(idempotency_ttl)
@@ -217,6 +244,7 @@ def task(
             _priority(priority),
             idempotency_key,
             idempotency_ttl,
+            concurrency_key,
             _schedules(task_id, schedules),
             singleton_key,
         )
@@ -323,6 +351,11 @@ class Registry:
         if queue is None:
             raise ConfigurationInvalid(f"task {task.id} has no queue and no queue is the default (Queue(default=True))")
         return self.registered(queue)
+
+    def limits(self) -> dict[str, int]:
+        """The bounded queues, each with its limit."""
+        limits = {queue.name: queue.concurrency_limit for queue in self.queues.values()}
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
     def registered(self, queue: Queue) -> str:
         """The name of `queue`, if it is registered here."""

@@ -81,7 +81,7 @@ EVENTS: dict[type, st.SearchStrategy[e.Event]] = {
     e.RunDeliveryRequested: st.builds(e.RunDeliveryRequested, _maybe_instant),
     e.RunDispatchReserved: st.builds(e.RunDispatchReserved, _maybe_instant),
     e.RunDispatchReservationExpired: st.builds(e.RunDispatchReservationExpired),
-    e.RunLeased: st.builds(e.RunLeased, st.uuids(), identifiers, _attempts),
+    e.RunLeased: st.builds(e.RunLeased, st.uuids(), identifiers, _attempts, st.none() | _attempts),
     e.RunSucceeded: st.builds(e.RunSucceeded, st.uuids(), _attempts, json_values),
     e.RunRetryScheduled: st.builds(
         e.RunRetryScheduled,
@@ -107,6 +107,8 @@ EVENTS: dict[type, st.SearchStrategy[e.Event]] = {
     e.ScheduleResumed: st.builds(e.ScheduleResumed, _maybe_instant, _maybe_text),
     e.ScheduleRemoved: st.builds(e.ScheduleRemoved),
     e.IdempotencyReset: st.builds(e.IdempotencyReset, identifiers, identifiers, st.uuids(), _maybe_text),
+    e.QueuePaused: st.builds(e.QueuePaused, identifiers, _maybe_text),
+    e.QueueResumed: st.builds(e.QueueResumed, identifiers, _maybe_text),
 }
 events = st.one_of(*EVENTS.values())
 

@@ -64,7 +64,10 @@ def raw(database: Database) -> Iterator[Connection]:
 
 def execute(database: Database, statement: str) -> Any:
     """Execute raw SQL; ``{events}`` and ``{runs}`` stand for the tables."""
-    names = {name: named(database, name) for name in ("events", "runs", "idempotency_keys", "schedules", "occurrences")}
+    names = {
+        name: named(database, name)
+        for name in ("events", "runs", "idempotency_keys", "schedules", "occurrences", "queues")
+    }
     with raw(database) as connection:
         result = connection.exec_driver_sql(statement.format(**names))
         return result.all() if result.returns_rows else result.rowcount
@@ -88,6 +91,7 @@ def birth(
     key: str | None = None,
     environment: str = "default",
     queue: str = "default",
+    concurrency_key: str | None = None,
     priority: int = 0,
     at: datetime = START,
     run_at: datetime | None = None,
@@ -101,6 +105,7 @@ def birth(
         run_at=run_at,
         idempotency_key=key,
         idempotency_ttl=None if key is None else "30d",
+        concurrency_key=concurrency_key,
     )
     return decisions.begin(run_id or new_run_id(), environment, decisions.create(created, None, at), at, APPLICATION)
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from uuid import UUID
 
 from attrs import frozen
 
 from runlane import decisions
 from runlane.decisions import Change, Interrupted
-from runlane.engine.trigger import NewRun, Triggered, birth, give_birth
+from runlane.engine.trigger import NewRun, Triggered, birth, give_birth, trigger
+from runlane.errors import InvariantViolation, QueueCapacityExceeded
 from runlane.events import RunStep
 from runlane.policy import ONE_ATTEMPT
 from runlane.projections.runs import Run
-from runlane.storage import claims, log, sessions
+from runlane.storage import claims, log, partitions, sessions
+from runlane.storage.partitions import Partition
 from runlane.storage.transaction import Transaction
-from runlane.values import SYSTEM, Actor, ActorType
+from runlane.values import SYSTEM, Actor, ActorType, TriggerOutcome
+
+#: No queue has a limit.
+UNLIMITED: Mapping[str, int] = MappingProxyType({})
 
 
 @frozen
@@ -40,19 +46,31 @@ def claim(
     tasks: Sequence[str],
     limit: int,
     now: datetime,
+    limits: Mapping[str, int] = UNLIMITED,
 ) -> list[Run]:
     """Lease up to `limit` runs that are due at `now`, best first; only of these queues and tasks.
 
     Nothing if the holder's session has ended; where nothing was found, ``is_open`` tells which it was.
+
+    Args:
+        limits: the concurrency limits of queues that have one.
     """
-    found = claims.lock_due(tx, environment, holder.session_id, queues, tasks, now, limit)
+    unlimited = [queue for queue in queues if queue not in limits]
+    bounded = {queue: limits[queue] for queue in queues if queue in limits}
+    found = claims.lock_due(tx, environment, holder.session_id, unlimited, tasks, now, limit)
+    if bounded:
+        found += partitions.lock_due(tx, environment, holder.session_id, bounded, tasks, now, limit)
+        found = sorted(found, key=_rank)[:limit]
+        now = tx.now()  # there may have been a wait for a lock
     actor = holder.actor
-    leases: dict[int, tuple[RunStep, ...]] = {}  # first attempts share one event, and so on
+    leases: dict[tuple[int, int | None], tuple[RunStep, ...]] = {}  # first attempts share one event, and so on
     changes = []
     for run in found:
-        events = leases.get(run.attempt_count)
+        most = bounded.get(run.queue)
+        events = leases.get((run.attempt_count, most))
         if events is None:
-            events = leases[run.attempt_count] = decisions.lease(run, holder.session_id, holder.worker_id)
+            events = decisions.lease(run, holder.session_id, holder.worker_id, most)
+            leases[run.attempt_count, most] = events
         changes.append(decisions.advance(run, events, now, actor))
     if not changes:
         return []
@@ -67,13 +85,30 @@ def may_claim(tx: Transaction, environment: str, holder: Holder, queues: Sequenc
     return bool(due) or not is_open(tx, holder)
 
 
+def _rank(run: Run) -> tuple[int, datetime | None, UUID]:
+    """The claim order."""
+    return -run.priority, run.due_at, run.id
+
+
 def is_open(tx: Transaction, holder: Holder) -> bool:
     """Whether the holder's session has its row still."""
     return sessions.exists(tx, holder.session_id)
 
 
-def create_leased(tx: Transaction, environment: str, holder: Holder, new: NewRun) -> Triggered:
-    """Create a run and take its first lease in one step; or find the owner of its idempotency key, leased or not."""
+def create_leased(
+    tx: Transaction, environment: str, holder: Holder, new: NewRun, limit: int | None = None
+) -> Triggered:
+    """Create a run and take its first lease in one step; or find the owner of its idempotency key, leased or not.
+
+    Args:
+        limit: the concurrency limit of the run's queue, if it has one.
+
+    Raises:
+        QueueCapacityExceeded: every slot of the run's partition is in use; the caller's transaction must not commit.
+    """
+    if limit is not None:
+        found = trigger(tx, environment, [new])[0]
+        return _lease_bounded(tx, holder, found.run, limit) if found.outcome is TriggerOutcome.CREATED else found
     now = tx.now()
     created = birth(new, environment, now)
     leased = decisions.advance(
@@ -81,6 +116,25 @@ def create_leased(tx: Transaction, environment: str, holder: Holder, new: NewRun
     )
     change = Change(None, created.records + leased.records, leased.after)
     return give_birth(tx, [change], now)[0]
+
+
+def _lease_bounded(tx: Transaction, holder: Holder, run: Run, limit: int) -> Triggered:
+    """Lease a run that this transaction has made, if its partition has a slot.
+
+    The lease is written once the slot is certain, so that at no position of the log there is one lease too many.
+    """
+    partition = Partition(run.queue, run.concurrency_key, limit)
+    if not partitions.lock(tx, run.environment, [partition])[partition]:
+        place = f"queue {run.queue!r}" + (f", concurrency key {run.concurrency_key!r}" if run.concurrency_key else "")
+        raise QueueCapacityExceeded(
+            f"{place}: all {limit} slots are in use",
+            meta={"queue": run.queue, "concurrency_key": run.concurrency_key, "concurrency_limit": limit},
+        )
+    events = decisions.lease(run, holder.session_id, holder.worker_id, limit)
+    change = decisions.advance(run, events, tx.now(), holder.actor)
+    if log.append_runs(tx, [change]):
+        raise InvariantViolation(f"run {run.id} was changed before the transaction that made it has ended")
+    return Triggered(change.after, TriggerOutcome.CREATED)
 
 
 def give_back(tx: Transaction, holder: Holder, strays: dict[UUID, int], reason: str, max_events: int) -> int:

@@ -83,6 +83,7 @@ def _occurrence(state: ScheduleState, task: Task[..., object], new_id: UUID, sch
         idempotency_key=key,
         idempotency_ttl=None if key is None else idempotency_ttl(task.idempotency_ttl),
         singleton_key=task.key("singleton_key", None, state.payload),
+        concurrency_key=task.key("concurrency_key", None, state.payload),
     )
     return NewRun(new_id, created, Actor(ActorType.SCHEDULE, state.schedule_id))
 

@@ -13,6 +13,8 @@ from sqlalchemy import Connection
 EventRow = tuple[UUID, int, str, int, datetime, str, str, str]
 #: A row of ``rows.STATE`` or ``rows.BIRTH``.
 RunRow = tuple[Any, ...]
+#: A partition of a bounded queue, and how many of its runs to find: queue, concurrency key, room.
+Room = tuple[str, str | None, int]
 
 
 class StorageDialect(Protocol):
@@ -60,4 +62,17 @@ class StorageDialect(Protocol):
         limit: int,
     ) -> list[tuple[Any, ...]]:
         """Lock up to `limit` claimable runs, best first: ``rows.READ`` columns, created version, created data."""
+        ...
+
+    def lock_numbers(self, conn: Connection, numbers: Sequence[int]) -> None:
+        """Wait for these locks, one after the other in this order; they end with the transaction (or savepoint)."""
+        ...
+
+    def lock_due_in(
+        self, conn: Connection, environment: str, rooms: Sequence[Room], tasks: Sequence[str], now: datetime
+    ) -> list[tuple[UUID, str, str | None]]:
+        """Lock claimable runs of partitions, at least the best ones of each up to its room.
+
+        Returns id, queue and concurrency key, in claim order.
+        """
         ...

@@ -1,7 +1,8 @@
 """The log: the one append, and reading streams.
 
-``append_runs`` and ``append_schedules`` are the only writers of events and of the tables folded from them.  Each is
-guarded by the sequence that its changes were decided on; what lost its race is reported and nothing of it is written.
+``append_runs``, ``append_schedule`` and ``append_queue`` are the only writers of events and of the tables folded from
+them.  Each is guarded by the sequence that its changes were decided on; what lost its race is reported and nothing of
+it is written.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from runlane import codec, jsontext
-from runlane.decisions import Change, ScheduleChange
+from runlane.decisions import Change, QueueChange, ScheduleChange
 from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
 from runlane.events import Recorded, ScheduleFired
+from runlane.projections.queues import QueueControl
 from runlane.projections.schedules import ScheduleState
 from runlane.storage import faults, rows, tables
 from runlane.storage.dialect import EventRow
@@ -167,6 +169,24 @@ def length(tx: Transaction, stream_id: UUID) -> int:
     return int(tx.execute(select(func.count()).where(_EVENTS.stream_id == stream_id)).scalar_one())
 
 
+def append_queue(tx: Transaction, change: QueueChange) -> bool:
+    """Write the events and the folded row of one queue.
+
+    Returns whether it won; if somebody else moved the queue first, nothing is written.
+    """
+    table, values = tables.queues, queue_values(change.after)
+    if change.before is None:
+        new = (postgresql if tx.dialect.name == "postgresql" else sqlite).insert(table).values(**values)
+        won = tx.execute(new.on_conflict_do_nothing().returning(table.c.stream_id)).first() is not None
+    else:
+        guard = (table.c.stream_id == change.after.stream_id) & (table.c.sequence == change.before.sequence)
+        key = (table.c.environment == change.after.environment) & (table.c.name == change.after.name)
+        won = tx.execute(update(table).where(key, guard).values(**values)).rowcount == 1
+    if won:
+        tx.dialect.insert_events(tx.connection, _event_rows([change]))
+    return won
+
+
 def read_stream(tx: Transaction, stream_id: UUID) -> tuple[Recorded, ...]:
     """The events of one stream, by sequence."""
     return tuple(recorded(row) for row in tx.execute(_STREAM, {"stream_id": stream_id}))
@@ -255,7 +275,7 @@ def _unique_ids() -> Iterator[None]:
         ) from error
 
 
-def _event_rows(changes: Iterable[Change] | Iterable[ScheduleChange]) -> list[EventRow]:
+def _event_rows(changes: Iterable[Change] | Iterable[ScheduleChange] | Iterable[QueueChange]) -> list[EventRow]:
     return _encoded(record for change in changes for record in change.records)
 
 
@@ -294,3 +314,8 @@ def _write_schedule(tx: Transaction, change: ScheduleChange) -> bool:
 def schedule_values(state: ScheduleState) -> dict[str, Any]:
     """The row of a schedule, by column."""
     return {column.name: getattr(state, column.name) for column in tables.schedules.columns}
+
+
+def queue_values(state: QueueControl) -> dict[str, Any]:
+    """The row of a queue, by column."""
+    return {column.name: getattr(state, column.name) for column in tables.queues.columns}

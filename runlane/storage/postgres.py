@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from runlane.storage import rows
-from runlane.storage.dialect import EventRow, RunRow
+from runlane.storage.dialect import EventRow, Room, RunRow
 
 _TYPES = {
     "id": "uuid",
@@ -66,6 +66,47 @@ def _parameters(rows: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
             shared.append(None)
             lists.append(list(column))
     return (*shared, *lists)
+
+
+def _lock_due_in(schema: str) -> str:
+    """Per partition and level of priority a lateral join, so that each reads an index in order and stops at its room.
+
+    Runs with a key have one index for all statuses; those without share theirs with the other keys' runs.
+    """
+    runs = f"select {{what}} from {schema}.runs where environment = %t and queue = {{of}}.queue and {{which}}"
+    keyed = "{of}.key = concurrency_key and due_at is not null"
+    queued = "concurrency_key is null and status = 'queued'"
+    waiting = "concurrency_key is null and status in ('scheduled', 'released', 'retrying')"
+
+    def levels(name: str, which: str, parts: str) -> str:
+        highest = runs.format(what="max(priority)", of="{of}", which=which + " and priority < {below}")
+        first, next_ = highest.format(of="p", below=_ABOVE_ALL), highest.format(of="l", below="l.level")
+        return f"""{name} (queue, key, room, level) as (
+              select queue, key, room, ({first}) from parts p where {parts}
+              union all
+              select queue, key, room, ({next_}) from {name} l where level is not null
+            )"""
+
+    def due(of: str, which: str, condition: str) -> str:
+        best = runs.format(what="id, priority, due_at", of=of, which=which.format(of=of))
+        return f"""
+              select {of}.queue, {of}.key, r.* from {condition} cross join lateral (
+                {best} and due_at <= %b and task_id = any(%b::text[])
+                order by priority desc, due_at, id limit {of}.room for update skip locked
+              ) r"""
+
+    return f"""
+            with recursive parts as materialized (
+              select * from unnest(%b::text[], %b::text[], %b::int[]) p (queue, key, room)
+            ), {levels("keyed", keyed, "key is not null")}, {levels("waiting", waiting, "key is null")},
+            candidates as materialized (
+              {due("l", keyed + " and priority = l.level", "keyed l")}
+              union all
+              {due("p", queued, "(select * from parts where key is null) p")}
+              union all
+              {due("l", waiting + " and priority = l.level", "waiting l")}
+            )
+            select id, queue, key from candidates order by priority desc, due_at, id"""
 
 
 class Postgres:
@@ -130,6 +171,7 @@ class Postgres:
             with recursive names as materialized (
               select name from unnest(%b::text[]) q(name)
               where exists (select 1 from {schema}.sessions where id = %b::uuid)
+              and not exists (select 1 from {schema}.queues c where c.environment = %t and c.name = q.name and paused)
             ), levels (name, level) as (
               select name, {highest} from names
               union all
@@ -144,6 +186,7 @@ class Postgres:
             select {", ".join("c." + column for column in read.split(", "))}, e.version, e.data::text
             from best c join {schema}.events e on e.stream_id = c.id and e.sequence = 1
             order by {", ".join("c." + column for column in order.split(", "))}"""
+        self._lock_due_in = _lock_due_in(schema)
 
     def now(self, conn: Connection) -> datetime:
         moment: datetime = conn.exec_driver_sql("select clock_timestamp()").scalar_one()
@@ -184,6 +227,27 @@ class Postgres:
         limit: int,
     ) -> list[tuple[Any, ...]]:
         branch = (environment, now, list(tasks), limit)
-        parameters = (list(queues), session_id, environment, _ABOVE_ALL, environment, *branch, *branch, limit)
+        parameters = (
+            list(queues),
+            session_id,
+            environment,
+            environment,
+            _ABOVE_ALL,
+            environment,
+            *branch,
+            *branch,
+            limit,
+        )
         found = conn.exec_driver_sql(self._lock_due, parameters).all()
         return [tuple(row) for row in found]
+
+    def lock_numbers(self, conn: Connection, numbers: Sequence[int]) -> None:
+        conn.exec_driver_sql("select pg_advisory_xact_lock(n) from unnest(%b::bigint[]) n", (list(numbers),))
+
+    def lock_due_in(
+        self, conn: Connection, environment: str, rooms: Sequence[Room], tasks: Sequence[str], now: datetime
+    ) -> list[tuple[UUID, str, str | None]]:
+        columns = [list(column) for column in zip(*rooms, strict=True)]
+        levels, branch = (environment,) * 4, (environment, now, list(tasks))
+        found = conn.exec_driver_sql(self._lock_due_in, (*columns, *levels, *branch, *branch, *branch)).all()
+        return [(row[0], row[1], row[2]) for row in found]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,7 @@ from sqlalchemy import and_, exists, select
 from runlane import jsontext
 from runlane.errors import InvariantViolation
 from runlane.events import IdempotencyReset, ScheduleFired
+from runlane.projections import queues as queue_fold
 from runlane.projections import runs as run_fold
 from runlane.projections import schedules as schedule_fold
 from runlane.storage import log, rows, tables
@@ -41,6 +43,7 @@ class Verification:
     schedules: int
     events: int
     differences: tuple[Difference, ...]
+    queues: int = 0
 
     @property
     def identical(self) -> bool:
@@ -56,29 +59,33 @@ def verify(
     `progress` is called with the number of events folded so far.
     """
     differences: list[Difference] = []
-    counts = [0, 0, 0]
-    kinds = (("run.", tables.runs, _compare_run), ("schedule.", tables.schedules, _compare_schedule))
-    for kind, (prefix, table, compare) in enumerate(kinds):
-        key = table.c.id if kind == 0 else table.c.stream_id
-        statement = select(table).order_by(key).execution_options(yield_per=2000)
+    counts = Counter[str]()
+    for what, prefix, key, compare in _KINDS:
+        statement = select(key.table).order_by(key).execution_options(yield_per=2000)
         if environment is not None:
-            statement = statement.where(table.c.environment == environment)
+            statement = statement.where(key.table.c.environment == environment)
         with tx.execute(statement) as found, closing(log.read_streams(tx, prefix, environment)) as streams:
             stored = ((row._mapping[key], dict(row._mapping)) for row in found)
             for stream, row in _paired(streams, stored):
-                counts[kind] += stream is not None
-                counts[2] += 0 if stream is None else len(stream.records)
+                counts[what] += stream is not None
+                counts["events"] += 0 if stream is None else len(stream.records)
                 differences.extend(compare(tx, stream, row))
                 if progress is not None:
-                    progress(counts[2])
+                    progress(counts["events"])
                 if len(differences) >= most:
-                    return Verification(counts[0], counts[1], counts[2], tuple(differences[:most]))
+                    return _verification(counts, differences[:most])
     differences.extend(_keys(tx, environment))
     with closing(log.read_streams(tx, "idempotency.", environment)) as streams:
         for stream in streams:
-            counts[2] += len(stream.records)
+            counts["events"] += len(stream.records)
             differences.extend(_compare_reset(tx, stream))
-    return Verification(counts[0], counts[1], counts[2], tuple(differences[:most]))
+    return _verification(counts, differences[:most])
+
+
+def _verification(counts: Counter[str], differences: Sequence[Difference]) -> Verification:
+    return Verification(
+        counts["runs"], counts["schedules"], counts["events"], tuple(differences), queues=counts["queues"]
+    )
 
 
 def compare_run(tx: Transaction, environment: str, run_id: UUID) -> Verification:
@@ -154,6 +161,28 @@ def _compare_schedule(tx: Transaction, stream: Stream | None, row: dict[str, Any
         missing, extra = sorted(map(str, fired - stored)), sorted(map(str, stored - fired))
         differences.append(Difference(state.stream_id, state.sequence, "occurrences", extra, missing))
     return differences
+
+
+def _compare_queue(_: Transaction, stream: Stream | None, row: dict[str, Any] | None) -> list[Difference]:
+    if stream is None:
+        return [Difference(row["stream_id"], 0, "row", "present", "absent")] if row else []
+    if stream.damage is not None:
+        return [_unreadable(stream.id, *stream.damage)]
+    try:
+        state = queue_fold.replay(stream.records)
+    except InvariantViolation as error:
+        return [_illegal(stream, error)]
+    if row is None:
+        return [Difference(state.stream_id, state.sequence, "row", "absent", "present")]
+    return _fields(state.stream_id, state.sequence, row, log.queue_values(state))
+
+
+#: What is compared: how it is counted, how its event types begin, the key of its table, and how.
+_KINDS: tuple[tuple[str, str, Any, Callable[..., list[Difference]]], ...] = (
+    ("runs", "run.", tables.runs.c.id, _compare_run),
+    ("schedules", "schedule.", tables.schedules.c.stream_id, _compare_schedule),
+    ("queues", "queue.", tables.queues.c.stream_id, _compare_queue),
+)
 
 
 def _unreadable(stream_id: UUID, sequence: int, reason: str) -> Difference:

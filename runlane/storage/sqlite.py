@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from runlane.clock import system_clock
 from runlane.errors import InvariantViolation
 from runlane.storage import rows
-from runlane.storage.dialect import EventRow, RunRow
+from runlane.storage.dialect import EventRow, Room, RunRow
 from runlane.storage.tables import instant_to_text
 
 _EVENT_COLUMNS = "stream_id, sequence, type, version, occurred_at, environment, actor, data"
@@ -35,8 +35,17 @@ _DUE = f"""
     select r.priority, {_READ}, e.version, e.data from runs r join events e on e.stream_id = r.id and e.sequence = 1
     where r.environment = ? and r.queue = ? and {{status}} and r.due_at <= ?
     and r.task_id in (select value from json_each(?)) order by {{order}} limit ?"""
-_SESSION = "select 1 from sessions where id = ?"
+_IN = """
+    select id, priority, due_at from runs where environment = ? and queue = ? and {which} and due_at <= ?
+    and task_id in (select value from json_each(?)) order by priority desc, due_at, id limit ?"""
+_LEVEL_IN = "select max(priority) from runs where environment = ? and queue = ? and {which} and priority < ?"
+_SESSION = (
+    "select (select json_group_array(name) from queues where environment = ? and paused) from sessions where id = ?"
+)
 _IS_WAITING = "status in ('scheduled', 'released', 'retrying')"
+_KEYED = "concurrency_key = ? and due_at is not null"
+_UNKEYED = f"concurrency_key is null and {_IS_WAITING}"
+_QUEUED_IN = _IN.format(which="concurrency_key is null and status = 'queued'")
 _QUEUED = _DUE.format(status="r.status = 'queued'", order="r.priority desc, r.due_at, r.id")
 _WAITING = _DUE.format(status=f"r.{_IS_WAITING} and r.priority = ?", order="r.due_at, r.id")
 _NEXT_LEVEL = f"select max(priority) from runs where environment = ? and queue = ? and {_IS_WAITING} and priority < ?"
@@ -121,8 +130,11 @@ class Sqlite:
         now: datetime,
         limit: int,
     ) -> list[tuple[Any, ...]]:
-        if conn.exec_driver_sql(_SESSION, (str(session_id),)).first() is None:
+        paused = conn.exec_driver_sql(_SESSION, (environment, str(session_id))).scalar()
+        if paused is None:  # the session has ended
             return []
+        if paused != "[]":
+            queues = [queue for queue in queues if queue not in orjson.loads(paused)]
         known = orjson.dumps(list(tasks)).decode()
         found = []
         for queue in queues:
@@ -142,4 +154,31 @@ class Sqlite:
             where, due = parameters[:2], parameters[2:]
             found += sorted(conn.exec_driver_sql(_WAITING, (*where, level, *due)).all(), key=_rank)
             level = conn.exec_driver_sql(_NEXT_LEVEL, (environment, queue, level)).scalar_one()
+        return found
+
+    def lock_numbers(self, conn: Connection, numbers: Sequence[int]) -> None:
+        """Nothing: whoever writes has the whole file."""
+
+    def lock_due_in(
+        self, conn: Connection, environment: str, rooms: Sequence[Room], tasks: Sequence[str], now: datetime
+    ) -> list[tuple[UUID, str, str | None]]:
+        due = (instant_to_text(now), orjson.dumps(list(tasks)).decode())
+        found: list[tuple[Any, ...]] = []
+        for queue, key, room in rooms:
+            place: tuple[str, ...] = (environment, queue) if key is None else (environment, queue, key)
+            rows = [] if key is not None else list(conn.exec_driver_sql(_QUEUED_IN, (*place, *due, room)))
+            rows += self._by_level(conn, _UNKEYED if key is None else _KEYED, place, due, room)
+            found += [(-row[1], row[2], row[0], queue, key) for row in rows]
+        return [(UUID(row[2]), row[3], row[4]) for row in sorted(found, key=lambda row: row[:3])]
+
+    def _by_level(
+        self, conn: Connection, which: str, place: tuple[str, ...], due: tuple[str, str], room: int
+    ) -> list[Any]:
+        """Due runs of a partition, level by level of priority as above."""
+        highest, best = _LEVEL_IN.format(which=which), _IN.format(which=which + " and priority = ?")
+        found: list[Any] = []
+        level = conn.exec_driver_sql(highest, (*place, _ABOVE_ALL)).scalar_one()
+        while level is not None and len(found) < room:
+            found += conn.exec_driver_sql(best, (*place, level, *due, room)).all()
+            level = conn.exec_driver_sql(highest, (*place, level)).scalar_one()
         return found

@@ -235,7 +235,27 @@ Index(
     postgresql_where=_SINGLETON,
     sqlite_where=_SINGLETON,
 )
+_KEYED = text("due_at is not null and concurrency_key is not null")
+Index(
+    "runs_keyed",
+    runs.c.environment,
+    runs.c.queue,
+    runs.c.concurrency_key,
+    runs.c.priority.desc(),
+    runs.c.due_at,
+    runs.c.id,
+    postgresql_where=_KEYED,
+    sqlite_where=_KEYED,
+)
 _LEASED = text("lease_session_id is not null")
+Index(
+    "runs_occupied",
+    runs.c.environment,
+    runs.c.queue,
+    runs.c.concurrency_key,
+    postgresql_where=_LEASED,
+    sqlite_where=_LEASED,
+)
 Index("runs_leased", runs.c.lease_session_id, postgresql_where=_LEASED, sqlite_where=_LEASED)
 
 idempotency_keys = Table(
@@ -258,6 +278,20 @@ sessions = Table(
     _not_null("started_at", Instant),
     _not_null("expires_at", Instant),
     PrimaryKeyConstraint("id", name="sessions_pkey"),
+)
+
+queues = Table(
+    "queues",
+    metadata,
+    _not_null("stream_id", Guid),
+    _not_null("environment", Text),
+    _not_null("name", Text),
+    _not_null("sequence", Integer),
+    _not_null("paused", Boolean),
+    _not_null("updated_at", Instant),
+    _not_null("actor", Text),
+    Column("reason", Text),
+    PrimaryKeyConstraint("environment", "name", name="queues_pkey"),
 )
 
 schedules = Table(

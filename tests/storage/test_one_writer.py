@@ -20,7 +20,7 @@ MODULES = {
 WRITER = "storage/log.py"
 #: Where the writer's statements are spelled out per database.
 STATEMENTS = {"storage/postgres.py", "storage/sqlite.py"}
-FOLDED = {"events", "runs", "idempotency_keys", "schedules", "occurrences"}
+FOLDED = {"events", "runs", "idempotency_keys", "schedules", "occurrences", "queues"}
 #: The dialects' methods that change those tables.
 DIALECT_WRITES = {"insert_events", "insert_runs", "update_runs", "claim_keys"}
 _WRITE_SQL = re.compile(
@@ -113,7 +113,7 @@ def test_only_the_log_calls_what_the_databases_spell_out(module: str) -> None:
 def test_the_search_finds_the_one_writer() -> None:
     """If it found nothing there, it would find nothing elsewhere."""
     assert dialect_calls(MODULES[WRITER]) == DIALECT_WRITES
-    assert {"schedules", "occurrences", "idempotency_keys"} <= set().union(
+    assert {"schedules", "occurrences", "idempotency_keys", "queues"} <= set().union(
         *(t for _, t in core_writes(MODULES[WRITER]))
     )
     for module in STATEMENTS:

@@ -166,6 +166,14 @@ GOLDEN = [
         e.IdempotencyReset("t", "k", UUID(int=7)),
         '{"task_id":"t","key":"k","run_id":"00000000-0000-0000-0000-000000000007"}',
     ),
+    (
+        "run.leased",
+        e.RunLeased(ONE, "w1", 3, 5),
+        '{"session_id":"00000000-0000-4000-8000-000000000001","worker_id":"w1","attempt":3,"concurrency_limit":5}',
+    ),
+    ("queue.paused", e.QueuePaused("emails"), '{"queue":"emails"}'),
+    ("queue.paused", e.QueuePaused("emails", "night"), '{"queue":"emails","reason":"night"}'),
+    ("queue.resumed", e.QueueResumed("emails", "day"), '{"queue":"emails","reason":"day"}'),
 ]
 
 
@@ -180,8 +188,9 @@ def test_no_two_events_share_a_stored_name() -> None:
     assert len({name for name, _ in codec.STORED_AS.values()}) == len(codec.STORED_AS)
 
 
-def test_the_golden_lines_cover_every_event() -> None:
-    assert {name for name, _, _ in GOLDEN} == {name for name, _ in codec.STORED_AS.values()}
+def test_the_golden_lines_cover_every_run_and_schedule_event() -> None:
+    assert {name for name, _, _ in GOLDEN} >= RUN_NAMES | SCHEDULE_NAMES
+    assert {name for name, _, _ in GOLDEN} >= {name for name, _ in codec.STORED_AS.values()}
 
 
 @pytest.mark.parametrize(("name", "event", "data"), GOLDEN)

@@ -1,0 +1,24 @@
+"""Reading what operators decided about queues."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from runlane.projections.queues import QueueControl
+from runlane.storage import tables
+from runlane.storage.transaction import Transaction
+
+_QUEUES = tables.queues
+
+
+def queues_of(tx: Transaction, environment: str) -> list[QueueControl]:
+    """Every queue of an environment that was ever paused, by name."""
+    statement = select(_QUEUES).where(_QUEUES.c.environment == environment).order_by(_QUEUES.c.name)
+    return [QueueControl(**row._mapping) for row in tx.execute(statement)]
+
+
+def get_queue(tx: Transaction, environment: str, name: str) -> QueueControl | None:
+    """The queue of this name, if it was ever paused."""
+    statement = select(_QUEUES).where(_QUEUES.c.environment == environment, _QUEUES.c.name == name)
+    row = tx.execute(statement).first()
+    return None if row is None else QueueControl(**row._mapping)
