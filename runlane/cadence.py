@@ -1,4 +1,4 @@
-"""When a schedule is due: once, or at a fixed interval.  Pure arithmetic on UTC instants."""
+"""When a schedule is due: once, at a fixed interval, or by a cron rule.  Pure arithmetic on UTC instants."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from typing import Any, assert_never
 
 from attrs import frozen
 
+from runlane import crontab
+from runlane.crontab import Cron
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
+
+__all__ = ["Cadence", "Cron", "Every", "Once", "first_at", "from_json", "latest_due", "next_after", "to_json"]
 
 
 @frozen
@@ -26,7 +31,7 @@ class Every:
     interval: timedelta
 
 
-Cadence = Once | Every
+Cadence = Once | Every | Cron
 
 
 def next_after(cadence: Cadence, moment: datetime) -> datetime | None:
@@ -39,6 +44,8 @@ def next_after(cadence: Cadence, moment: datetime) -> datetime | None:
                 return _EPOCH + ((moment - _EPOCH) // interval + 1) * interval
             except OverflowError:
                 return None
+        case Cron():
+            return crontab.next_after(cadence, moment)
         case unhandled:
             assert_never(unhandled)
 
@@ -54,6 +61,8 @@ def latest_due(cadence: Cadence, first: datetime, now: datetime) -> tuple[dateti
         case Every(interval=interval):
             behind = (now - first) // interval
             return first + behind * interval, behind
+        case Cron():
+            return crontab.latest_due(cadence, first, now)
         case unhandled:
             assert_never(unhandled)
 
@@ -70,6 +79,8 @@ def to_json(cadence: Cadence) -> dict[str, Any]:
             return {"once": at.isoformat()}
         case Every(interval=interval):
             return {"every_us": interval // _TICK}
+        case Cron(expression=expression, zone=zone):
+            return {"cron": expression, "time_zone": zone}
         case unhandled:
             assert_never(unhandled)
 
@@ -78,4 +89,6 @@ def from_json(value: Mapping[str, Any]) -> Cadence:
     """The inverse of ``to_json``."""
     if "once" in value:
         return Once(datetime.fromisoformat(value["once"]))
+    if "cron" in value:
+        return Cron(value["cron"], value["time_zone"])
     return Every(value["every_us"] * _TICK)

@@ -11,6 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from attrs import Attribute, field, frozen
 
+from runlane import crontab
 from runlane.cadence import Cadence, Every, Once
 from runlane.errors import ConfigurationInvalid, TaskNotFound
 from runlane.payloads import PayloadSchema
@@ -88,31 +89,43 @@ class Queue:
 
 @frozen
 class Schedule:
-    """When a task runs by itself; give exactly one of `run_at` and `every`.
+    """When a task runs by itself; give exactly one of `run_at`, `every` and `cron`.
 
     Args:
         id: stable, unique over the runtime.
         payload: passed to each run; validated when the runtime is built.
         run_at: the aware instant of a single occurrence.
         every: the interval, such as ``"10m"``; occurrences lie at its multiples since the Unix epoch.
+        cron: five fields, such as ``"30 2 * * *"``: minute, hour, day of month, month, day of week.
+        time_zone: the IANA zone whose clocks `cron` goes by.  A time that they skip fires at the first instant after
+            the gap, one that they show twice fires the first time.
         queue: instead of the task's queue.
         enabled: whether it fires at present.
+
+    Raises:
+        ConfigurationInvalid: naming the schedule and the field that is not valid.
     """
 
     id: str = field(converter=_schedule_id)
     payload: Any = field(default=None, kw_only=True)
     run_at: datetime | None = field(default=None, kw_only=True)
     every: timedelta | str | None = field(default=None, kw_only=True)
+    cron: str | None = field(default=None, kw_only=True)
+    time_zone: str = field(default="UTC", kw_only=True)
     queue: Queue | None = field(default=None, kw_only=True)
     enabled: bool = field(default=True, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        if (self.run_at is None) == (self.every is None):
-            raise ConfigurationInvalid(f"schedule {self.id} needs exactly one of run_at and every")
+        if [self.run_at, self.every, self.cron].count(None) != 2:
+            raise ConfigurationInvalid(f"schedule {self.id} needs exactly one of run_at, every and cron")
+        if self.cron is None and self.time_zone != "UTC":
+            raise ConfigurationInvalid(f"schedule {self.id} has a time_zone but no cron; run_at and every need none")
         self.cadence()
 
     def cadence(self) -> Cadence:
         """The rule by which it fires."""
+        if self.cron is not None:
+            return crontab.checked(f"schedule {self.id}", self.cron, self.time_zone)
         if self.run_at is not None:
             return Once(instant(f"run_at of schedule {self.id}", self.run_at))
         interval = duration(f"every of schedule {self.id}", self.every)

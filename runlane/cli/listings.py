@@ -46,6 +46,8 @@ def _cadence(schedule: ScheduleState) -> str:
             return f"once at {show.moment(at)}"
         case cadence.Every(interval=interval):
             return f"every {show.span(interval)}"
+        case cadence.Cron(expression=expression, zone=zone):
+            return f"cron {expression} ({zone})"
 
 
 def _state(schedule: ScheduleState) -> str:

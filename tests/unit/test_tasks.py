@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from runlane import Queue, Retry, Schedule, task
-from runlane.cadence import Every, Once
+from runlane.cadence import Cron, Every, Once
 from runlane.errors import ConfigurationInvalid
 from runlane.tasks import DEFAULT_TTL, idempotency_ttl, priority
 from runlane.values import duration
@@ -188,6 +188,8 @@ def test_a_bad_definition_is_refused_where_it_is_made(make) -> None:
         ({"every": "10m"}, Every(timedelta(minutes=10))),
         ({"every": timedelta(seconds=1)}, Every(timedelta(seconds=1))),
         ({"run_at": AT}, Once(AT)),
+        ({"cron": "30 2 * * *"}, Cron("30 2 * * *", "UTC")),
+        ({"cron": " 30  2 * * * ", "time_zone": "Europe/Berlin"}, Cron("30 2 * * *", "Europe/Berlin")),
     ],
 )
 def test_a_schedule_has_one_rule(options: dict, cadence: object) -> None:
@@ -199,6 +201,16 @@ def test_a_schedule_has_one_rule(options: dict, cadence: object) -> None:
     [
         ({}, "schedule nightly needs exactly one"),
         ({"run_at": AT, "every": "1m"}, "schedule nightly needs exactly one"),
+        ({"cron": "30 2 * * *", "every": "1m"}, "schedule nightly needs exactly one"),
+        ({"cron": "30 2 * * *", "every": "1m", "run_at": AT}, "schedule nightly needs exactly one"),
+        ({"cron": "30 2 * *"}, "cron of schedule nightly must have five fields"),
+        ({"cron": "0 30 2 * * *"}, "cron of schedule nightly must have five fields"),
+        ({"cron": "often a b c d"}, "cron of schedule nightly cannot be understood"),
+        ({"cron": "0 0 30 2 *"}, "cron of schedule nightly names no day"),
+        ({"cron": "30 2 * * *", "time_zone": "Mars/Base"}, "time_zone of schedule nightly must be an IANA name"),
+        ({"cron": "30 2 * * *", "time_zone": None}, "time_zone of schedule nightly must be an IANA name"),
+        ({"every": "1m", "time_zone": "Europe/Berlin"}, "schedule nightly has a time_zone but no cron"),
+        ({"run_at": AT, "time_zone": "Europe/Berlin"}, "schedule nightly has a time_zone but no cron"),
         ({"every": "0s"}, "every of schedule nightly"),
         ({"every": "soon"}, "every of schedule nightly"),
         ({"every": 60}, "every of schedule nightly"),
