@@ -82,6 +82,10 @@ class AsyncRuns:
         """See ``Runs.attempts``."""
         return await self._call(self._sync.attempts, id)
 
+    async def why(self, id: UUID | str) -> tuple[str, ...]:
+        """See ``Runs.why``."""
+        return await self._call(self._sync.why, id)
+
     async def find_active(
         self, task: Task[..., Any] | str, *, idempotency_key: str | None = None, singleton_key: str | None = None
     ) -> Run | None:

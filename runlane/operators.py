@@ -10,7 +10,7 @@ from uuid import UUID
 
 from runlane import bulk, reading, requests
 from runlane.bulk import Bulk
-from runlane.engine import operate, trigger
+from runlane.engine import explain, operate, trigger
 from runlane.engine.queues import set_paused
 from runlane.errors import ConfigurationInvalid, RunNotFound
 from runlane.events import Recorded
@@ -110,6 +110,17 @@ class Runs:
             RunNotFound: there is no such run.
         """
         return attempts(self.events(id))
+
+    def why(self, id: UUID | str) -> tuple[str, ...]:
+        """Why a run does not run: every reason that holds now, one sentence each.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        run, registry = self.get(id), self._runtime.registry
+        known = explain.Surroundings(frozenset(registry.tasks), registry.limits())
+        with self._runtime.reading() as tx:
+            return explain.why(tx, self._runtime.environment, run, known)
 
     def find_active(
         self, task: Task[..., Any] | str, *, idempotency_key: str | None = None, singleton_key: str | None = None

@@ -34,6 +34,7 @@ for command in (
     work.trigger,
     runs.runs,
     operate.keys,
+    listings.why,
     listings.schedules,
     listings.queues,
     audit.audit,

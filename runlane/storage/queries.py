@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import Select, Text, cast, func, select
+from sqlalchemy import Select, Text, and_, cast, func, or_, select
 
 from runlane.projections.runs import Run
 from runlane.storage import rows, tables
@@ -80,6 +80,27 @@ def singleton_owner(tx: Transaction, environment: str, task_id: str, key: str) -
     mine = (c.environment == environment, c.task_id == task_id, c.singleton_key == key, c.finished_at.is_(None))
     found = load(tx, RUN.where(*mine))
     return found[0] if found else None
+
+
+def leased_in(tx: Transaction, environment: str, queue: str, concurrency_key: str | None) -> list[Run]:
+    """The leased runs of one partition of a queue."""
+    c = _RUNS.c
+    same_key = c.concurrency_key.is_(None) if concurrency_key is None else c.concurrency_key == concurrency_key
+    mine = (c.environment == environment, c.queue == queue, same_key, c.lease_session_id.is_not(None))
+    return load(tx, RUN.where(*mine).order_by(c.id))
+
+
+def count_ahead(tx: Transaction, run: Run, now: datetime, most: int) -> int:
+    """How many due runs of the same queue are claimed before `run`; counts up to `most`."""
+    c = _RUNS.c
+    before = or_(
+        c.priority > run.priority,
+        and_(c.priority == run.priority, c.due_at < run.due_at),
+        and_(c.priority == run.priority, c.due_at == run.due_at, c.id < run.id),
+    )
+    mine = (c.environment == run.environment, c.queue == run.queue, c.due_at <= now)
+    ahead = select(c.id).where(*mine, before).limit(most).subquery()
+    return int(tx.execute(select(func.count()).select_from(ahead)).scalar_one())
 
 
 def list_runs(

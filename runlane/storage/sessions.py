@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from runlane.storage import tables
 from runlane.storage.transaction import Transaction
@@ -27,6 +27,20 @@ def open_session(
 def exists(tx: Transaction, session_id: UUID) -> bool:
     """Whether the session has a row."""
     return tx.execute(select(_SESSIONS.c.id).where(_SESSIONS.c.id == session_id)).first() is not None
+
+
+def expires_at(tx: Transaction, session_id: UUID) -> datetime | None:
+    """Until when the session is believed; None if it has no row."""
+    found: datetime | None = tx.execute(
+        select(_SESSIONS.c.expires_at).where(_SESSIONS.c.id == session_id)
+    ).scalar_one_or_none()
+    return found
+
+
+def count_alive(tx: Transaction, environment: str, now: datetime) -> int:
+    """How many worker processes of an environment are alive."""
+    alive = select(func.count()).where(_SESSIONS.c.environment == environment, _SESSIONS.c.expires_at > now)
+    return int(tx.execute(alive).scalar_one())
 
 
 def extend_session(tx: Transaction, session_id: UUID, expires_at: datetime) -> bool:

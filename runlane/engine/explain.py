@@ -1,0 +1,105 @@
+"""Why a run does not run: every reason that holds now, most telling first, one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+
+from attrs import frozen
+
+from runlane.projections.runs import Run
+from runlane.storage import queries, queues, sessions
+from runlane.storage.transaction import Transaction
+from runlane.values import RunStatus
+
+#: The most runs that are counted as being ahead.
+_MOST = 1000
+
+
+@frozen
+class Surroundings:
+    """What the process that asks knows of definitions: its tasks, and the limits of its queues."""
+
+    tasks: Collection[str]
+    limits: Mapping[str, int]
+
+
+def why(tx: Transaction, environment: str, run: Run, known: Surroundings) -> tuple[str, ...]:
+    """The reasons, at least one."""
+    now = tx.now()
+    if run.is_terminal:
+        return (_ended(run),)
+    if run.lease is not None:
+        return _leased(tx, run, now)
+    return tuple(_waiting(tx, environment, run, known, now)) or ("nothing holds it back: a worker claims it next",)
+
+
+def _ended(run: Run) -> str:
+    because = ""
+    if run.status is RunStatus.FAILED and run.failure is not None:
+        because = f" ({run.failure.code}: {run.failure.message})"
+    elif run.status is RunStatus.CANCELLED and run.cancellation is not None:
+        because = f" by {run.cancellation.actor}" + (f": {run.cancellation.reason}" if run.cancellation.reason else "")
+    return f"it has ended: {run.status}{because}"
+
+
+def _leased(tx: Transaction, run: Run, now: datetime) -> tuple[str, ...]:
+    assert run.lease is not None
+    lease = run.lease
+    found = [f"attempt {lease.attempt} is running on {lease.worker_id} for {_span(now - lease.leased_at)}"]
+    if run.status is RunStatus.CANCELLATION_REQUESTED:
+        found.append("it was asked to stop, and its handler has not ended yet")
+    expires_at = sessions.expires_at(tx, lease.session_id)
+    if expires_at is None or expires_at <= now:
+        found.append("its worker has vanished: maintenance will queue it again (a worker or `runlane tick` does that)")
+    return tuple(found)
+
+
+def _waiting(tx: Transaction, environment: str, run: Run, known: Surroundings, now: datetime) -> list[str]:
+    found = []
+    if run.due_at is not None and run.due_at > now:
+        what = {
+            RunStatus.RETRYING: "it waits to be retried",
+            RunStatus.RELEASED: "its handler released it",
+            RunStatus.SCHEDULED: "it is not to start yet",
+        }.get(run.status, "it is not due")
+        failed = f" after: {run.failure.message}" if run.status is RunStatus.RETRYING and run.failure else ""
+        found.append(f"{what}{failed}; due in {_span(run.due_at - now)}, at {run.due_at:%Y-%m-%d %H:%M:%S}Z")
+    control = queues.get_queue(tx, environment, run.queue)
+    if control is not None and control.paused:
+        reason = f" ({control.reason})" if control.reason else ""
+        found.append(f"queue {run.queue} is paused by {control.actor} since {_span(now - control.updated_at)}{reason}")
+    found += _limited(tx, environment, run, known)
+    alive = sessions.count_alive(tx, environment, now)
+    if not alive:
+        found.append("no worker is alive in this environment")
+    if known.tasks and run.task_id not in known.tasks:
+        found.append(f"the program that asks does not know task {run.task_id}; a worker that does has to be running")
+    ahead = queries.count_ahead(tx, run, now, _MOST) if not found else 0
+    if ahead == 1:
+        found.append(f"one due run of queue {run.queue} comes before it")
+    elif ahead:
+        most = "at least " if ahead == _MOST else ""
+        found.append(f"{most}{ahead:,} due runs of queue {run.queue} come before it")
+    return found
+
+
+def _limited(tx: Transaction, environment: str, run: Run, known: Surroundings) -> list[str]:
+    limit = known.limits.get(run.queue)
+    if limit is None:
+        return []
+    holders = queries.leased_in(tx, environment, run.queue, run.concurrency_key)
+    if len(holders) < limit:
+        return []
+    key = f" for key {run.concurrency_key!r}" if run.concurrency_key is not None else ""
+    names = ", ".join(str(holder.id) for holder in holders[:3])
+    more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
+    return [f"queue {run.queue} has reached its limit of {limit}{key}: taken by {names}{more}"]
+
+
+def _span(length: timedelta) -> str:
+    seconds = max(0, int(length.total_seconds()))
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
