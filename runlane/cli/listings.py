@@ -1,4 +1,4 @@
-"""``runlane schedules`` and ``runlane queues``."""
+"""``runlane schedules``."""
 
 from __future__ import annotations
 
@@ -54,35 +54,3 @@ def _state(schedule: ScheduleState) -> str:
     if schedule.paused:
         return "paused"
     return "active" if schedule.enabled else "disabled"
-
-
-@click.command(short_help="How many runs are in each status on each queue.")
-@program_options
-@click.pass_obj
-def queues(program: Program, /) -> None:
-    """How many runs are in each status on each queue; reads every run of the environment."""
-    found = [queue for queue in program.started().queues.list() if queue.runs or not program.database]
-    rows = [{"queue": queue.name, **{status.value: number for status, number in queue.runs.items()}} for queue in found]
-    if program.json:
-        show.json_lines(rows)
-        return
-    if not rows:
-        show.say("no run is stored")
-        return
-    statuses = [status for status in _ORDER if any(row.get(status) for row in rows)]
-    show.table(
-        ("queue", *statuses), [[row["queue"], *[row.get(s, 0) for s in statuses]] for row in rows], right=statuses
-    )
-
-
-_ORDER = (
-    "queued",
-    "scheduled",
-    "running",
-    "released",
-    "retrying",
-    "cancellation_requested",
-    "succeeded",
-    "failed",
-    "cancelled",
-)
