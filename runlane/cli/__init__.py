@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from runlane.cli import audit, demo, listings, operate, runs, work
+from runlane.cli import audit, demo, listings, operate, queues, runs, work
 from runlane.cli.program import Program, program_options
 from runlane.cli.show import complain
 from runlane.errors import ConfigurationInvalid, RunlaneError
@@ -34,9 +34,9 @@ for command in (
     work.trigger,
     runs.runs,
     operate.keys,
-    listings.why,
+    runs.why,
     listings.schedules,
-    listings.queues,
+    queues.queues,
     audit.audit,
     demo.demo,
 ):

@@ -47,7 +47,8 @@ def _report(program: Program, found: Verification) -> None:
             [(d.stream_id, d.sequence, d.field, d.stored, d.folded) for d in found.differences],
             right=("#",),
         )
-    counts = ((found.events, "event"), (found.runs, "run"), (found.schedules, "schedule"))
+    counts = [(found.events, "event"), (found.runs, "run"), (found.schedules, "schedule")]
+    counts += [(found.queues, "queue")] if found.queues else []
     seen = ", ".join(show.counted(number, what) for number, what in counts)
     verdict = "replay identical" if found.identical else show.counted(len(found.differences), "difference")
     show.say(f"{verdict}: {seen}")

@@ -1,4 +1,4 @@
-"""``runlane schedules`` and ``runlane queues``."""
+"""``runlane schedules``."""
 
 from __future__ import annotations
 
@@ -8,20 +8,6 @@ from runlane import cadence
 from runlane.cli import show
 from runlane.cli.program import Program, program_options
 from runlane.projections.schedules import ScheduleState
-
-
-@click.command(short_help="Why a run does not run.")
-@program_options
-@click.argument("run", metavar="RUN")
-@click.pass_obj
-def why(program: Program, /, run: str) -> None:
-    """Every reason why a run is not running now; with --app also limits of queues and unknown tasks."""
-    reasons = program.started().runs.why(run)
-    if program.json:
-        show.json_lines({"reason": reason} for reason in reasons)
-        return
-    for reason in reasons:
-        show.say(reason)
 
 
 @click.command(short_help="The schedules, and when each fires next.")
@@ -70,35 +56,3 @@ def _state(schedule: ScheduleState) -> str:
     if schedule.paused:
         return "paused"
     return "active" if schedule.enabled else "disabled"
-
-
-@click.command(short_help="How many runs are in each status on each queue.")
-@program_options
-@click.pass_obj
-def queues(program: Program, /) -> None:
-    """How many runs are in each status on each queue; reads every run of the environment."""
-    found = [queue for queue in program.started().queues.list() if queue.runs or not program.database]
-    rows = [{"queue": queue.name, **{status.value: number for status, number in queue.runs.items()}} for queue in found]
-    if program.json:
-        show.json_lines(rows)
-        return
-    if not rows:
-        show.say("no run is stored")
-        return
-    statuses = [status for status in _ORDER if any(row.get(status) for row in rows)]
-    show.table(
-        ("queue", *statuses), [[row["queue"], *[row.get(s, 0) for s in statuses]] for row in rows], right=statuses
-    )
-
-
-_ORDER = (
-    "queued",
-    "scheduled",
-    "running",
-    "released",
-    "retrying",
-    "cancellation_requested",
-    "succeeded",
-    "failed",
-    "cancelled",
-)

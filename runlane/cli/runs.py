@@ -208,3 +208,17 @@ def attempts(program: Program, /, run: str) -> None:
         ],
         right=("#", "took"),
     )
+
+
+@click.command(short_help="Why a run does not run.")
+@program_options
+@click.argument("run", metavar="RUN")
+@click.pass_obj
+def why(program: Program, /, run: str) -> None:
+    """Every reason why a run is not running now; with --app also limits of queues and unknown tasks."""
+    reasons = program.started().runs.why(run)
+    if program.json:
+        show.json_lines({"reason": reason} for reason in reasons)
+        return
+    for reason in reasons:
+        show.say(reason)

@@ -57,11 +57,12 @@ def claim(
     """
     unlimited = [queue for queue in queues if queue not in limits]
     bounded = {queue: limits[queue] for queue in queues if queue in limits}
+    # Those first: they may wait for a lock, and what is locked meanwhile would be hidden from other workers.
+    slotted = partitions.lock_due(tx, environment, holder.session_id, bounded, tasks, now, limit)
     found = claims.lock_due(tx, environment, holder.session_id, unlimited, tasks, now, limit)
-    if bounded:
-        found += partitions.lock_due(tx, environment, holder.session_id, bounded, tasks, now, limit)
-        found = sorted(found, key=_rank)[:limit]
-        now = tx.now()  # there may have been a wait for a lock
+    if slotted:
+        found = sorted(slotted + found, key=_rank)[:limit]
+        now = tx.now()  # as it is after the wait
     actor = holder.actor
     leases: dict[tuple[int, int | None], tuple[RunStep, ...]] = {}  # first attempts share one event, and so on
     changes = []
