@@ -13,6 +13,8 @@ from runlane.errors import (
     PayloadInvalid,
     RunlaneError,
     RunNotFound,
+    RunStateInvalid,
+    ScheduleNotFound,
     StorageConflict,
     StorageUnavailable,
     TaskNotFound,
@@ -20,6 +22,7 @@ from runlane.errors import (
 from runlane.lanes import Lane, memory_lane, postgres_lane, sqlite_lane
 from runlane.policy import Exponential, Fixed, Retry
 from runlane.projections.attempts import Attempt
+from runlane.projections.occurrences import Occurrence, OccurrenceOutcome
 from runlane.projections.runs import Run
 from runlane.reading import Page
 from runlane.requests import Trigger
@@ -44,6 +47,8 @@ __all__ = [
     "Lane",
     "Lease",
     "NonRetryable",
+    "Occurrence",
+    "OccurrenceOutcome",
     "Page",
     "PayloadInvalid",
     "Queue",
@@ -51,10 +56,12 @@ __all__ = [
     "Retry",
     "Run",
     "RunNotFound",
+    "RunStateInvalid",
     "RunStatus",
     "Runlane",
     "RunlaneError",
     "Schedule",
+    "ScheduleNotFound",
     "SettableClock",
     "Signal",
     "StorageConflict",

@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 
 from runlane import cadence as cadences
 from runlane import jsontext
-from runlane.errors import ErrorCode
+from runlane.errors import ErrorCode, RunStateInvalid
 from runlane.events import (
     Event,
     Recorded,
@@ -33,8 +33,10 @@ from runlane.events import (
     ScheduleChanged,
     ScheduleEvent,
     ScheduleFired,
+    SchedulePaused,
     ScheduleRegistered,
     ScheduleRemoved,
+    ScheduleResumed,
 )
 from runlane.policy import Retry
 from runlane.projections import runs, schedules
@@ -281,6 +283,52 @@ def fire(state: ScheduleState, run_id: UUID, now: datetime) -> tuple[ScheduleFir
             state.next_at if missed else None,
         ),
     )
+
+
+def pause(state: ScheduleState, reason: str | None) -> tuple[SchedulePaused, ...]:
+    """Stop firing until resumed; nothing if it is paused already."""
+    _deployed(state)
+    return () if state.paused else (SchedulePaused(reason),)
+
+
+def resume(state: ScheduleState, reason: str | None, now: datetime) -> tuple[ScheduleResumed, ...]:
+    """Go on with the next occurrence after now; those that fell due meanwhile are skipped, and told."""
+    _deployed(state)
+    if not state.paused:
+        return ()
+    if state.next_at is None or state.next_at > now:
+        return (ScheduleResumed(state.next_at, reason),)
+    rule = cadences.from_json(state.cadence)
+    until, behind = cadences.latest_due(rule, state.next_at, now)
+    return (ScheduleResumed(cadences.next_after(rule, now), reason, behind + 1, state.next_at, until),)
+
+
+def preview(state: ScheduleState, count: int, now: datetime) -> tuple[datetime, ...]:
+    """The next `count` occurrences after now by the rule as it is, or fewer if there are no more."""
+    fires_by_hand(state)
+    rule = cadences.from_json(state.cadence)
+    found: list[datetime] = []
+    following = cadences.next_after(rule, now)
+    while following is not None and len(found) < count:
+        found.append(following)
+        following = cadences.next_after(rule, following)
+    return tuple(found)
+
+
+def fires_by_hand(state: ScheduleState) -> None:
+    """Refuse what makes no sense for a schedule that never fires.
+
+    Raises:
+        RunStateInvalid: it is removed, or disabled by its definition.
+    """
+    _deployed(state)
+    if not state.enabled:
+        raise RunStateInvalid(f"schedule {state.schedule_id} is disabled by its definition (enabled=False)")
+
+
+def _deployed(state: ScheduleState) -> None:
+    if state.removed:
+        raise RunStateInvalid(f"schedule {state.schedule_id} is removed: task {state.task_id} has it no longer")
 
 
 def occurrence_id(environment: str, schedule_id: str, scheduled_for: datetime) -> UUID:

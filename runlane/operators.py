@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import datetime
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from runlane import reading
+from runlane import decisions, reading
+from runlane.context import current
+from runlane.engine import schedule
+from runlane.engine.trigger import Triggered
 from runlane.errors import RunNotFound
 from runlane.events import Recorded
 from runlane.projections.attempts import Attempt, attempts
+from runlane.projections.occurrences import TELLING, Occurrence, occurrences
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
 from runlane.reading import DEFAULT_LIMIT, Order, Page, QueueState
+from runlane.requests import actor_of
 from runlane.runtime import Runtime
 from runlane.storage import log, queries, replay, schedules
 from runlane.storage.replay import Verification
+from runlane.storage.transaction import Transaction
 from runlane.tasks import Queue, Task
-from runlane.values import RunStatus, run_id
+from runlane.values import Actor, RunStatus, free_text, identifier, new_run_id, run_id
 
 
 class Runs:
@@ -128,7 +136,11 @@ class Runs:
 
 
 class Schedules:
-    """Reading schedules: ``app.schedules``."""
+    """Reading and steering schedules: ``app.schedules``.
+
+    A schedule is known from the first ``tick()`` (or worker) of a runtime that has its task.  Actors default to the
+    application.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -137,6 +149,105 @@ class Schedules:
         """Every schedule ever registered in this environment, by id."""
         with self._runtime.reading() as tx:
             return tuple(schedules.schedules_of(tx, self._runtime.environment))
+
+    def get(self, id: str) -> ScheduleState:
+        """The schedule with this id, deployed or removed.
+
+        Raises:
+            ScheduleNotFound: none was ever registered in this environment.
+        """
+        wanted = identifier("schedule id", id)
+        with self._runtime.reading() as tx:
+            return schedule.find(tx, self._runtime.environment, wanted)
+
+    def pause(self, id: str, *, actor: Actor | None = None, reason: str | None = None) -> ScheduleState:
+        """Stop a schedule from firing until it is resumed; nothing happens if it is paused already.
+
+        Deployments leave it paused; runs already made go on.
+
+        Raises:
+            ScheduleNotFound: there is no such schedule.
+            RunStateInvalid: it is removed.
+        """
+        return self._steer(schedule.pause, id, actor, reason)
+
+    def resume(self, id: str, *, actor: Actor | None = None, reason: str | None = None) -> ScheduleState:
+        """Let a paused schedule go on with the next occurrence after now; nothing happens if it is not paused.
+
+        Occurrences that fell due while it was paused, a single one (`run_at`) too, are skipped; its history says how
+        many.  A schedule that its definition disables still does not fire.
+
+        Raises:
+            ScheduleNotFound: there is no such schedule.
+            RunStateInvalid: it is removed.
+        """
+        return self._steer(schedule.resume, id, actor, reason)
+
+    def trigger(self, id: str, *, actor: Actor | None = None) -> Triggered:
+        """Make a run of a schedule now, out of turn: no occurrence is used up, and it may be paused.
+
+        The task's idempotency key holds, so that the outcome may be a run that is there already.
+
+        Raises:
+            ScheduleNotFound: there is no such schedule.
+            RunStateInvalid: it is removed, or disabled by its definition.
+            TaskNotFound: its task is not registered here.
+            PayloadInvalid: its payload does not fit today's task.
+        """
+        wanted, who, handler = identifier("schedule id", id), actor_of(actor), current.get()
+        parent = None if handler is None else handler.run
+        runtime = self._runtime
+        runtime.start()
+
+        def work(tx: Transaction) -> Triggered:
+            new_id = new_run_id()
+            return schedule.trigger_now(tx, runtime.environment, wanted, runtime.registry, new_id, who, parent)
+
+        done = runtime.database.transact(work, runtime.clock)
+        runtime.ring()
+        return done
+
+    def preview(self, id: str, count: int = 5) -> tuple[datetime, ...]:
+        """The next nominal times of a schedule as of now, as if it were not paused; nothing is written.
+
+        Args:
+            count: 1 to 1000; a single occurrence (`run_at`) gives one time, or none once it has passed.
+
+        Raises:
+            ScheduleNotFound: there is no such schedule.
+            RunStateInvalid: it is removed, or disabled by its definition, and so has no next time.
+        """
+        wanted, most = identifier("schedule id", id), reading.whole_number("count", count, 1000)
+        with self._runtime.reading() as tx:
+            state = schedule.find(tx, self._runtime.environment, wanted)
+            return decisions.preview(state, most, tx.now())
+
+    def occurrences(self, id: str, *, limit: int = DEFAULT_LIMIT) -> tuple[Occurrence, ...]:
+        """What became of a schedule's occurrences, the newest first: fired with their run, or skipped while paused.
+
+        Args:
+            limit: 1 to 500.
+
+        Raises:
+            ScheduleNotFound: there is no such schedule.
+        """
+        wanted, most = identifier("schedule id", id), reading.whole_number("limit", limit, 500)
+        with self._runtime.reading() as tx:
+            stream = schedule.find(tx, self._runtime.environment, wanted).stream_id
+            with closing(log.read_newest(tx, stream, TELLING)) as records:
+                return tuple(islice(occurrences(records), most))
+
+    def _steer(
+        self,
+        move: Callable[[Transaction, str, str, Actor, str | None], ScheduleState],
+        id: str,
+        actor: Actor | None,
+        reason: str | None,
+    ) -> ScheduleState:
+        wanted, who, runtime = identifier("schedule id", id), actor_of(actor), self._runtime
+        why = None if reason is None else free_text("reason", reason)
+        runtime.start()
+        return runtime.database.transact(lambda tx: move(tx, runtime.environment, wanted, who, why), runtime.clock)
 
 
 class Queues:

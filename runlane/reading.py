@@ -49,8 +49,7 @@ def list_runs(
     Raises:
         ConfigurationInvalid: the limit, the order or the cursor is not valid.
     """
-    if type(limit) is not int or not 1 <= limit <= MOST:
-        raise ConfigurationInvalid(f"limit must be an integer from 1 to {MOST}; got {limit!r}")
+    whole_number("limit", limit, MOST)
     if order not in ("newest", "oldest"):
         raise ConfigurationInvalid(f"order must be 'newest' or 'oldest'; got {order!r}")
     after = None if cursor is None else _open(cursor, environment, wanted, order)
@@ -95,6 +94,13 @@ def run_filter(
 def task_ids(tasks: Sequence[Task[..., Any] | str] | None) -> tuple[str, ...] | None:
     """The ids of tasks that may be given as definitions."""
     return None if tasks is None else tuple(_name("tasks", task) for task in _several("tasks", tasks))
+
+
+def whole_number(what: str, value: object, most: int) -> int:
+    """`value`, if it is an integer from 1 to `most`."""
+    if type(value) is not int or not 1 <= value <= most:
+        raise ConfigurationInvalid(f"{what} must be an integer from 1 to {most}; got {value!r}")
+    return value
 
 
 def _several(what: str, values: Sequence[Any]) -> Sequence[Any]:
