@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from runlane.cli import audit, demo, listings, runs, work
+from runlane.cli import audit, demo, listings, runs, schedules, work
 from runlane.cli.program import Program, program_options
 from runlane.cli.show import complain
 from runlane.errors import ConfigurationInvalid, RunlaneError
@@ -33,7 +33,7 @@ for command in (
     work.tick,
     work.trigger,
     runs.runs,
-    listings.schedules,
+    schedules.schedules,
     listings.queues,
     audit.audit,
     demo.demo,
