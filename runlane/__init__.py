@@ -14,6 +14,8 @@ from runlane.errors import (
     QueueCapacityExceeded,
     RunlaneError,
     RunNotFound,
+    RunStateInvalid,
+    ScheduleNotFound,
     StorageConflict,
     StorageUnavailable,
     TaskNotFound,
@@ -21,6 +23,7 @@ from runlane.errors import (
 from runlane.lanes import Lane, memory_lane, postgres_lane, sqlite_lane
 from runlane.policy import Exponential, Fixed, Retry
 from runlane.projections.attempts import Attempt
+from runlane.projections.occurrences import Occurrence, OccurrenceOutcome
 from runlane.projections.runs import Run
 from runlane.reading import Page
 from runlane.requests import Trigger
@@ -45,6 +48,8 @@ __all__ = [
     "Lane",
     "Lease",
     "NonRetryable",
+    "Occurrence",
+    "OccurrenceOutcome",
     "Page",
     "PayloadInvalid",
     "Queue",
@@ -53,10 +58,12 @@ __all__ = [
     "Retry",
     "Run",
     "RunNotFound",
+    "RunStateInvalid",
     "RunStatus",
     "Runlane",
     "RunlaneError",
     "Schedule",
+    "ScheduleNotFound",
     "SettableClock",
     "Signal",
     "StorageConflict",

@@ -12,13 +12,16 @@ from uuid import UUID
 from runlane import bulk
 from runlane.bridge import ThreadCalls
 from runlane.bulk import Bulk
+from runlane.engine.trigger import Triggered
 from runlane.events import Recorded
-from runlane.operators import Audit, IdempotencyKeys, Queues, Runs, Schedules
+from runlane.operators import Audit, IdempotencyKeys, Runs
 from runlane.projections.attempts import Attempt
+from runlane.projections.occurrences import Occurrence
 from runlane.projections.queues import QueueControl
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
 from runlane.reading import DEFAULT_LIMIT, Order, Page, QueueState, Where
+from runlane.steering import Queues, Schedules
 from runlane.storage.replay import Verification
 from runlane.tasks import Queue, Task
 from runlane.values import Actor, RunStatus
@@ -193,7 +196,7 @@ class AsyncIdempotencyKeys:
 
 
 class AsyncSchedules:
-    """See ``runlane.operators.Schedules``."""
+    """See ``runlane.steering.Schedules``."""
 
     def __init__(self, schedules: Schedules, call: ThreadCalls) -> None:
         self._sync = schedules
@@ -203,9 +206,33 @@ class AsyncSchedules:
         """See ``Schedules.list``."""
         return await self._call(self._sync.list)
 
+    async def get(self, id: str) -> ScheduleState:
+        """See ``Schedules.get``."""
+        return await self._call(self._sync.get, id)
+
+    async def pause(self, id: str, *, actor: Actor | None = None, reason: str | None = None) -> ScheduleState:
+        """See ``Schedules.pause``."""
+        return await self._call(self._sync.pause, id, actor=actor, reason=reason)
+
+    async def resume(self, id: str, *, actor: Actor | None = None, reason: str | None = None) -> ScheduleState:
+        """See ``Schedules.resume``."""
+        return await self._call(self._sync.resume, id, actor=actor, reason=reason)
+
+    async def trigger(self, id: str, *, actor: Actor | None = None) -> Triggered:
+        """See ``Schedules.trigger``."""
+        return await self._call(self._sync.trigger, id, actor=actor)
+
+    async def preview(self, id: str, count: int = 5) -> tuple[datetime, ...]:
+        """See ``Schedules.preview``."""
+        return await self._call(self._sync.preview, id, count)
+
+    async def occurrences(self, id: str, *, limit: int = DEFAULT_LIMIT) -> tuple[Occurrence, ...]:
+        """See ``Schedules.occurrences``."""
+        return await self._call(self._sync.occurrences, id, limit=limit)
+
 
 class AsyncQueues:
-    """See ``runlane.operators.Queues``."""
+    """See ``runlane.steering.Queues``."""
 
     def __init__(self, queues: Queues, call: ThreadCalls) -> None:
         self._sync = queues

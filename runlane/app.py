@@ -22,11 +22,12 @@ from runlane.engine.trigger import NewRun, Triggered, trigger
 from runlane.errors import ConfigurationInvalid
 from runlane.inline import Inline
 from runlane.lanes import Lane, lane_of
-from runlane.operators import Audit, IdempotencyKeys, Queues, Runs, Schedules
+from runlane.operators import Audit, IdempotencyKeys, Runs
 from runlane.projections.runs import Run
 from runlane.requests import Trigger, build
 from runlane.runtime import Runtime, Settings
 from runlane.session import HEARTBEAT, LEASE_DURATION
+from runlane.steering import Queues, Schedules
 from runlane.storage import faults
 from runlane.storage.borrow import borrowed
 from runlane.storage.transaction import Transaction

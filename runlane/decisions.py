@@ -38,8 +38,10 @@ from runlane.events import (
     ScheduleChanged,
     ScheduleEvent,
     ScheduleFired,
+    SchedulePaused,
     ScheduleRegistered,
     ScheduleRemoved,
+    ScheduleResumed,
 )
 from runlane.policy import Retry
 from runlane.projections import queues, runs, schedules
@@ -349,6 +351,52 @@ def reset_key(owner: Run, reason: str | None) -> IdempotencyReset:
 def key_stream(environment: str, task_id: str, key: str) -> UUID:
     """The id of an idempotency key's stream of events; none of the three parts contains a colon."""
     return uuid5(_NAMESPACE, f"idempotency:{environment}:{task_id}:{key}")
+
+
+def pause(state: ScheduleState, reason: str | None) -> tuple[SchedulePaused, ...]:
+    """Stop firing until resumed; nothing if it is paused already."""
+    _deployed(state)
+    return () if state.paused else (SchedulePaused(reason),)
+
+
+def resume(state: ScheduleState, reason: str | None, now: datetime) -> tuple[ScheduleResumed, ...]:
+    """Go on with the next occurrence after now; those that fell due meanwhile are skipped, and told."""
+    _deployed(state)
+    if not state.paused:
+        return ()
+    if state.next_at is None or state.next_at > now:
+        return (ScheduleResumed(state.next_at, reason),)
+    rule = cadences.from_json(state.cadence)
+    until, behind = cadences.latest_due(rule, state.next_at, now)
+    return (ScheduleResumed(cadences.next_after(rule, now), reason, behind + 1, state.next_at, until),)
+
+
+def preview(state: ScheduleState, count: int, now: datetime) -> tuple[datetime, ...]:
+    """The next `count` occurrences after now by the rule as it is, or fewer if there are no more."""
+    fires_by_hand(state)
+    rule = cadences.from_json(state.cadence)
+    found: list[datetime] = []
+    following = cadences.next_after(rule, now)
+    while following is not None and len(found) < count:
+        found.append(following)
+        following = cadences.next_after(rule, following)
+    return tuple(found)
+
+
+def fires_by_hand(state: ScheduleState) -> None:
+    """Refuse what makes no sense for a schedule that never fires.
+
+    Raises:
+        RunStateInvalid: it is removed, or disabled by its definition.
+    """
+    _deployed(state)
+    if not state.enabled:
+        raise RunStateInvalid(f"schedule {state.schedule_id} is disabled by its definition (enabled=False)")
+
+
+def _deployed(state: ScheduleState) -> None:
+    if state.removed:
+        raise RunStateInvalid(f"schedule {state.schedule_id} is removed: task {state.task_id} has it no longer")
 
 
 def occurrence_id(environment: str, schedule_id: str, scheduled_for: datetime) -> UUID:

@@ -182,10 +182,13 @@ class SchedulePaused:
 
 @frozen
 class ScheduleResumed:
-    """An operator let a schedule go on; occurrences in between are skipped."""
+    """An operator let a schedule go on; `skipped` occurrences, `skipped_from` to `skipped_until`, were left out."""
 
     next_at: datetime | None
     reason: str | None = None
+    skipped: int = 0
+    skipped_from: datetime | None = None
+    skipped_until: datetime | None = None
 
 
 @frozen

@@ -1,4 +1,4 @@
-"""What operators ask: ``app.runs``, ``app.schedules``, ``app.queues`` and ``app.audit``."""
+"""What operators ask of runs, keys and the log: ``app.runs``, ``app.idempotency_keys`` and ``app.audit``."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ from uuid import UUID
 from runlane import bulk, reading, requests
 from runlane.bulk import Bulk
 from runlane.engine import explain, operate, trigger
-from runlane.engine.queues import set_paused
 from runlane.errors import ConfigurationInvalid, RunNotFound
 from runlane.events import Recorded
 from runlane.projections.attempts import Attempt, attempts
-from runlane.projections.queues import QueueControl
 from runlane.projections.runs import Run
-from runlane.projections.schedules import ScheduleState
-from runlane.reading import DEFAULT_LIMIT, Order, Page, QueueState, Where
+from runlane.reading import DEFAULT_LIMIT, Order, Page, Where
 from runlane.runtime import Runtime
-from runlane.storage import log, queries, queues, replay, schedules
+from runlane.storage import log, queries, replay
 from runlane.storage.replay import Verification
 from runlane.tasks import Queue, Task
-from runlane.values import ACTIVE, TERMINAL, Actor, RunStatus, SourceType, free_text, identifier, run_id
+from runlane.values import ACTIVE, TERMINAL, Actor, RunStatus, SourceType, identifier, run_id
 
 
 class Runs:
@@ -285,75 +282,6 @@ class IdempotencyKeys:
         runtime, said = self._runtime, requests.said(actor, reason)
         task_id, wanted = runtime.registry.task(task).id, identifier("idempotency_key", key)
         return runtime.transact(lambda tx: operate.reset_key(tx, runtime.environment, task_id, wanted, said))
-
-
-class Schedules:
-    """Reading schedules: ``app.schedules``."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    def list(self) -> tuple[ScheduleState, ...]:
-        """Every schedule ever registered in this environment, by id."""
-        with self._runtime.reading() as tx:
-            return tuple(schedules.schedules_of(tx, self._runtime.environment))
-
-
-class Queues:
-    """Reading queues, pausing them and letting them go on: ``app.queues``."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    def list(self) -> tuple[QueueState, ...]:
-        """Every queue that is registered here, has runs or was ever paused, by name; reads all runs' statuses."""
-        with self._runtime.reading() as tx:
-            counts = queries.count_by_queue(tx, self._runtime.environment)
-            controls = {control.name: control for control in queues.queues_of(tx, self._runtime.environment)}
-        limits = self._runtime.registry.limits()
-        names = sorted({*counts, *controls, *self._runtime.registry.queues})
-        return tuple(QueueState(name, counts.get(name, {}), controls.get(name), limits.get(name)) for name in names)
-
-    def pause(
-        self, queue: Queue | str, *, reason: str | None = None, actor: Actor | None = None
-    ) -> QueueControl | None:
-        """Let no worker claim from a queue, from its next poll on; attempts under way go on, runs can be triggered.
-
-        ``run_now`` is not held back: it claims nothing that waits.  Pausing twice changes nothing.
-
-        Args:
-            queue: a definition or a name; it need not be registered here.
-            actor: who asks, such as ``Actor.operator("ann")``; else the application.
-
-        Returns:
-            The queue as it is then.
-
-        Raises:
-            ConfigurationInvalid: an argument is not valid.
-            StorageUnavailable: the database cannot be reached.
-        """
-        return self._set(queue, True, reason, actor)
-
-    def resume(
-        self, queue: Queue | str, *, reason: str | None = None, actor: Actor | None = None
-    ) -> QueueControl | None:
-        """Let workers claim from a queue again; nothing changes if it is not paused.
-
-        Returns the queue as it is then, None if it was never paused; arguments and errors are those of ``pause``.
-        """
-        control = self._set(queue, False, reason, actor)
-        self._runtime.ring()
-        return control
-
-    def _set(self, queue: Queue | str, paused: bool, reason: str | None, actor: Actor | None) -> QueueControl | None:
-        name = reading.queue_name(queue)
-        why = None if reason is None else free_text("reason", reason)
-        who = requests.checked_actor(actor)
-        self._runtime.start()
-        environment = self._runtime.environment
-        return self._runtime.database.transact(
-            lambda tx: set_paused(tx, environment, name, paused, why, who), self._runtime.clock
-        )
 
 
 class Audit:

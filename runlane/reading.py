@@ -81,8 +81,7 @@ def list_runs(
     Raises:
         ConfigurationInvalid: the limit, the order or the cursor is not valid.
     """
-    if type(limit) is not int or not 1 <= limit <= MOST:
-        raise ConfigurationInvalid(f"limit must be an integer from 1 to {MOST}; got {limit!r}")
+    whole_number("limit", limit, MOST)
     if order not in ("newest", "oldest"):
         raise ConfigurationInvalid(f"order must be 'newest' or 'oldest'; got {order!r}")
     after = None if cursor is None else _open(cursor, environment, wanted, order)
@@ -134,6 +133,13 @@ def queue_name(queue: Queue | str) -> str:
     if isinstance(queue, (Queue, str)):
         return identifier("queue name", queue.name if isinstance(queue, Queue) else queue)
     raise ConfigurationInvalid(f"queue must be a Queue definition or a name; got {queue!r}")
+
+
+def whole_number(what: str, value: object, most: int) -> int:
+    """`value`, if it is an integer from 1 to `most`."""
+    if type(value) is not int or not 1 <= value <= most:
+        raise ConfigurationInvalid(f"{what} must be an integer from 1 to {most}; got {value!r}")
+    return value
 
 
 def _several(what: str, values: Sequence[Any]) -> Sequence[Any]:

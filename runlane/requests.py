@@ -106,7 +106,7 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
     return NewRun(
         new_run_id() if asked.run_id is None else run_id(asked.run_id),
         created,
-        checked_actor(asked.actor),
+        actor_of(asked.actor),
         None if asked.delay is None else duration("delay", asked.delay),
     )
 
@@ -117,7 +117,7 @@ def said(actor: Actor | None, reason: str | None, meta: Mapping[str, Any] | None
     Raises:
         ConfigurationInvalid: naming the argument that is not valid.
     """
-    return Said(checked_actor(actor), None if reason is None else free_text("reason", reason), _meta(meta))
+    return Said(actor_of(actor), None if reason is None else free_text("reason", reason), _meta(meta))
 
 
 def _ttl(task: Task[..., Any], asked: Trigger, key: str | None) -> str | None:
@@ -128,8 +128,8 @@ def _ttl(task: Task[..., Any], asked: Trigger, key: str | None) -> str | None:
     return None
 
 
-def checked_actor(actor: Actor | None) -> Actor:
-    """Who asks; the application, unless it says otherwise."""
+def actor_of(actor: Actor | None) -> Actor:
+    """Who asks: `actor` if it is valid, the application by default."""
     if actor is None:
         return APPLICATION
     if not isinstance(actor, Actor):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from runlane.cli import audit, demo, listings, operate, queues, runs, work
+from runlane.cli import audit, demo, operate, queues, runs, schedules, work
 from runlane.cli.program import Program, program_options
 from runlane.cli.show import complain
 from runlane.errors import ConfigurationInvalid, RunlaneError
@@ -35,7 +35,7 @@ for command in (
     runs.runs,
     operate.keys,
     runs.why,
-    listings.schedules,
+    schedules.schedules,
     queues.queues,
     audit.audit,
     demo.demo,

@@ -16,6 +16,7 @@ from rich.table import Table
 from runlane import codec
 from runlane.events import Recorded
 from runlane.projections.attempts import Attempt
+from runlane.projections.occurrences import Occurrence
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
 
@@ -206,6 +207,21 @@ def schedule_row(schedule: ScheduleState) -> dict[str, Any]:
         "last_at": schedule.last_at,
         "fired_count": schedule.fired_count,
         "registered_at": schedule.registered_at,
+    }
+
+
+def occurrence_row(occurrence: Occurrence) -> dict[str, Any]:
+    """What became of an occurrence, as JSON values."""
+    return {
+        "outcome": occurrence.outcome,
+        "scheduled_for": occurrence.scheduled_for,
+        "decided_at": occurrence.decided_at,
+        "run_id": occurrence.run_id,
+        "occurrence_id": occurrence.occurrence_id,
+        "collapsed": occurrence.collapsed,
+        "collapsed_from": occurrence.collapsed_from,
+        "reason": occurrence.reason,
+        "actor": occurrence.actor.text,
     }
 
 

@@ -1,15 +1,18 @@
-"""Schedules: registering what is deployed, and making runs of due occurrences."""
+"""Schedules: registering what is deployed, making runs of due occurrences, and what operators ask in between."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from uuid import UUID
+
+from attrs import evolve
 
 from runlane import decisions
 from runlane.decisions import ScheduleDefinition
-from runlane.engine.trigger import NewRun, trigger
-from runlane.errors import ConflictKind, StorageConflict
+from runlane.engine.trigger import NewRun, Triggered, trigger
+from runlane.errors import ConflictKind, ScheduleNotFound, StorageConflict
 from runlane.events import RunCreated, ScheduleEvent
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
@@ -40,15 +43,27 @@ def deploy(tx: Transaction, environment: str, wanted: Sequence[ScheduleDefinitio
     known = {state.schedule_id: state for state in schedules.schedules_of(tx, environment)}
     now = tx.now()
     changed = 0
+
+    def settle(schedule_id: str, decide: Callable[[ScheduleState | None], Sequence[ScheduleEvent]]) -> int:
+        state = known.get(schedule_id)
+        events = decide(state)
+        if not events or _move(tx, environment, schedule_id, state, events, now):
+            return len(events)
+        # Fired, paused or registered by somebody else since it was read: decided again, now that it stands still.
+        state = schedules.lock_schedule(tx, decisions.schedule_stream(environment, schedule_id), wait=True)
+        return int(_move(tx, environment, schedule_id, state, decide(state), now))
+
     for definition in wanted:
-        state = known.get(definition.schedule_id)
-        events = decisions.deploy(state, definition, now)
-        changed += _move(tx, environment, definition.schedule_id, state, events, now)
+        changed += settle(definition.schedule_id, partial(decisions.deploy, definition=definition, now=now))
     deployed = {definition.schedule_id for definition in wanted}
     for state in known.values():
         if state.task_id in tasks and state.schedule_id not in deployed:
-            changed += _move(tx, environment, state.schedule_id, state, decisions.withdraw(state), now)
+            changed += settle(state.schedule_id, _withdraw)
     return changed
+
+
+def _withdraw(state: ScheduleState | None) -> Sequence[ScheduleEvent]:
+    return () if state is None else decisions.withdraw(state)
 
 
 def fire(tx: Transaction, stream_id: UUID, registry: Registry, new_id: UUID) -> Run | None:
@@ -61,7 +76,8 @@ def fire(tx: Transaction, stream_id: UUID, registry: Registry, new_id: UUID) -> 
     if not due:
         return None
     task = registry.task(state.task_id)
-    triggered = trigger(tx, state.environment, [_occurrence(state, task, new_id, due[0].scheduled_for)])[0]
+    wanted = _occurrence(state, task, new_id, due[0].scheduled_for)
+    triggered = trigger(tx, state.environment, [wanted])[0]
     # Decided again with the run that the task's key may have led to.
     events = decisions.fire(state, triggered.run.id, now)
     if not _move(tx, state.environment, state.schedule_id, state, events, now):
@@ -71,9 +87,82 @@ def fire(tx: Transaction, stream_id: UUID, registry: Registry, new_id: UUID) -> 
     return triggered.run
 
 
-def _occurrence(state: ScheduleState, task: Task[..., object], new_id: UUID, scheduled_for: datetime) -> NewRun:
+def find(tx: Transaction, environment: str, schedule_id: str) -> ScheduleState:
+    """The schedule with this id.
+
+    Raises:
+        ScheduleNotFound: none was ever registered.
+    """
+    state = schedules.get_schedule(tx, decisions.schedule_stream(environment, schedule_id))
+    return _found(state, environment, schedule_id)
+
+
+def pause(tx: Transaction, environment: str, schedule_id: str, actor: Actor, reason: str | None) -> ScheduleState:
+    """Stop a schedule until it is resumed; the schedule as it is then."""
+    state = _locked(tx, environment, schedule_id)
+    return _moved(tx, state, decisions.pause(state, reason), actor)
+
+
+def resume(tx: Transaction, environment: str, schedule_id: str, actor: Actor, reason: str | None) -> ScheduleState:
+    """Let a paused schedule go on after now; the schedule as it is then."""
+    state = _locked(tx, environment, schedule_id)
+    return _moved(tx, state, decisions.resume(state, reason, tx.now()), actor)
+
+
+def trigger_now(
+    tx: Transaction,
+    environment: str,
+    schedule_id: str,
+    registry: Registry,
+    new_id: UUID,
+    actor: Actor,
+    parent: Run | None,
+) -> Triggered:
+    """Make a run of a schedule out of turn, or find the owner of its task's key; `parent` is the run that asks."""
+    state = _locked(tx, environment, schedule_id)
+    decisions.fires_by_hand(state)
+    task = registry.task(state.task_id)
+    task.payload.from_json(state.payload, f"payload of schedule {schedule_id}")
+    created = _occurrence(state, task, new_id, None).created
+    if parent is not None:
+        created = evolve(
+            created,
+            source=evolve(created.source, parent_run_id=parent.id),
+            correlation_id=parent.correlation_id,
+            trace_carrier=parent.trace_carrier,
+        )
+    return trigger(tx, environment, [NewRun(new_id, created, actor)])[0]
+
+
+def _found(state: ScheduleState | None, environment: str, schedule_id: str) -> ScheduleState:
+    if state is None:
+        raise ScheduleNotFound(
+            f"no schedule has the id {schedule_id!r} in environment {environment!r}; "
+            "the first tick of a worker registers those of its tasks"
+        )
+    return state
+
+
+def _locked(tx: Transaction, environment: str, schedule_id: str) -> ScheduleState:
+    state = schedules.lock_schedule(tx, decisions.schedule_stream(environment, schedule_id), wait=True)
+    return _found(state, environment, schedule_id)
+
+
+def _moved(tx: Transaction, state: ScheduleState, events: Sequence[ScheduleEvent], actor: Actor) -> ScheduleState:
+    if not events:
+        return state
+    change = decisions.move_schedule(state.environment, state.schedule_id, state, events, tx.now(), actor)
+    if not log.append_schedule(tx, change):
+        raise StorageConflict(f"schedule {state.schedule_id} was moved by somebody else", kind=ConflictKind.SEQUENCE)
+    return change.after
+
+
+def _occurrence(state: ScheduleState, task: Task[..., object], new_id: UUID, scheduled_for: datetime | None) -> NewRun:
+    """A run of the occurrence at `scheduled_for`, or of none."""
     key = task.key("idempotency_key", None, state.payload)
-    occurrence = decisions.occurrence_id(state.environment, state.schedule_id, scheduled_for)
+    occurrence = None
+    if scheduled_for is not None:
+        occurrence = decisions.occurrence_id(state.environment, state.schedule_id, scheduled_for)
     created = RunCreated(
         task.id,
         state.queue,

@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError
 from runlane import codec, jsontext
 from runlane.decisions import Change, QueueChange, ScheduleChange
 from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
-from runlane.events import Recorded, ScheduleFired
+from runlane.events import Event, Recorded, ScheduleFired
 from runlane.projections.queues import QueueControl
 from runlane.projections.schedules import ScheduleState
 from runlane.storage import faults, rows, tables
@@ -190,6 +190,20 @@ def append_queue(tx: Transaction, change: QueueChange) -> bool:
 def read_stream(tx: Transaction, stream_id: UUID) -> tuple[Recorded, ...]:
     """The events of one stream, by sequence."""
     return tuple(recorded(row) for row in tx.execute(_STREAM, {"stream_id": stream_id}))
+
+
+def read_newest(tx: Transaction, stream_id: UUID, kinds: Sequence[type[Event]]) -> Generator[Recorded, None, None]:
+    """The events of these kinds in one stream, the newest first, read no further than is asked for."""
+    names = [codec.STORED_AS[kind][0] for kind in kinds]
+    statement = (
+        select(*_ENVELOPE)
+        .where(_EVENTS.stream_id == stream_id, _EVENTS.type.in_(names))
+        .order_by(_EVENTS.sequence.desc())
+        .execution_options(yield_per=200)
+    )
+    with tx.execute(statement) as found:
+        for row in found:
+            yield recorded(row)
 
 
 def read_run(tx: Transaction, environment: str, run_id: UUID) -> Stream | None:

@@ -38,8 +38,14 @@ def due_schedules(tx: Transaction, environment: str, tasks: Sequence[str], now: 
     return list(tx.execute(statement).scalars())
 
 
-def lock_schedule(tx: Transaction, stream_id: UUID) -> ScheduleState | None:
-    """The schedule, locked for this transaction; None if another maintainer holds it."""
-    statement = select(_SCHEDULES).where(_SCHEDULES.c.stream_id == stream_id).with_for_update(skip_locked=True)
-    row = tx.execute(statement).first()
+def get_schedule(tx: Transaction, stream_id: UUID) -> ScheduleState | None:
+    """The schedule whose stream this is."""
+    row = tx.execute(select(_SCHEDULES).where(_SCHEDULES.c.stream_id == stream_id)).first()
+    return None if row is None else ScheduleState(**row._mapping)
+
+
+def lock_schedule(tx: Transaction, stream_id: UUID, *, wait: bool = False) -> ScheduleState | None:
+    """The schedule, locked for this transaction; None if there is none, or (unless `wait`) somebody else holds it."""
+    of_stream = select(_SCHEDULES).where(_SCHEDULES.c.stream_id == stream_id)
+    row = tx.execute(of_stream.with_for_update(skip_locked=not wait)).first()
     return None if row is None else ScheduleState(**row._mapping)

@@ -160,6 +160,14 @@ GOLDEN = [
     ),
     ("schedule.paused", e.SchedulePaused("night"), '{"reason":"night"}'),
     ("schedule.resumed", e.ScheduleResumed(NOON), '{"next_at":"2026-01-02T12:00:00+00:00"}'),
+    (
+        "schedule.resumed",
+        e.ScheduleResumed(None, "day", 2, NOON, NOON),
+        (
+            '{"next_at":null,"reason":"day","skipped":2,"skipped_from":"2026-01-02T12:00:00+00:00",'
+            '"skipped_until":"2026-01-02T12:00:00+00:00"}'
+        ),
+    ),
     ("schedule.removed", e.ScheduleRemoved(), "{}"),
     (
         "idempotency.reset",

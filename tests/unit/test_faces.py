@@ -6,14 +6,14 @@ import inspect
 
 import pytest
 
-from runlane import aio, aio_operators, app, operators, worker
+from runlane import aio, aio_operators, app, operators, steering, worker
 
 PAIRS = [
     (app.Runlane, aio.AsyncRunlane),
     (operators.Runs, aio_operators.AsyncRuns),
-    (operators.Schedules, aio_operators.AsyncSchedules),
+    (steering.Schedules, aio_operators.AsyncSchedules),
     (operators.IdempotencyKeys, aio_operators.AsyncIdempotencyKeys),
-    (operators.Queues, aio_operators.AsyncQueues),
+    (steering.Queues, aio_operators.AsyncQueues),
     (operators.Audit, aio_operators.AsyncAudit),
     (worker.Worker, aio.AsyncWorker),
 ]
