@@ -1,0 +1,58 @@
+"""Fixtures for pytest, there as soon as Runlane is installed.
+
+``runlane_app`` is a runtime in memory with the queues and tasks of the program named by ``runlane_app = module:name``
+in pytest's configuration; a fixture of that name in a conftest.py replaces it.  ``drain()`` works everything off, and
+``assert_triggered(task, payload=…)`` says what was triggered.  Nothing is imported before a test asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from runlane.app import Runlane
+    from runlane.projections.runs import Run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where the program is."""
+    parser.addini("runlane_app", "module:name of the Runlane whose tasks the fixture runlane_app has", default="")
+
+
+@pytest.fixture
+def runlane_app(pytestconfig: pytest.Config) -> Iterator[Runlane]:
+    """A started runtime on a memory lane, closed at the end."""
+    from runlane.cli.program import load
+    from runlane.testing import on_memory
+
+    named = str(pytestconfig.getini("runlane_app"))
+    if not named:
+        raise pytest.UsageError(
+            "the fixture runlane_app needs runlane_app = module:name in pytest's configuration, "
+            "or a fixture of that name of your own"
+        )
+    with on_memory(load(named)) as app:
+        yield app
+
+
+@pytest.fixture
+def drain(runlane_app: Runlane) -> Callable[..., list[Run]]:
+    """Executes every run that is due, and returns them."""
+    from runlane import testing
+
+    return partial(testing.drain, runlane_app)
+
+
+@pytest.fixture
+def assert_triggered(runlane_app: Runlane) -> Callable[..., list[Run]]:
+    """Fails unless a run of a task with a payload exists; returns those that do."""
+    from runlane import testing
+
+    def check(task: Any, payload: Any = testing.ANY_PAYLOAD, *, count: int = 1) -> list[Run]:
+        return testing.assert_triggered(runlane_app, task, payload, count=count)
+
+    return check
