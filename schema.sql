@@ -102,10 +102,12 @@ create table runs (
 ) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
 -- Claim: queued runs of a queue, in exactly the order in which they are claimed.
-create index runs_ready on runs (environment, queue, priority desc, due_at, id) where status = 'queued';
+-- The key comes last: bounded queues look for runs without one, and pass the others by without reading their rows.
+create index runs_ready on runs (environment, queue, priority desc, due_at, id, concurrency_key)
+  where status = 'queued';
 -- Claim: runs that wait for a time, read level by level of priority; within one, those of the future come last and
 -- never lie in the way.
-create index runs_waiting on runs (environment, queue, priority desc, due_at, id)
+create index runs_waiting on runs (environment, queue, priority desc, due_at, id, concurrency_key)
   where status in ('scheduled', 'released', 'retrying');
 -- At most one active owner of a singleton key, whatever its status: no retry, release or lease can violate it.
 create unique index runs_singleton on runs (environment, task_id, singleton_key)

@@ -186,6 +186,7 @@ def _find_open(schema: str | None) -> TextClause:
     keyed = f"{of_queue} and concurrency_key = p.key and due_at is not null"
     waiting = f"{of_queue} and status in ('scheduled', 'released', 'retrying')"
     due = f"due_at <= :now and task_id {known} order by priority desc, due_at, id limit 1"
+    by_id = f"from {prefix}runs r where r.id = b.id"  # no join: the planner might read the whole table for it
     statement = f"""
         with recursive names as materialized (
           select queue, most from {_rows(schema, "queues", {"queue": "text", "most": "int"})}
@@ -217,10 +218,12 @@ def _find_open(schema: str | None) -> TextClause:
           union all
           select queue, null, (select id {waiting} and concurrency_key is null and priority = p.level and {due})
           from waiting p
+        ), known as (
+          select queue, key, id, (select priority {by_id}) as priority, (select due_at {by_id}) as due_at
+          from best b where id is not null
         ), ranked as (
-          select b.queue, b.key, r.priority, r.due_at, r.id,
-            row_number() over (partition by b.queue, b.key order by r.priority desc, r.due_at, r.id) as place
-          from best b join {prefix}runs r on r.id = b.id
+          select known.*, row_number() over (partition by queue, key order by priority desc, due_at, id) as place
+          from known
         )
         select queue, key from ranked where place = 1 order by priority desc, due_at, id limit :most"""
     return text(statement).bindparams(

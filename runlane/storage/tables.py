@@ -212,6 +212,7 @@ Index(
     runs.c.priority.desc(),
     runs.c.due_at,
     runs.c.id,
+    runs.c.concurrency_key,
     postgresql_where=_READY,
     sqlite_where=_READY,
 )
@@ -222,6 +223,7 @@ Index(
     runs.c.priority.desc(),
     runs.c.due_at,
     runs.c.id,
+    runs.c.concurrency_key,
     postgresql_where=_WAITING,
     sqlite_where=_WAITING,
 )
