@@ -311,12 +311,12 @@ class Exchange:
                 self._dry = not claimed and not batch and not self._rang
             elif batch:
                 self._dry = False
+            if self._stopping:
+                # Claimed while the stop was asked for: given back before their handlers have begun.
+                self._finished.extend((execution, Interrupted("worker_stopping")) for execution in executions)
+                executions = []
             self._changed.notify_all()
-            stopping = self._stopping
         if executions:
-            if stopping:
-                for execution in executions:
-                    execution.context.signal.set("worker_stopping")
             self._executor.submit(executions)
 
     def _isolate(self, batch: list[Ended], error: RunlaneError) -> list[Ended]:

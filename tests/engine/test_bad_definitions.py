@@ -24,10 +24,10 @@ DEFINITIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "queue name": (lambda: Queue("a:b"), "queue name must not contain ':'"),
     "queue name NUL": (lambda: Queue("a\x00"), "queue name must not contain control characters"),
     "schedule id": (lambda: Schedule("a:b", every="1h"), "schedule id must not contain ':'"),
-    "schedule without a time": (lambda: Schedule("s"), "schedule s needs exactly one of run_at and every"),
+    "schedule without a time": (lambda: Schedule("s"), "schedule s needs exactly one of run_at, every and cron"),
     "schedule with both": (
         lambda: Schedule("s", every="1h", run_at=datetime.now().astimezone()),
-        "schedule s needs exactly one of run_at and every",
+        "schedule s needs exactly one of run_at, every and cron",
     ),
     "schedule interval": (lambda: Schedule("s", every="fast"), "every of schedule s must be a timedelta or text"),
     "schedule too fast": (lambda: Schedule("s", every="10ms"), "every of schedule s must be at least 1s"),
