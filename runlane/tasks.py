@@ -119,6 +119,7 @@ class Task(Generic[P, R]):
     idempotency_key: str | Callable[[Any], str] | None = None
     idempotency_ttl: str | timedelta | None = None
     schedules: tuple[Schedule, ...] = ()
+    timeout: timedelta | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
@@ -138,6 +139,7 @@ def task(
     idempotency_key: str | Callable[[Any], str] | None = None,
     idempotency_ttl: str | timedelta | None = None,
     schedules: Iterable[Schedule] = (),
+    timeout: timedelta | str | None = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
 
@@ -155,6 +157,7 @@ def task(
     idempotency_key: str | Callable[[Any], str] | None = None,
     idempotency_ttl: str | timedelta | None = None,
     schedules: Iterable[Schedule] = (),
+    timeout: timedelta | str | None = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]] | Task[P, R]:
     """Make a task of a function ``(payload)`` or ``(payload, context)``, ``def`` or ``async def``.
 
@@ -167,6 +170,9 @@ def task(
         idempotency_key: text, or a function of the payload (as the handler receives it).
         idempotency_ttl: how long a finished run keeps its key (``"30d"``), or ``"active"``.
         schedules: when it runs by itself.
+        timeout: how long one attempt may last (``"30s"``); else as long as it likes.  An ``async def`` handler is then
+            cancelled, a ``def`` one signalled, and the attempt has failed with ``attempt_timeout``, which is retryable
+            by the task's policy.
 
     Raises:
         ConfigurationInvalid: naming the option that is not valid.
@@ -185,6 +191,7 @@ def task(
     if idempotency_ttl is not None and idempotency_key is None:
         raise ConfigurationInvalid(f"task {task_id} has an idempotency_ttl but no idempotency_key")
     _ttl(idempotency_ttl)
+    longest = None if timeout is None else duration(f"timeout of task {task_id}", timeout)
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
         parameters, hints = _positional(task_id, function)
@@ -201,6 +208,7 @@ def task(
             idempotency_key,
             idempotency_ttl,
             _schedules(task_id, schedules),
+            longest,
         )
 
     return decorate
