@@ -21,6 +21,7 @@ from runlane.lanes import Lane, memory_lane, postgres_lane, sqlite_lane
 from runlane.policy import Exponential, Fixed, Retry
 from runlane.projections.attempts import Attempt
 from runlane.projections.runs import Run
+from runlane.pruning import Pruned
 from runlane.reading import Page
 from runlane.requests import Trigger
 from runlane.storage.replay import Difference, Verification
@@ -46,6 +47,7 @@ __all__ = [
     "NonRetryable",
     "Page",
     "PayloadInvalid",
+    "Pruned",
     "Queue",
     "Release",
     "Retry",

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from runlane import pruning
 from runlane.bridge import ThreadCalls
 from runlane.events import Recorded
 from runlane.operators import Audit, Queues, Runs, Schedules
 from runlane.projections.attempts import Attempt
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
+from runlane.pruning import Pruned
 from runlane.reading import DEFAULT_LIMIT, Order, Page, QueueState
 from runlane.storage.replay import Verification
 from runlane.tasks import Queue, Task
-from runlane.values import RunStatus
+from runlane.values import Actor, RunStatus
 
 
 class AsyncRuns:
@@ -81,6 +83,27 @@ class AsyncRuns:
     async def wait(self, id: UUID | str, *, timeout: float | None = None) -> Run:
         """See ``Runs.wait``."""
         return await asyncio.to_thread(self._sync.wait, id, timeout=timeout)
+
+    async def prune(
+        self,
+        older_than: timedelta | str | datetime,
+        *,
+        statuses: Sequence[RunStatus | str] | None = None,
+        limit: int = pruning.DEFAULT_LIMIT,
+        cursor: str | None = None,
+        actor: Actor | None = None,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """See ``Runs.prune``."""
+        return await self._call(
+            self._sync.prune,
+            older_than,
+            statuses=statuses,
+            limit=limit,
+            cursor=cursor,
+            actor=actor,
+            dry_run=dry_run,
+        )
 
 
 class AsyncSchedules:

@@ -43,6 +43,7 @@ STORED_AS: dict[type[e.Event], tuple[str, int]] = {
     e.SchedulePaused: ("schedule.paused", 1),
     e.ScheduleResumed: ("schedule.resumed", 1),
     e.ScheduleRemoved: ("schedule.removed", 1),
+    e.RunsPruned: ("environment.pruned", 1),
 }
 
 #: (stored name, old version) to the function that turns its JSON into the next version's.

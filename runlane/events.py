@@ -192,6 +192,21 @@ class ScheduleRemoved:
     """A deployment took a schedule off its task."""
 
 
+@frozen
+class RunsPruned:
+    """Ended runs were removed with their histories, in the environment's own stream.
+
+    `digest` is the SHA-256, in hex, of the lines ``id:sequence`` of the removed runs (their last sequence) in the order
+    of their ids, joined by newlines: whoever holds a copy of those histories can prove which ones it speaks of.
+    """
+
+    runs: int
+    events: int
+    before: datetime
+    statuses: tuple[str, ...]
+    digest: str
+
+
 RunStep = (
     RunDeliveryRequested
     | RunDispatchReserved
@@ -209,7 +224,8 @@ RunStep = (
 RunEvent = RunCreated | RunStep
 ScheduleStep = ScheduleChanged | ScheduleFired | SchedulePaused | ScheduleResumed | ScheduleRemoved
 ScheduleEvent = ScheduleRegistered | ScheduleStep
-Event = RunEvent | ScheduleEvent
+EnvironmentEvent = RunsPruned
+Event = RunEvent | ScheduleEvent | EnvironmentEvent
 
 
 @frozen

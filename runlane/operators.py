@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from runlane import reading
+from runlane import pruning, reading
+from runlane.engine import prune
 from runlane.errors import RunNotFound
 from runlane.events import Recorded
 from runlane.projections.attempts import Attempt, attempts
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
+from runlane.pruning import Pruned
 from runlane.reading import DEFAULT_LIMIT, Order, Page, QueueState
+from runlane.requests import acting
 from runlane.runtime import Runtime
 from runlane.storage import log, queries, replay, schedules
 from runlane.storage.replay import Verification
 from runlane.tasks import Queue, Task
-from runlane.values import RunStatus, run_id
+from runlane.values import Actor, RunStatus, run_id
 
 
 class Runs:
-    """Reading runs: ``app.runs``."""
+    """Reading and pruning runs: ``app.runs``."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -125,6 +128,44 @@ class Runs:
             time.sleep(pause)
             pause = min(pause * 1.5, 0.25)
         return run
+
+    def prune(
+        self,
+        older_than: timedelta | str | datetime,
+        *,
+        statuses: Sequence[RunStatus | str] | None = None,
+        limit: int = pruning.DEFAULT_LIMIT,
+        cursor: str | None = None,
+        actor: Actor | None = None,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Remove ended runs of this environment with their events and the idempotency keys they own, for good.
+
+        One call is one transaction, in which ``environment.pruned`` records what went.  A key that a removed run still
+        held is free: keep runs for longer than their keys are to work.
+
+        Args:
+            older_than: an age such as ``"30d"``, or the aware instant before which a run was last updated.
+            statuses: only these, of ``succeeded``, ``failed`` and ``cancelled``; else all three.
+            limit: the most runs of this call, 1 to 10000.
+            cursor: ``next_cursor`` of the call before, to go on behind it.
+            actor: who does it; else the application.
+            dry_run: only count; nothing is removed or recorded.
+
+        Raises:
+            ConfigurationInvalid: a status that is not terminal, or another argument that is not valid.
+            InvariantViolation: the history of a run is damaged; nothing is removed.
+        """
+        environment, by = self._runtime.environment, acting(actor)
+        old = pruning.old_runs(environment, older_than, statuses, limit, cursor)
+        if dry_run:
+            with self._runtime.reading() as tx:
+                return pruning.answer(environment, old, prune.find(tx, environment, old))
+        self._runtime.start()
+        removed = self._runtime.database.transact(
+            lambda tx: prune.remove(tx, environment, old, by), self._runtime.clock
+        )
+        return pruning.answer(environment, old, removed)
 
 
 class Schedules:

@@ -98,7 +98,7 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
     return NewRun(
         new_run_id() if asked.run_id is None else run_id(asked.run_id),
         created,
-        _actor(asked.actor),
+        acting(asked.actor),
         None if asked.delay is None else duration("delay", asked.delay),
     )
 
@@ -119,7 +119,8 @@ def _key(task: Task[..., Any], asked: Trigger, payload: Any) -> tuple[str | None
     return identifier("idempotency_key", key), idempotency_ttl(task.idempotency_ttl if ttl is None else ttl)
 
 
-def _actor(actor: Actor | None) -> Actor:
+def acting(actor: Actor | None) -> Actor:
+    """Who acts: `actor` if it is valid, the application if it is None."""
     if actor is None:
         return APPLICATION
     if not isinstance(actor, Actor):

@@ -106,6 +106,14 @@ EVENTS: dict[type, st.SearchStrategy[e.Event]] = {
     e.SchedulePaused: st.builds(e.SchedulePaused, _maybe_text),
     e.ScheduleResumed: st.builds(e.ScheduleResumed, _maybe_instant, _maybe_text),
     e.ScheduleRemoved: st.builds(e.ScheduleRemoved),
+    e.RunsPruned: st.builds(
+        e.RunsPruned,
+        st.integers(1, 2**31),
+        st.integers(1, 2**31),
+        instants,
+        st.lists(text, max_size=3).map(tuple),
+        text,
+    ),
 }
 events = st.one_of(*EVENTS.values())
 

@@ -1,12 +1,14 @@
 """The log: the one append, and reading streams.
 
-``append_runs`` and ``append_schedules`` are the only writers of events and of the tables folded from them.  Each is
+``append_runs``, ``append_schedule`` and ``append_environment`` are the only writers of events and of the tables folded
+from them (``storage.prune`` removes whole histories, and only what an event has told before).  Each is
 guarded by the sequence that its changes were decided on; what lost its race is reported and nothing of it is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -18,9 +20,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from runlane import codec, jsontext
-from runlane.decisions import Change, ScheduleChange
+from runlane.decisions import Change, ScheduleChange, environment_stream
 from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
-from runlane.events import Recorded, ScheduleFired
+from runlane.events import EnvironmentEvent, Recorded, ScheduleFired
 from runlane.projections.schedules import ScheduleState
 from runlane.storage import faults, rows, tables
 from runlane.storage.dialect import EventRow
@@ -121,6 +123,33 @@ def append_schedule(tx: Transaction, change: ScheduleChange) -> bool:
     return True
 
 
+def lock_environment(tx: Transaction, environment: str) -> None:
+    """Let nobody else append to the environment's own stream until the transaction ends."""
+    tx.dialect.lock_stream(tx.connection, environment_stream(environment))
+
+
+def append_environment(
+    tx: Transaction, environment: str, event: EnvironmentEvent, at: datetime, actor: Actor
+) -> Recorded:
+    """Write an event to the environment's own stream, which nothing is folded from; the caller has locked it.
+
+    Raises:
+        StorageConflict: somebody appended without the lock (kind ``sequence``).
+    """
+    stream_id = environment_stream(environment)
+    newest = select(_EVENTS.sequence, _EVENTS.occurred_at).where(_EVENTS.stream_id == stream_id)
+    last = tx.execute(newest.order_by(_EVENTS.sequence.desc()).limit(1)).first()
+    sequence, at = (1, at) if last is None else (last.sequence + 1, max(at, last.occurred_at))
+    record = Recorded(stream_id, sequence, event, at, environment, actor)
+    try:
+        tx.dialect.insert_events(tx.connection, _rows_of([record]))
+    except IntegrityError as error:
+        if not faults.is_duplicate(error):
+            raise
+        raise StorageConflict("the environment's stream has moved on", kind=ConflictKind.SEQUENCE) from error
+    return record
+
+
 def read_stream(tx: Transaction, stream_id: UUID) -> tuple[Recorded, ...]:
     """The events of one stream, by sequence."""
     return tuple(recorded(row) for row in tx.execute(_STREAM, {"stream_id": stream_id}))
@@ -204,25 +233,28 @@ def _insert_births(tx: Transaction, births: Sequence[Change]) -> None:
 
 
 def _event_rows(changes: Iterable[Change] | Iterable[ScheduleChange]) -> list[EventRow]:
+    return _rows_of(record for change in changes for record in change.records)
+
+
+def _rows_of(records: Iterable[Recorded]) -> list[EventRow]:
     found: list[EventRow] = []
     encoded: dict[int, codec.Stored] = {}  # runs of one batch share events such as a lease by the same session
-    for change in changes:
-        for record in change.records:
-            stored = encoded.get(id(record.event))
-            if stored is None:
-                stored = encoded[id(record.event)] = codec.encode(record.event)
-            found.append(
-                (
-                    record.stream_id,
-                    record.sequence,
-                    stored.type,
-                    stored.version,
-                    record.occurred_at,
-                    record.environment,
-                    record.actor.text,
-                    stored.data,
-                )
+    for record in records:
+        stored = encoded.get(id(record.event))
+        if stored is None:
+            stored = encoded[id(record.event)] = codec.encode(record.event)
+        found.append(
+            (
+                record.stream_id,
+                record.sequence,
+                stored.type,
+                stored.version,
+                record.occurred_at,
+                record.environment,
+                record.actor.text,
+                stored.data,
             )
+        )
     return found
 
 

@@ -72,4 +72,4 @@ def test_public_names_are_exactly_the_promised_ones() -> None:
 def test_stored_names_are_data_and_unique() -> None:
     names = [name for name, _ in codec.STORED_AS.values()]
     assert len(set(names)) == len(names)
-    assert all(re.fullmatch(r"(run|schedule)\.[a-z_]+", name) for name in names)
+    assert all(re.fullmatch(r"(run|schedule|environment)\.[a-z_]+", name) for name in names)

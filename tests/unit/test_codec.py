@@ -161,6 +161,14 @@ GOLDEN = [
     ("schedule.paused", e.SchedulePaused("night"), '{"reason":"night"}'),
     ("schedule.resumed", e.ScheduleResumed(NOON), '{"next_at":"2026-01-02T12:00:00+00:00"}'),
     ("schedule.removed", e.ScheduleRemoved(), "{}"),
+    (
+        "environment.pruned",
+        e.RunsPruned(2, 9, NOON, ("cancelled", "failed"), "5e0f"),
+        (
+            '{"runs":2,"events":9,"before":"2026-01-02T12:00:00+00:00","statuses":["cancelled","failed"],'
+            '"digest":"5e0f"}'
+        ),
+    ),
 ]
 
 
@@ -175,8 +183,8 @@ def test_no_two_events_share_a_stored_name() -> None:
     assert len({name for name, _ in codec.STORED_AS.values()}) == len(codec.STORED_AS)
 
 
-def test_the_golden_lines_cover_every_run_and_schedule_event() -> None:
-    assert {name for name, _, _ in GOLDEN} == RUN_NAMES | SCHEDULE_NAMES
+def test_the_golden_lines_cover_every_event() -> None:
+    assert {name for name, _, _ in GOLDEN} == RUN_NAMES | SCHEDULE_NAMES | {"environment.pruned"}
 
 
 @pytest.mark.parametrize(("name", "event", "data"), GOLDEN)
