@@ -1,7 +1,7 @@
 -- Runlane on PostgreSQL: the tables, and why each of them is there.
 --
 -- One table is the truth: `events`, append-only. Every change of state is a row in it, keyed by (stream_id, sequence),
--- where a stream is one run, one schedule or one queue. The sequence of a stream is 1, 2, 3 … without a gap, and its primary key
+-- where a stream is one run, schedule, queue or key, or the environment itself. The sequence of a stream is 1, 2, 3 … without a gap, and its primary key
 -- is the last referee of every race: two writers cannot both append event 7.
 --
 -- `runs`, `schedules`, `occurrences`, `queues` and `idempotency_keys` are what the pure folds in projections/ make of those
@@ -18,7 +18,7 @@
 -- The schema's name is `runlane` unless the application chose another; everything below the next two lines is
 -- unqualified on purpose.
 create schema if not exists runlane;
-set local search_path to runlane;
+set local search_path to runlane, pg_temp;
 
 -- Which versions of this schema have been applied, for `runlane migrate` and for the check at start.
 create table schema_version (
@@ -54,7 +54,7 @@ create function refuse_change() returns trigger language plpgsql as $$
 begin
   raise exception 'the event log is append-only: % refused', tg_op using errcode = 'integrity_constraint_violation';
 end $$;
-create trigger events_append_only before update or delete or truncate on events
+create trigger events_append_only before update or truncate on events
   for each statement execute function refuse_change();
 alter table events enable always trigger events_append_only;
 
@@ -187,3 +187,43 @@ create table occurrences (
   run_id uuid not null,
   constraint occurrences_pkey primary key (environment, schedule_id, scheduled_for)
 );
+
+-- Pruning is the one way to remove history, and it is not a privilege but a proof: a DELETE stands only if the log
+-- itself tells of it. The setting runlane.pruned names an environment.pruned event; who sets it gains nothing, as the
+-- event must have been written by this very transaction and say exactly what this statement has removed: how many runs
+-- and events of which environment, with a digest over their ids and last sequences. And what was removed must be whole
+-- histories of ended runs, whose rows are gone as well. Who shall never prune is not granted DELETE on events.
+--
+-- The search path is fixed, with pg_temp last, so that no temporary table can stand in for the tables asked here.
+create function refuse_untold_deletion() returns trigger language plpgsql set search_path from current as $$
+declare
+  told text[] := string_to_array(current_setting('runlane.pruned', true), ':');
+  allowed boolean;
+begin
+  with heads as (
+    select stream_id, environment, max(sequence) as head, count(*) as events,
+      (array_agg(type order by sequence desc))[1] as last
+    from gone group by stream_id, environment
+  ), removed as (
+    select count(*) as runs, sum(events) as events, min(environment) as environment,
+      string_agg(stream_id || ':' || head, e'\n' order by stream_id) as lines,
+      bool_and(head = events and last in ('run.succeeded', 'run.failed', 'run.cancelled')) as whole
+    from heads having count(distinct environment) = 1
+  )
+  select r.whole and e.type = 'environment.pruned' and e.environment = r.environment
+      and (e.data ->> 'runs')::bigint = r.runs and (e.data ->> 'events')::bigint = r.events
+      and e.data ->> 'digest' = encode(sha256(convert_to(r.lines, 'UTF8')), 'hex')
+      and not exists (select from gone join events left_over using (stream_id))
+      and not exists (select from gone join runs on runs.id = gone.stream_id)
+    into allowed
+    from removed r join events e on e.stream_id = told[1]::uuid and e.sequence = told[2]::int
+    where e.tx = pg_current_xact_id();
+  if allowed is not true then
+    raise exception 'the event log is append-only: DELETE refused' using errcode = 'integrity_constraint_violation',
+      hint = 'Only whole histories of ended runs go, as an environment.pruned event of the same transaction tells.';
+  end if;
+  return null;
+end $$;
+create trigger events_pruned after delete on events referencing old table as gone
+  for each statement execute function refuse_untold_deletion();
+alter table events enable always trigger events_pruned;

@@ -25,6 +25,7 @@ from runlane.policy import Exponential, Fixed, Retry
 from runlane.projections.attempts import Attempt
 from runlane.projections.occurrences import Occurrence, OccurrenceOutcome
 from runlane.projections.runs import Run
+from runlane.pruning import Pruned
 from runlane.reading import Page
 from runlane.requests import Trigger
 from runlane.storage.replay import Difference, Verification
@@ -52,6 +53,7 @@ __all__ = [
     "OccurrenceOutcome",
     "Page",
     "PayloadInvalid",
+    "Pruned",
     "Queue",
     "QueueCapacityExceeded",
     "Release",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Unpack
 from uuid import UUID
 
-from runlane import bulk
+from runlane import bulk, pruning
 from runlane.bridge import ThreadCalls
 from runlane.bulk import Bulk
 from runlane.engine.trigger import Triggered
@@ -20,6 +20,7 @@ from runlane.projections.occurrences import Occurrence
 from runlane.projections.queues import QueueControl
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
+from runlane.pruning import Pruned
 from runlane.reading import DEFAULT_LIMIT, Order, Page, QueueState, Where
 from runlane.steering import Queues, Schedules
 from runlane.storage.replay import Verification
@@ -179,6 +180,27 @@ class AsyncRuns:
     async def wait(self, id: UUID | str, *, timeout: float | None = None) -> Run:
         """See ``Runs.wait``."""
         return await asyncio.to_thread(self._sync.wait, id, timeout=timeout)
+
+    async def prune(
+        self,
+        older_than: timedelta | str | datetime,
+        *,
+        statuses: Sequence[RunStatus | str] | None = None,
+        limit: int = pruning.DEFAULT_LIMIT,
+        cursor: str | None = None,
+        actor: Actor | None = None,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """See ``Runs.prune``."""
+        return await self._call(
+            self._sync.prune,
+            older_than,
+            statuses=statuses,
+            limit=limit,
+            cursor=cursor,
+            actor=actor,
+            dry_run=dry_run,
+        )
 
 
 class AsyncIdempotencyKeys:

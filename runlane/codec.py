@@ -46,6 +46,7 @@ STORED_AS: dict[type[e.Event], tuple[str, int]] = {
     e.IdempotencyReset: ("idempotency.reset", 1),
     e.QueuePaused: ("queue.paused", 1),
     e.QueueResumed: ("queue.resumed", 1),
+    e.RunsPruned: ("environment.pruned", 1),
 }
 
 #: (stored name, old version) to the function that turns its JSON into the next version's.

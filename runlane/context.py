@@ -33,7 +33,7 @@ class Release:
 class Signal:
     """Tells a handler that it should stop.
 
-    `reason` is ``worker_stopping``, ``lease_lost`` or ``cancellation_requested``.
+    `reason` is ``worker_stopping``, ``lease_lost``, ``cancellation_requested`` or ``attempt_timeout``.
     """
 
     __slots__ = ("_event", "reason")

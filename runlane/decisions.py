@@ -5,7 +5,8 @@ Pure: the clock, the drawn jitter and the policy are arguments, and what was dec
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, assert_never
 from uuid import UUID, uuid5
@@ -33,6 +34,7 @@ from runlane.events import (
     RunLeaseExpired,
     RunReleased,
     RunRetryScheduled,
+    RunsPruned,
     RunStep,
     RunSucceeded,
     ScheduleChanged,
@@ -407,6 +409,18 @@ def occurrence_id(environment: str, schedule_id: str, scheduled_for: datetime) -
 def schedule_stream(environment: str, schedule_id: str) -> UUID:
     """The id of a schedule's stream of events."""
     return uuid5(_NAMESPACE, f"schedule:{environment}:{schedule_id}")
+
+
+def environment_stream(environment: str) -> UUID:
+    """The id of an environment's own stream of events."""
+    return uuid5(_NAMESPACE, f"environment:{environment}")
+
+
+def pruned(heads: Mapping[UUID, int], before: datetime, statuses: Iterable[RunStatus]) -> RunsPruned:
+    """The event that tells which runs are removed; `heads` has the last sequence of each."""
+    lines = "\n".join(f"{run_id}:{heads[run_id]}" for run_id in sorted(heads))
+    digest = hashlib.sha256(lines.encode()).hexdigest()
+    return RunsPruned(len(heads), sum(heads.values()), before, tuple(sorted(statuses)), digest)
 
 
 def move_schedule(

@@ -222,6 +222,21 @@ class QueueResumed:
     reason: str | None = None
 
 
+@frozen
+class RunsPruned:
+    """Ended runs were removed with their histories, in the environment's own stream.
+
+    `digest` is the SHA-256, in hex, of the lines ``id:sequence`` of the removed runs (their last sequence) in the order
+    of their ids, joined by newlines: whoever holds a copy of those histories can prove which ones it speaks of.
+    """
+
+    runs: int
+    events: int
+    before: datetime
+    statuses: tuple[str, ...]
+    digest: str
+
+
 RunStep = (
     RunDeliveryRequested
     | RunDispatchReserved
@@ -241,7 +256,8 @@ ScheduleStep = ScheduleChanged | ScheduleFired | SchedulePaused | ScheduleResume
 ScheduleEvent = ScheduleRegistered | ScheduleStep
 KeyEvent = IdempotencyReset
 QueueEvent = QueuePaused | QueueResumed
-Event = RunEvent | ScheduleEvent | QueueEvent | KeyEvent
+EnvironmentEvent = RunsPruned
+Event = RunEvent | ScheduleEvent | QueueEvent | KeyEvent | EnvironmentEvent
 
 
 @frozen

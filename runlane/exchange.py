@@ -76,6 +76,7 @@ class Exchange:
         self._retried: list[Ended] = []  # taken once, but the database was away
         self._active: dict[tuple[UUID, int], Execution] = {}
         self._executing = 0
+        self._lingering = 0  # handlers still inside although their time was over; each keeps its slot
         self._claiming = 0
         self._in_flight = 0
         self._hungry = True  # the last claim found as much as it asked for
@@ -83,6 +84,7 @@ class Exchange:
         self._dry = False  # the last claim found nothing, and nothing has been committed since
         self._next_poll = 0.0
         self._stopping = False
+        self._cut = False  # wait for no handler any more
         self._backoff = 0.0
         self.completed = 0
         self.error: BaseException | None = None
@@ -115,7 +117,7 @@ class Exchange:
     def cut_off(self) -> None:
         """Give the attempts that are still under way back, whatever their handlers do from now on."""
         with self._changed:
-            self._stopping = True
+            self._stopping = self._cut = True
             for execution in self._active.values():
                 if not execution.ended:
                     self._finished.append((execution, Interrupted("worker_stopping")))
@@ -159,17 +161,27 @@ class Exchange:
                 self._changed.notify()
 
     def _collect(self) -> list[Ended]:
-        """The outcomes that wait, the first of each attempt: one that was cut off may end a second time."""
+        """The outcomes that wait, the first of each attempt: one that was cut off, or whose time was over, may end a
+        second time, and then its handler has come back."""
         batch: list[Ended] = []
         while self._finished and len(batch) < BATCH:
             execution, outcome = self._finished.popleft()
             if execution.ended:
-                log.info("run %s: the outcome of a cut-off attempt was dropped", execution.run.id)
+                self._drop(execution)
                 continue
             execution.ended = True
             self._executing -= 1
+            if outcome is execution.overdue:
+                execution.lingers = True
+                self._lingering += 1
             batch.append((execution, outcome))
         return batch
+
+    def _drop(self, execution: Execution) -> None:
+        if execution.lingers:
+            execution.lingers = False
+            self._lingering -= 1
+        log.info("run %s: the outcome of attempt %d came too late", execution.run.id, execution.context.attempt)
 
     def _lane(self) -> None:
         try:
@@ -192,6 +204,8 @@ class Exchange:
                 pause = self._backoff - monotonic()
                 if pause <= 0 and (work := self._work()) is not None:
                     return work
+                if self._is_over():  # the handler that was waited for had come back
+                    continue
                 waiting = pause if pause > 0 else max(0.0, self._next_poll - monotonic())
                 if self._executing and self._executor.relieve():
                     waiting = min(waiting, _RELIEF)
@@ -220,13 +234,13 @@ class Exchange:
     def _is_over(self) -> bool:
         idle = not (self._executing or self._retried or self._in_flight)
         if self._drain and self._dry and idle:
-            self._stopping = True
-        return self.error is not None or (self._stopping and idle)
+            self._stopping = self._cut = True
+        return self.error is not None or (self._stopping and idle and (self._cut or not self._lingering))
 
     def _wanted(self) -> int:
         if self._stopping:
             return 0
-        free = min(self._share, self._concurrency - self._executing - self._claiming)
+        free = min(self._share, self._concurrency - self._executing - self._lingering - self._claiming)
         if free <= 0:
             return 0
         idle_drain = self._drain and not self._dry and not self._executing and not self._claiming

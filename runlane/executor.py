@@ -10,14 +10,16 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Any
 
 from runlane import jsontext, payloads
 from runlane.context import Context, Release, current
+from runlane.deadlines import Deadlines
 from runlane.decisions import Failed, Interrupted, Outcome, Released, Succeeded
-from runlane.errors import ErrorCode, OperationCancelled, PayloadInvalid, RunlaneError, TaskFailed
+from runlane.errors import AttemptTimeout, ErrorCode, OperationCancelled, PayloadInvalid, RunlaneError, TaskFailed
 from runlane.projections.runs import Run
 from runlane.tasks import Task
 from runlane.values import Failure, storable
@@ -32,9 +34,13 @@ _TRACEBACK_LIMIT = 16_384
 
 
 class Execution:
-    """One attempt under way."""
+    """One attempt under way.
 
-    __slots__ = ("context", "ended", "run", "task")
+    `ended` says that it has an outcome, `lingers` that its handler is still inside although its time was over;
+    `overdue` is the outcome it got by that.
+    """
+
+    __slots__ = ("cancel", "context", "ended", "lingers", "overdue", "run", "task")
 
     def __init__(self, run: Run, task: Task[..., Any]) -> None:
         lease = run.lease
@@ -42,7 +48,9 @@ class Execution:
             raise ValueError("only a leased run can be executed")
         self.run = run
         self.task = task
-        self.ended = False
+        self.ended = self.lingers = False
+        self.overdue: Outcome | None = None
+        self.cancel: Callable[[], object] | None = None
         self.context = Context(run, lease.attempt, lease.worker_id)
 
     def arguments(self) -> tuple[Any, ...]:
@@ -56,6 +64,9 @@ Done = Callable[[Execution, Outcome], None]
 class Executor:
     """Runs executions and reports each outcome to `done`, from whatever thread it ended on.
 
+    An attempt that takes longer than its task's timeout is reported when its time is over, as failed, and its handler
+    told to stop; when that comes back, `done` is called a second time, with an outcome that is not to be used.
+
     Args:
         concurrency: the greatest number of threads for ``def`` handlers.
         redact: store "Task failed." instead of the message of unknown exceptions, and no traceback.
@@ -66,6 +77,7 @@ class Executor:
         self._redact = redact
         self._threads = _Threads(concurrency, self._run)
         self._loop = LoopThread()
+        self._deadlines: Deadlines[Execution] = Deadlines(self._expire, self._tell)
 
     def submit(self, executions: Sequence[Execution]) -> None:
         """Begin to execute them; returns at once."""
@@ -81,13 +93,19 @@ class Executor:
         return self._threads.relieve()
 
     def execute(self, execution: Execution) -> Outcome:
-        """Execute in this thread, whichever kind the handler is."""
+        """Execute in this thread, whichever kind the handler is.
+
+        The caller waits for the handler even when its time is over; the outcome is the timeout's then.
+        """
         if not execution.task.is_async:
-            return self._attempt(execution)
-        return self._loop.run(self._attempt_async(execution))
+            outcome = self._attempt(execution)
+        else:
+            outcome = self._loop.run(self._attempt_async(execution))
+        return execution.overdue or outcome
 
     def close(self) -> None:
         """Let the threads and the loop end; those inside a handler end with it."""
+        self._deadlines.close()
         self._threads.close()
         self._loop.close()
 
@@ -104,18 +122,56 @@ class Executor:
     def _attempt(self, execution: Execution) -> Outcome:
         token = current.set(execution.context)
         try:
+            self._begin(execution)
             return self._returned(execution, execution.task.function(*execution.arguments()))
         except BaseException as error:
             return self._raised(execution, error)
         finally:
+            self._end(execution)
             current.reset(token)
 
     async def _attempt_async(self, execution: Execution) -> Outcome:
         current.set(execution.context)
         try:
+            self._begin(execution, asyncio.current_task())
             return self._returned(execution, await execution.task.function(*execution.arguments()))
         except BaseException as error:
             return self._raised(execution, error)
+        finally:
+            self._end(execution)
+
+    def _begin(self, execution: Execution, task: asyncio.Task[Any] | None = None) -> None:
+        timeout = execution.task.timeout
+        if timeout is None:
+            return
+        if task is not None:
+            loop = task.get_loop()
+            execution.cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        self._deadlines.watch(execution, timeout.total_seconds())
+
+    def _end(self, execution: Execution) -> None:
+        timeout = execution.task.timeout
+        if timeout is not None:
+            self._deadlines.forget(execution, timeout.total_seconds())
+
+    def _expire(self, execution: Execution) -> None:
+        """Its time is over: that is its outcome, before the handler can hear of it and come to another one."""
+        error = AttemptTimeout(f"the attempt took longer than {_seconds(execution.task)}")
+        execution.overdue = Failed(failure_of(error, execution.task, self._redact))
+        self._done(execution, execution.overdue)
+
+    @staticmethod
+    def _tell(execution: Execution) -> None:
+        execution.context.log.warning(
+            "attempt %d of run %s took longer than %s: it has failed, and its handler is told to stop",
+            execution.context.attempt,
+            execution.run.id,
+            _seconds(execution.task),
+        )
+        execution.context.signal.set("attempt_timeout")
+        if execution.cancel is not None:
+            with suppress(RuntimeError):  # the loop was closed meanwhile, and the handler with it
+                execution.cancel()
 
     def _returned(self, execution: Execution, value: Any) -> Outcome:
         if isinstance(value, Release):
@@ -138,6 +194,10 @@ class Executor:
 
 
 _NOTHING = Succeeded()
+
+
+def _seconds(task: Task[..., Any]) -> str:
+    return "" if task.timeout is None else f"{task.timeout.total_seconds():g} s"
 
 
 def failure_of(error: BaseException, task: Task[..., Any], redact: bool) -> Failure:

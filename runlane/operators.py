@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Unpack
 from uuid import UUID
 
-from runlane import bulk, reading, requests
+from runlane import bulk, pruning, reading, requests
 from runlane.bulk import Bulk
-from runlane.engine import explain, operate, trigger
+from runlane.engine import explain, operate, prune, trigger
 from runlane.errors import ConfigurationInvalid, RunNotFound
 from runlane.events import Recorded
 from runlane.projections.attempts import Attempt, attempts
 from runlane.projections.runs import Run
+from runlane.pruning import Pruned
 from runlane.reading import DEFAULT_LIMIT, Order, Page, Where
 from runlane.runtime import Runtime
 from runlane.storage import log, queries, replay
@@ -263,6 +264,44 @@ class Runs:
             time.sleep(pause)
             pause = min(pause * 1.5, 0.25)
         return run
+
+    def prune(
+        self,
+        older_than: timedelta | str | datetime,
+        *,
+        statuses: Sequence[RunStatus | str] | None = None,
+        limit: int = pruning.DEFAULT_LIMIT,
+        cursor: str | None = None,
+        actor: Actor | None = None,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Remove ended runs of this environment with their events and the idempotency keys they own, for good.
+
+        One call is one transaction, in which ``environment.pruned`` records what went.  A key that a removed run still
+        held is free: keep runs for longer than their keys are to work.
+
+        Args:
+            older_than: an age such as ``"30d"``, or the aware instant before which a run was last updated.
+            statuses: only these, of ``succeeded``, ``failed`` and ``cancelled``; else all three.
+            limit: the most runs of this call, 1 to 10000.
+            cursor: ``next_cursor`` of the call before, to go on behind it.
+            actor: who does it; else the application.
+            dry_run: only count; nothing is removed or recorded.
+
+        Raises:
+            ConfigurationInvalid: a status that is not terminal, or another argument that is not valid.
+            InvariantViolation: the history of a run is damaged; nothing is removed.
+        """
+        environment, by = self._runtime.environment, requests.actor_of(actor)
+        old = pruning.old_runs(environment, older_than, statuses, limit, cursor)
+        if dry_run:
+            with self._runtime.reading() as tx:
+                return pruning.answer(environment, old, prune.find(tx, environment, old))
+        self._runtime.start()
+        removed = self._runtime.database.transact(
+            lambda tx: prune.remove(tx, environment, old, by), self._runtime.clock
+        )
+        return pruning.answer(environment, old, removed)
 
 
 class IdempotencyKeys:

@@ -168,17 +168,31 @@ def _fingerprint(environment: str, wanted: RunFilter, order: str) -> str:
 
 
 def _seal(last: UUID, environment: str, wanted: RunFilter, order: str) -> str:
-    value = jsontext.dumps([_fingerprint(environment, wanted, order), str(last)])
-    return base64.urlsafe_b64encode(value.encode()).decode().rstrip("=")
+    return seal(last, _fingerprint(environment, wanted, order))
 
 
 def _open(cursor: str, environment: str, wanted: RunFilter, order: str) -> UUID:
+    return unseal(cursor, _fingerprint(environment, wanted, order), "runs.list")
+
+
+def seal(last: UUID, bound_to: str) -> str:
+    """A cursor: the last id seen, bound to the fingerprint of what was asked."""
+    value = jsontext.dumps([bound_to, str(last)])
+    return base64.urlsafe_b64encode(value.encode()).decode().rstrip("=")
+
+
+def unseal(cursor: str, bound_to: str, call: str) -> UUID:
+    """The inverse of ``seal``; `call` is what returned the cursor.
+
+    Raises:
+        ConfigurationInvalid: it is no cursor, or one of another question.
+    """
     try:
         padded = cursor.encode() + b"=" * (-len(cursor) % 4)
-        bound_to, last = jsontext.decode(base64.urlsafe_b64decode(padded))
+        found, last = jsontext.decode(base64.urlsafe_b64decode(padded))
         place = UUID(last)
     except (binascii.Error, ValueError, TypeError, AttributeError):
-        raise ConfigurationInvalid("the cursor is not one that runs.list returned") from None
-    if bound_to != _fingerprint(environment, wanted, order):
+        raise ConfigurationInvalid(f"the cursor is not one that {call} returned") from None
+    if found != bound_to:
         raise ConfigurationInvalid("the cursor belongs to another filter or order; start without a cursor")
     return place

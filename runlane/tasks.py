@@ -160,6 +160,7 @@ class Task(Generic[P, R]):
     concurrency_key: Key = None
     schedules: tuple[Schedule, ...] = ()
     singleton_key: Key = None
+    timeout: timedelta | None = None
 
     def key(self, what: str, asked: str | None, payload: Any) -> str | None:
         """The key called `what` of a run with this stored payload: the one asked for, else the task's.
@@ -192,6 +193,7 @@ def task(
     singleton_key: Key = None,
     concurrency_key: Key = None,
     schedules: Iterable[Schedule] = (),
+    timeout: timedelta | str | None = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
 
@@ -211,6 +213,7 @@ def task(
     singleton_key: Key = None,
     concurrency_key: Key = None,
     schedules: Iterable[Schedule] = (),
+    timeout: timedelta | str | None = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]] | Task[P, R]:
     """Make a task of a function ``(payload)`` or ``(payload, context)``, ``def`` or ``async def``.
 
@@ -226,6 +229,9 @@ def task(
         concurrency_key: text, or a function of the payload; on a queue with a limit, runs of each key are counted
             by themselves.
         schedules: when it runs by itself.
+        timeout: how long one attempt may last (``"30s"``); else as long as it likes.  An ``async def`` handler is then
+            cancelled, a ``def`` one signalled, and the attempt has failed with ``attempt_timeout``, which is retryable
+            by the task's policy.
 
     Raises:
         ConfigurationInvalid: naming the option that is not valid.
@@ -241,6 +247,7 @@ def task(
     if idempotency_ttl is not None and idempotency_key is None:
         raise ConfigurationInvalid(f"task {task_id} has an idempotency_ttl but no idempotency_key")
     _ttl(idempotency_ttl)
+    longest = None if timeout is None else duration(f"timeout of task {task_id}", timeout)
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
         caller = sys._getframe(1).f_locals  # where a payload class may be local, as in a test
@@ -260,6 +267,7 @@ def task(
             concurrency_key,
             _schedules(task_id, schedules),
             singleton_key,
+            longest,
         )
 
     return decorate

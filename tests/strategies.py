@@ -109,6 +109,14 @@ EVENTS: dict[type, st.SearchStrategy[e.Event]] = {
     e.IdempotencyReset: st.builds(e.IdempotencyReset, identifiers, identifiers, st.uuids(), _maybe_text),
     e.QueuePaused: st.builds(e.QueuePaused, identifiers, _maybe_text),
     e.QueueResumed: st.builds(e.QueueResumed, identifiers, _maybe_text),
+    e.RunsPruned: st.builds(
+        e.RunsPruned,
+        st.integers(1, 2**31),
+        st.integers(1, 2**31),
+        instants,
+        st.lists(text, max_size=3).map(tuple),
+        text,
+    ),
 }
 events = st.one_of(*EVENTS.values())
 

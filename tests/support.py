@@ -175,12 +175,13 @@ class ReusedPostgres:
 
 TABLES = [table.name for table in metadata.sorted_tables if table.name != "schema_version"]
 _EMPTY = (
-    "alter table runlane.events disable trigger events_append_only;"
+    "alter table runlane.events disable trigger user;"
     + "".join(
         f"delete from runlane.{table.name};" for table in metadata.sorted_tables if table.name != "schema_version"
     )
     + f"delete from runlane.schema_version where version <> {VERSION};"
-    + "alter table runlane.events enable always trigger events_append_only"
+    + "alter table runlane.events enable always trigger events_append_only;"
+    + "alter table runlane.events enable always trigger events_pruned"
 )
 _SHAPE = """
     select md5(string_agg(line, '|' order by line)) from (

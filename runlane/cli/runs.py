@@ -1,21 +1,25 @@
-"""``runlane runs``: looking at runs."""
+"""``runlane runs``: looking at runs, and removing old ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import click
+from attrs import asdict
 
+from runlane.app import Runlane
 from runlane.cli import show
 from runlane.cli.program import Program, program_options
 from runlane.errors import ConfigurationInvalid
 from runlane.jsontext import dumps
 from runlane.projections.runs import Run
 from runlane.projections.timeline import timeline
+from runlane.pruning import DEFAULT_LIMIT as BATCH
+from runlane.pruning import Pruned
 from runlane.reading import DEFAULT_LIMIT
-from runlane.values import RunStatus, duration
+from runlane.values import TERMINAL, Actor, RunStatus, duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 _STATUSES = [status.value for status in RunStatus]
@@ -23,7 +27,7 @@ _STATUSES = [status.value for status in RunStatus]
 
 @click.group()
 def runs() -> None:
-    """Look at runs, cancel them, run them again."""
+    """Look at runs, cancel them, run them again, remove old ones."""
 
 
 class Instant(click.ParamType[datetime]):
@@ -68,6 +72,19 @@ def filter_options(command: F) -> F:
 def conditions_of(options: dict[str, Any]) -> dict[str, Any]:
     """The conditions that were given."""
     return {name: value for name, value in options.items() if value not in (None, ())}
+
+
+class AgeOrInstant(Instant):
+    """An age as it was typed, for the database's clock to subtract, or an aware instant."""
+
+    name = "AGE|TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The age or the instant of what was typed."""
+        try:
+            return duration("age", value) if isinstance(value, str) else value
+        except ConfigurationInvalid:
+            return super().convert(value, param, ctx)
 
 
 @runs.command("list")
@@ -222,3 +239,53 @@ def why(program: Program, /, run: str) -> None:
         return
     for reason in reasons:
         show.say(reason)
+
+
+def _prune_all(app: Runlane, older_than: timedelta | datetime, limit: int | None, options: dict[str, Any]) -> Pruned:
+    """Prune in batches, all under the cutoff of the first."""
+    total: Pruned | None = None
+    while total is None or (total.more and (limit is None or total.runs < limit)):
+        batch = BATCH if limit is None else min(BATCH, limit - (0 if total is None else total.runs))
+        if total is None:
+            total = app.runs.prune(older_than, limit=batch, **options)
+            continue
+        some = app.runs.prune(total.cutoff, limit=batch, cursor=total.next_cursor, **options)
+        counts = (total.runs + some.runs, total.events + some.events, total.keys + some.keys)
+        total = Pruned(*counts, total.cutoff, some.next_cursor)
+    return total
+
+
+@runs.command()
+@program_options
+@click.option("--older-than", required=True, type=AgeOrInstant(), help="Last updated that long ago, or before then.")
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice([s.value for s in sorted(TERMINAL)]),
+    help="Repeatable (default: all three).",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="The most runs to remove (default: all that are old enough).")
+@click.option("--actor", default="cli", show_default=True, metavar="NAME", help="Recorded as the operator.")
+@click.option("--dry-run", is_flag=True, help="Only count; remove nothing.")
+@click.pass_obj
+def prune(
+    program: Program,
+    /,
+    older_than: timedelta | datetime,
+    statuses: tuple[str, ...],
+    limit: int | None,
+    actor: str,
+    dry_run: bool,
+) -> None:
+    """Remove ended runs with their histories, for good; a thousand per transaction, each recorded in the log."""
+    options: dict[str, Any] = {"statuses": statuses or None, "actor": Actor.operator(actor), "dry_run": dry_run}
+    total = _prune_all(program.started(), older_than, limit, options)
+    if program.json:
+        show.json_lines([{**asdict(total), "more": total.more, "dry_run": dry_run}])
+        return
+    went = ((total.runs, "run"), (total.events, "event"), (total.keys, "idempotency key"))
+    verb = "would remove" if dry_run else "removed"
+    show.say(f"{verb} {', '.join(show.counted(number, what) for number, what in went)}")
+    if total.more:
+        show.say(f"more are older than {show.moment(total.cutoff)}")

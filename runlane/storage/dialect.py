@@ -51,6 +51,17 @@ class StorageDialect(Protocol):
         """Insert (environment, task_id, key, run_id) where nobody has the key; the run ids that now own one."""
         ...
 
+    def lock_stream(self, conn: Connection, stream_id: UUID) -> None:
+        """Let nobody else append to this stream, which has no row of its own to lock, until the transaction ends."""
+        ...
+
+    def delete_runs(self, conn: Connection, told: tuple[UUID, int], ids: Sequence[UUID]) -> int:
+        """Delete runs, their events and the keys they own; how many events those were.
+
+        The database refuses it unless the event `told` (stream, sequence), just appended, says exactly that.
+        """
+        ...
+
     def lock_due(
         self,
         conn: Connection,

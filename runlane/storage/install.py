@@ -14,7 +14,7 @@ from runlane.storage.tables import SCHEMA, VERSION
 
 #: Serialises concurrent migrators of one database; any constant nobody else uses.
 _MIGRATION_LOCK = 0x52756E6C616E65
-_HEAD = "create schema if not exists runlane;\nset local search_path to runlane;\n"
+_HEAD = "create schema if not exists runlane;\nset local search_path to runlane, pg_temp;\n"
 
 
 def schema_name(name: str) -> str:
@@ -76,7 +76,7 @@ def ddl(schema: str) -> str:
     if _HEAD not in text:
         raise ConfigurationInvalid("schema.sql has lost its first two statements")
     name = quoted(schema)
-    return text.replace(_HEAD, f"create schema if not exists {name};\nset local search_path to {name};\n")
+    return text.replace(_HEAD, f"create schema if not exists {name};\nset local search_path to {name}, pg_temp;\n")
 
 
 def _create(connection: Connection, schema: str | None) -> None:

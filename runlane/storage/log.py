@@ -1,14 +1,16 @@
 """The log: the one append, and reading streams.
 
-``append_runs``, ``append_schedule`` and ``append_queue`` are the only writers of events and of the tables folded from
-them.  Each is guarded by the sequence that its changes were decided on; what lost its race is reported and nothing of
-it is written.
+``append_runs``, ``append_schedule``, ``append_queue``, ``append_environment`` and ``reset_key`` are the only writers of
+events and of the tables folded from them (``storage.prune`` removes whole histories, and only what an event has told
+before).  Each is guarded by the sequence that its changes were decided on, or by a lock; what lost its race is reported
+and nothing of it is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -20,9 +22,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from runlane import codec, jsontext
-from runlane.decisions import Change, QueueChange, ScheduleChange
+from runlane.decisions import Change, QueueChange, ScheduleChange, environment_stream
 from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
-from runlane.events import Event, Recorded, ScheduleFired
+from runlane.events import EnvironmentEvent, Event, Recorded, ScheduleFired
 from runlane.projections.queues import QueueControl
 from runlane.projections.schedules import ScheduleState
 from runlane.storage import faults, rows, tables
@@ -185,6 +187,33 @@ def append_queue(tx: Transaction, change: QueueChange) -> bool:
     if won:
         tx.dialect.insert_events(tx.connection, _event_rows([change]))
     return won
+
+
+def lock_environment(tx: Transaction, environment: str) -> None:
+    """Let nobody else append to the environment's own stream until the transaction ends."""
+    tx.dialect.lock_stream(tx.connection, environment_stream(environment))
+
+
+def append_environment(
+    tx: Transaction, environment: str, event: EnvironmentEvent, at: datetime, actor: Actor
+) -> Recorded:
+    """Write an event to the environment's own stream, which nothing is folded from; the caller has locked it.
+
+    Raises:
+        StorageConflict: somebody appended without the lock (kind ``sequence``).
+    """
+    stream_id = environment_stream(environment)
+    newest = select(_EVENTS.sequence, _EVENTS.occurred_at).where(_EVENTS.stream_id == stream_id)
+    last = tx.execute(newest.order_by(_EVENTS.sequence.desc()).limit(1)).first()
+    sequence, at = (1, at) if last is None else (last.sequence + 1, max(at, last.occurred_at))
+    record = Recorded(stream_id, sequence, event, at, environment, actor)
+    try:
+        tx.dialect.insert_events(tx.connection, _encoded([record]))
+    except IntegrityError as error:
+        if not faults.is_duplicate(error):
+            raise
+        raise StorageConflict("the environment's stream has moved on", kind=ConflictKind.SEQUENCE) from error
+    return record
 
 
 def read_stream(tx: Transaction, stream_id: UUID) -> tuple[Recorded, ...]:

@@ -153,6 +153,19 @@ class Postgres:
             insert into {schema}.idempotency_keys (environment, task_id, key, run_id)
             select * from unnest(%b::text[], %b::text[], %b::text[], %b::uuid[])
             on conflict do nothing returning run_id"""
+        self._delete_runs = f"""
+            with gone as materialized (
+              select id, environment, task_id, idempotency_key from {schema}.runs where id = any(%b::uuid[])
+            ), k as (
+              delete from {schema}.idempotency_keys k using gone
+              where k.environment = gone.environment and k.task_id = gone.task_id and k.key = gone.idempotency_key
+                and k.run_id = gone.id
+            ), r as (
+              delete from {schema}.runs using gone where runs.id = gone.id
+            ), e as (
+              delete from {schema}.events using gone where events.stream_id = gone.id returning 1
+            )
+            select count(*) from e"""
         queued, waiting = "status = 'queued'", "status in ('scheduled', 'released', 'retrying')"
         highest = f"""(
                 select priority from {schema}.runs
@@ -215,6 +228,14 @@ class Postgres:
                 self._claim_keys, tuple([list(column) for column in zip(*keys, strict=True)])
             )
         }
+
+    def lock_stream(self, conn: Connection, stream_id: UUID) -> None:
+        conn.exec_driver_sql("select pg_advisory_xact_lock(%s)", (stream_id.int >> 65,))
+
+    def delete_runs(self, conn: Connection, told: tuple[UUID, int], ids: Sequence[UUID]) -> int:
+        conn.exec_driver_sql("select set_config('runlane.pruned', %s, true)", (f"{told[0]}:{told[1]}",))
+        deleted: int = conn.exec_driver_sql(self._delete_runs, (list(ids),)).scalar_one()
+        return deleted
 
     def lock_due(
         self,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import and_, exists, select
+from sqlalchemy import and_, exists, false, or_, select
 
 from runlane import jsontext
+from runlane.decisions import environment_stream
 from runlane.errors import InvariantViolation
 from runlane.events import IdempotencyReset, ScheduleFired
 from runlane.projections import queues as queue_fold
@@ -74,7 +75,14 @@ def verify(
                     progress(counts["events"])
                 if len(differences) >= most:
                     return _verification(counts, differences[:most])
-    differences.extend(_keys(tx, environment))
+    pruned_at: dict[str, int] = {}
+    with closing(log.read_streams(tx, "environment.", environment)) as streams:
+        for stream in streams:
+            counts["events"] += len(stream.records)
+            differences.extend(_check_environment(stream))
+            for record in stream.records:
+                pruned_at[record.environment] = record.position or 0
+    differences.extend(_keys(tx, environment, pruned_at))
     with closing(log.read_streams(tx, "idempotency.", environment)) as streams:
         for stream in streams:
             counts["events"] += len(stream.records)
@@ -185,6 +193,18 @@ _KINDS: tuple[tuple[str, str, Any, Callable[..., list[Difference]]], ...] = (
 )
 
 
+def _check_environment(stream: Stream) -> list[Difference]:
+    """Nothing is folded from an environment's own stream; it must be its own, readable and without a gap."""
+    if stream.damage is not None:
+        return [_unreadable(stream.id, *stream.damage)]
+    for place, record in enumerate(stream.records, 1):
+        if record.sequence != place:
+            return [Difference(stream.id, place, "sequence", record.sequence, place)]
+        if stream.id != environment_stream(record.environment):
+            return [Difference(stream.id, place, "environment", record.environment, "the stream's own")]
+    return []
+
+
 def _unreadable(stream_id: UUID, sequence: int, reason: str) -> Difference:
     return Difference(stream_id, sequence, "event", reason, "a readable event")
 
@@ -220,8 +240,12 @@ def _fields(stream_id: UUID, sequence: int, stored: dict[str, Any], folded: dict
     ]
 
 
-def _keys(tx: Transaction, environment: str | None) -> list[Difference]:
-    """Keys whose stored owner is not the last run that was created with them."""
+def _keys(tx: Transaction, environment: str | None, pruned_at: Mapping[str, int]) -> list[Difference]:
+    """Keys whose stored owner is not the last run that was created with them.
+
+    A key goes with its owner.  So where there was a prune (at the positions `pruned_at`), ended runs from before it may
+    be left without a key that they had lost to that owner.
+    """
     keys, runs, first = tables.idempotency_keys, tables.runs, tables.events
     later_runs, later_first = runs.alias("later_runs"), first.alias("later_first")
 
@@ -243,7 +267,15 @@ def _keys(tx: Transaction, environment: str | None) -> list[Difference]:
         .outerjoin(first, and_(first.c.stream_id == runs.c.id, first.c.sequence == 1))
         .where(runs.c.id.is_(None) | newer)
     )
-    without = select(runs.c.id).where(runs.c.idempotency_key.is_not(None), ~exists().where(same(runs)))
+    bereft = [
+        and_(runs.c.environment == name, runs.c.finished_at.is_not(None), first.c.position < position)
+        for name, position in pruned_at.items()
+    ]
+    without = (
+        select(runs.c.id)
+        .join(first, and_(first.c.stream_id == runs.c.id, first.c.sequence == 1))
+        .where(runs.c.idempotency_key.is_not(None), ~exists().where(same(runs)), ~or_(false(), *bereft))
+    )
     if environment is not None:
         wrong_owner = wrong_owner.where(keys.c.environment == environment)
         without = without.where(runs.c.environment == environment)

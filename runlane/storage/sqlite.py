@@ -49,6 +49,12 @@ _QUEUED_IN = _IN.format(which="concurrency_key is null and status = 'queued'")
 _QUEUED = _DUE.format(status="r.status = 'queued'", order="r.priority desc, r.due_at, r.id")
 _WAITING = _DUE.format(status=f"r.{_IS_WAITING} and r.priority = ?", order="r.due_at, r.id")
 _NEXT_LEVEL = f"select max(priority) from runs where environment = ? and queue = ? and {_IS_WAITING} and priority < ?"
+_PRUNING = "insert into pruning (run_id) select value from json_each(?)"
+_DELETE_KEYS = """
+    delete from idempotency_keys where (environment, task_id, key, run_id) in (
+      select r.environment, r.task_id, r.idempotency_key, r.id from pruning p join runs r on r.id = p.run_id)"""
+_DELETE_EVENTS = "delete from events where stream_id in (select run_id from pruning)"
+_DELETE_RUNS = "delete from runs where id in (select run_id from pruning)"
 _ABOVE_ALL = 32768  # one more than the highest priority
 _READ_INSTANTS = [index for index, column in enumerate(rows.READ) if column.endswith("_at")]
 _READ_IDS = [rows.READ.index("id"), rows.READ.index("lease_session_id")]
@@ -119,6 +125,18 @@ class Sqlite:
 
     def claim_keys(self, conn: Connection, keys: Sequence[tuple[str, str, str, UUID]]) -> set[UUID]:
         return {key[3] for key in keys if conn.exec_driver_sql(_CLAIM_KEY, _plain(key)).rowcount == 1}
+
+    def lock_stream(self, conn: Connection, stream_id: UUID) -> None:
+        """The transaction holds the only write lock already."""
+
+    def delete_runs(self, conn: Connection, told: tuple[UUID, int], ids: Sequence[UUID]) -> int:
+        # That the event `told` is the newest one is what the triggers ask.
+        conn.exec_driver_sql(_PRUNING, (orjson.dumps([str(id) for id in ids]).decode(),))
+        conn.exec_driver_sql(_DELETE_KEYS)
+        deleted = conn.exec_driver_sql(_DELETE_EVENTS).rowcount
+        conn.exec_driver_sql(_DELETE_RUNS)
+        conn.exec_driver_sql("delete from pruning")
+        return deleted
 
     def lock_due(
         self,

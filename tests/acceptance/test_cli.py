@@ -301,3 +301,48 @@ def test_help_names_every_command(sqlite_shell: Shell) -> None:
     text = sqlite_shell("--help").stdout
     for command in ("audit", "demo", "migrate", "queues", "runs", "schedules", "tick", "trigger", "worker"):
         assert f"\n  {command} " in text
+
+
+def test_pruning_in_batches(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["runlane.cli.runs"], "BATCH", 2)
+    shell.lines("migrate")
+    for n in range(7):
+        shell.lines("trigger", "emails.welcome", f'{{"user_id": "u{n}"}}', "--idempotency-key", f"k{n}")
+    shell.lines("worker", "--drain")
+    assert len(shell.lines("runs", "list", "--status", "succeeded")) == 7
+
+    def prune(*options: str) -> dict[str, Any]:
+        (told,) = shell.lines("runs", "prune", "--older-than", "1ms", *options)
+        counts: dict[str, Any] = {name: told[name] for name in ("runs", "events", "keys", "more", "dry_run")}
+        return counts
+
+    assert shell("runs", "prune", "--older-than", "1h").stdout == "removed 0 runs, 0 events, 0 idempotency keys\n"
+    seven = {"runs": 7, "events": 28, "keys": 7, "more": False, "dry_run": True}
+    assert prune("--dry-run") == seven
+    assert prune("--dry-run", "--limit", "3") == seven | {"runs": 3, "events": 12, "keys": 3, "more": True}
+    assert prune("--status", "failed", "--status", "cancelled")["runs"] == 0
+    assert prune("--limit", "1") == {"runs": 1, "events": 4, "keys": 1, "more": True, "dry_run": False}
+    done = shell("runs", "prune", "--older-than", "1ms", "--limit", "2", "--actor", "ann")
+    assert done.stdout.splitlines()[0] == "removed 2 runs, 8 events, 2 idempotency keys"
+    assert done.stdout.splitlines()[1].startswith("more are older than 2")
+    assert prune() == {"runs": 4, "events": 16, "keys": 4, "more": False, "dry_run": False}
+    assert shell.lines("runs", "list") == []
+    assert shell.lines("audit", "verify")[-1]["events"] == 4 + 1  # the prunes, and the schedule that was registered
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "--older-than"),
+        (("--older-than", "soon"), "neither an instant"),
+        (("--older-than", "1d", "--status", "running"), "running"),
+        (("--older-than", "1d", "--limit", "0"), "--limit"),
+        (("--older-than", "2999-01-01T00:00:00Z"), "must not lie in the future"),
+    ],
+)
+def test_a_prune_that_is_not_valid_is_a_usage_error(
+    sqlite_shell: Shell, options: tuple[str, ...], message: str
+) -> None:
+    done = sqlite_shell("runs", "prune", *options)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr

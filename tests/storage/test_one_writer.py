@@ -1,4 +1,5 @@
-"""Only storage/log.py writes events and the tables folded from them: proven over the sources."""
+"""Only storage/log.py writes events and the tables folded from them, and only storage/prune.py removes what it wrote:
+proven over the sources."""
 
 from __future__ import annotations
 
@@ -18,11 +19,15 @@ MODULES = {
     if "__pycache__" not in path.parts
 }
 WRITER = "storage/log.py"
+#: Takes whole histories away again, and writes nothing.
+PRUNER = "storage/prune.py"
 #: Where the writer's statements are spelled out per database.
 STATEMENTS = {"storage/postgres.py", "storage/sqlite.py"}
 FOLDED = {"events", "runs", "idempotency_keys", "schedules", "occurrences", "queues"}
 #: The dialects' methods that change those tables.
 DIALECT_WRITES = {"insert_events", "insert_runs", "update_runs", "claim_keys"}
+#: The one that removes rows of them.
+DIALECT_DELETE = "delete_runs"
 _WRITE_SQL = re.compile(
     r"\b(?:insert\s+(?:or\s+\w+\s+)?into|update|delete\s+from|truncate(?:\s+table)?|merge\s+into)\s+"
     r"(?:\{\}\.|\w+\.)?(" + "|".join(sorted(FOLDED)) + r")\b",
@@ -83,11 +88,10 @@ def core_writes(tree: ast.AST) -> Iterator[tuple[str, set[str]]]:
 
 
 def dialect_calls(tree: ast.AST) -> set[str]:
-    return {
-        node.func.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in DIALECT_WRITES
+    called = {
+        node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     }
+    return called & {*DIALECT_WRITES, DIALECT_DELETE}
 
 
 OTHERS = sorted(set(MODULES) - {WRITER})
@@ -106,8 +110,8 @@ def test_no_statement_of_another_module_writes_a_folded_table(module: str) -> No
 
 
 @pytest.mark.parametrize("module", sorted(set(OTHERS) - STATEMENTS))
-def test_only_the_log_calls_what_the_databases_spell_out(module: str) -> None:
-    assert dialect_calls(MODULES[module]) == set()
+def test_only_the_log_and_the_pruner_call_what_the_databases_spell_out(module: str) -> None:
+    assert dialect_calls(MODULES[module]) == ({DIALECT_DELETE} if module == PRUNER else set())
 
 
 def test_the_search_finds_the_one_writer() -> None:
@@ -118,6 +122,18 @@ def test_the_search_finds_the_one_writer() -> None:
     )
     for module in STATEMENTS:
         assert sql_writes(MODULES[module]) >= {"events", "runs", "idempotency_keys"}
+
+
+_DELETE_SQL = re.compile(r"delete\s+from\s+(?:\{\}\.)?(\w+)", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_only_the_statement_of_the_pruner_deletes_history(module: str) -> None:
+    """One statement per database and table, and it takes the run, its events and its key together."""
+    source = (ROOT / module).read_text("utf-8")
+    deleted = [name.lower() for name in _DELETE_SQL.findall(source.replace("{schema}", "{}"))]
+    wanted = {"events": 1, "runs": 1, "idempotency_keys": 1} if module in STATEMENTS else {}
+    assert {name: deleted.count(name) for name in FOLDED if name in deleted} == wanted
 
 
 def test_events_are_never_updated_or_deleted_by_any_module() -> None:

@@ -45,7 +45,7 @@ def unguard(app: Runlane) -> None:
         execute(database_of(app), "drop trigger events_refuse_update")
         execute(database_of(app), "drop trigger events_refuse_delete")
     else:
-        execute(database_of(app), "alter table {events} disable trigger events_append_only")
+        execute(database_of(app), "alter table {events} disable trigger user")
 
 
 def tamper(app: Runlane, statement: str, run: UUID) -> tuple[Difference, ...]:

@@ -182,6 +182,14 @@ GOLDEN = [
     ("queue.paused", e.QueuePaused("emails"), '{"queue":"emails"}'),
     ("queue.paused", e.QueuePaused("emails", "night"), '{"queue":"emails","reason":"night"}'),
     ("queue.resumed", e.QueueResumed("emails", "day"), '{"queue":"emails","reason":"day"}'),
+    (
+        "environment.pruned",
+        e.RunsPruned(2, 9, NOON, ("cancelled", "failed"), "5e0f"),
+        (
+            '{"runs":2,"events":9,"before":"2026-01-02T12:00:00+00:00","statuses":["cancelled","failed"],'
+            '"digest":"5e0f"}'
+        ),
+    ),
 ]
 
 

@@ -1,0 +1,84 @@
+"""Pruning: ended runs that are old enough go, and the log says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from attrs import frozen
+
+from runlane import decisions
+from runlane.errors import ConfigurationInvalid
+from runlane.storage import log, prune
+from runlane.storage.transaction import Transaction
+from runlane.values import Actor, RunStatus
+
+
+@frozen
+class Old:
+    """Which runs to prune: of these statuses, last updated before the cutoff, by id behind `after`, so many at most."""
+
+    older_than: timedelta | datetime
+    statuses: Sequence[RunStatus]
+    limit: int
+    after: UUID | None = None
+
+    def cutoff(self, now: datetime) -> datetime:
+        """The instant before which a run is old enough.
+
+        Raises:
+            ConfigurationInvalid: it lies in the future, so that what ends at this moment would go.
+        """
+        if isinstance(self.older_than, datetime):
+            if self.older_than > now:
+                raise ConfigurationInvalid(f"older_than must not lie in the future: {self.older_than.isoformat()}")
+            return self.older_than
+        try:
+            return now - self.older_than
+        except OverflowError:  # older than the calendar
+            return datetime.min.replace(tzinfo=UTC)
+
+
+@frozen
+class Removed:
+    """What went: runs, events, keys, the cutoff; the id of the last run, if more are old enough."""
+
+    runs: int
+    events: int
+    keys: int
+    cutoff: datetime
+    last: UUID | None = None
+
+
+def find(tx: Transaction, environment: str, old: Old) -> Removed:
+    """What ``remove`` would remove; nothing is written."""
+    return _find(tx, environment, old, old.cutoff(tx.now()), lock=False)[0]
+
+
+def remove(tx: Transaction, environment: str, old: Old, actor: Actor) -> Removed:
+    """Remove ended runs with their events and keys, and append ``environment.pruned`` if there were any.
+
+    Raises:
+        InvariantViolation: the history of a run is damaged; nothing is removed.
+    """
+    # First of all, so that two at once see each other's work: neither counts what the other removes.
+    log.lock_environment(tx, environment)
+    now = tx.now()
+    found, heads = _find(tx, environment, old, old.cutoff(now), lock=True)
+    if heads:
+        prune.check_histories(tx, heads)
+        told = log.append_environment(tx, environment, decisions.pruned(heads, found.cutoff, old.statuses), now, actor)
+        prune.remove(tx, told, heads)
+    return found
+
+
+def _find(
+    tx: Transaction, environment: str, old: Old, cutoff: datetime, *, lock: bool
+) -> tuple[Removed, dict[UUID, int]]:
+    found = prune.ended_runs(tx, environment, old.statuses, cutoff, old.after, old.limit + 1, lock=lock)
+    ids = list(found)[: old.limit]
+    heads = {run_id: found[run_id] for run_id in ids}
+    keys = prune.lock_keys(tx, ids, lock=lock) if ids else 0
+    last = ids[-1] if len(found) > len(ids) else None
+    return Removed(len(heads), sum(heads.values()), keys, cutoff, last), heads
