@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -35,13 +36,16 @@ from runlane import (
     task,
 )
 from runlane.decisions import environment_stream
+from runlane.engine import prune as engine_prune
+from runlane.engine.prune import Old
 from runlane.errors import InvariantViolation
 from runlane.events import Recorded, RunsPruned
 from runlane.projections.runs import Run
 from runlane.storage import log
 from runlane.storage import prune as storage_prune
+from runlane.storage.database import Database
 from runlane.storage.transaction import Transaction
-from tests.support import at_once, count, database_of, execute, raw
+from tests.support import PATIENCE, at_once, count, database_of, eventually, execute, raw
 
 Make = Callable[..., Runlane]
 DAY = timedelta(days=1)
@@ -353,6 +357,34 @@ def test_two_prunes_at_once_share_the_work(shared_url: str, clock: SettableClock
         assert one.audit.verify().differences == ()
 
 
+def test_a_second_prune_waits_for_the_first_and_does_not_fail(shared_url: str, clock: SettableClock) -> None:
+    """Also where they have no run in common that could make one wait for the other."""
+    with Runlane(shared_url, tasks=[work], clock=clock) as app:
+        ended(app, 3)
+        ended(app, 2, "bad")
+        clock.advance(DAY)
+        database = database_of(app)
+        appended, second_begun = threading.Event(), threading.Event()
+
+        def prune(status: RunStatus) -> int:
+            with database.write(clock) as tx:
+                removed = engine_prune.remove(tx, "default", Old(DAY / 2, [status], 10), Actor.operator("ann"))
+                if status is RunStatus.FAILED:
+                    appended.set()
+                    assert second_begun.wait(PATIENCE)
+                    if database.schema is not None:  # SQLite lets only one begin at a time
+                        eventually(lambda: waits_for_a_lock(database), "the second one waiting")
+                return removed.runs
+
+        def second() -> int:
+            assert appended.wait(PATIENCE)
+            second_begun.set()
+            return prune(RunStatus.SUCCEEDED)
+
+        assert at_once([lambda: prune(RunStatus.FAILED), second]) == [2, 3]
+        assert [record.event.runs for record in told(app)] == [2, 3]
+
+
 def test_a_prune_against_triggers_with_the_same_keys(shared_url: str, clock: SettableClock) -> None:
     """Each trigger finds the owner, or is the next one; never is a key left behind or a run without its key."""
     with Runlane(shared_url, tasks=[work], clock=clock) as one, Runlane(shared_url, tasks=[work], clock=clock) as two:
@@ -398,6 +430,11 @@ def test_a_prune_against_verify(shared_url: str, clock: SettableClock) -> None:
             return sum(one.runs.prune("1h", limit=5).runs for _ in range(12))
 
         assert at_once([check, prune])[1] == 60
+
+
+def waits_for_a_lock(database: Database) -> bool:
+    query = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    return bool(execute(database, query)[0][0])
 
 
 # What the database itself refuses.
