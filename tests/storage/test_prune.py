@@ -268,7 +268,10 @@ def test_a_key_that_somebody_deleted_is_found_after_a_prune_too(make_app: Make, 
     execute(database_of(app), "delete from {idempotency_keys}")
     (difference,) = app.audit.verify().differences
     assert (difference.stream_id, difference.field) == (run.id, "idempotency_keys")
-    execute(database_of(app), f"insert into {{idempotency_keys}} (environment, task_id, key, run_id) values ('default', 'work', 'k', '{run.id}')")
+    columns = "environment, task_id, key, run_id"
+    execute(
+        database_of(app), f"insert into {{idempotency_keys}} ({columns}) values ('default', 'work', 'k', '{run.id}')"
+    )
 
 
 def test_occurrences_outlive_the_runs_they_made(make_app: Make, clock: SettableClock) -> None:
