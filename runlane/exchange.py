@@ -67,7 +67,7 @@ class Exchange:
         self._share = min(BATCH, -(-concurrency // lanes))
         self._poll_interval = poll_interval
         self._drain = drain
-        self._looks_first = runtime.database.schema is None
+        self._looks_first = runtime.database.schema is None and not runtime.database.is_memory
         self._executor = Executor(concurrency, self._ended, runtime.settings.redact_failures)
         self._changed = threading.Condition()
         # Handlers append without the lock; a lane that announces itself in `_waiting` before it looks is woken.

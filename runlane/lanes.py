@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from attrs import Factory, field, frozen
 
@@ -22,10 +24,12 @@ class Capability(StrEnum):
     DURABLE_STATE = "durable_state"
     PROCESS_LOCAL_STATE = "process_local_state"
     READS_RUN_HISTORY = "reads_run_history"
+    PRUNES_RUNS = "prunes_runs"
     LEASES_RUNS = "leases_runs"
     CLAIMS_SCHEDULE_OCCURRENCES = "claims_schedule_occurrences"
     ENFORCES_IDEMPOTENCY = "enforces_idempotency"
     ENFORCES_SINGLETON = "enforces_singleton"
+    ENFORCES_QUEUE_CONCURRENCY = "enforces_queue_concurrency"
     OPERATOR_READS = "operator_reads"
     PRODUCTION_DURABLE = "production_durable"
 
@@ -44,11 +48,19 @@ def _lane_name(value: str) -> str:
 def transport_for(database: Database) -> Transport:
     """The doorbell that suits a database: LISTEN and NOTIFY, a watch on the file, or this process's own."""
     if database.schema is not None:
-        conninfo = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        return NotifyTransport(conninfo, database.schema)
+        from psycopg.conninfo import make_conninfo
+
+        # As the engine connects, several hosts in one URL included.
+        _, options = database.engine.dialect.create_connect_args(database.url)
+        return NotifyTransport(make_conninfo(**_without_adapters(options)), database.schema)
     if database.is_memory or not database.url.database:
         return LocalTransport()
     return FileTransport(Path(database.url.database.removeprefix("file:")))
+
+
+def _without_adapters(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What libpq is told, without what SQLAlchemy tells psycopg."""
+    return {name: value for name, value in options.items() if name != "context"}
 
 
 @frozen(eq=False)

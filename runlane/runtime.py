@@ -181,7 +181,8 @@ class Runtime:
 
     def ring(self, queues: Collection[str] | None = None) -> None:
         """Tell workers, here and in other processes, that there may be work on `queues`, or on any."""
-        self.lane.transport.ring(self.environment, queues)
+        if queues is None or queues:
+            self.lane.transport.ring(self.environment, queues)
 
     def tick(self) -> TickReport:
         """One maintenance pass; the first of a process records its schedules."""

@@ -93,7 +93,7 @@ def reset_key(tx: Transaction, environment: str, task_id: str, key: str, said: S
     event = decisions.reset_key(owner, said.reason)
     now = max(tx.now(), owner.updated_at)
     record = Recorded(stream, log.length(tx, stream) + 1, event, now, environment, said.actor)
-    log.reset_key(tx, record, owner.id)
+    log.reset_key(tx, record, event)
     return True
 
 

@@ -17,14 +17,14 @@ from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from runlane import codec, jsontext
 from runlane.decisions import Change, QueueChange, ScheduleChange, environment_stream
 from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
-from runlane.events import EnvironmentEvent, Event, Recorded, ScheduleFired
+from runlane.events import EnvironmentEvent, Event, IdempotencyReset, Recorded, ScheduleFired
 from runlane.projections.queues import QueueControl
 from runlane.projections.schedules import ScheduleState
 from runlane.storage import faults, rows, tables
@@ -104,24 +104,22 @@ def claim_key(tx: Transaction, change: Change) -> bool:
 
 def give_key_back(tx: Transaction, change: Change) -> None:
     """Undo ``claim_key`` for a birth that was not written after all."""
-    keys = tables.idempotency_keys
-    tx.execute(delete(keys).where(keys.c.run_id == change.after.id))
+    run = change.after
+    tx.execute(delete(tables.idempotency_keys).where(_owned(run.environment, run.task_id, run.idempotency_key, run.id)))
 
 
 def move_key(tx: Transaction, change: Change, owner: UUID) -> bool:
     """Make a birth the owner of its idempotency key, which `owner` holds no longer; False if it was not `owner`'s."""
-    keys, created = tables.idempotency_keys, change.after.created
-    moved = tx.execute(
-        update(keys)
-        .where(
-            keys.c.environment == change.after.environment,
-            keys.c.task_id == created.task_id,
-            keys.c.key == created.idempotency_key,
-            keys.c.run_id == owner,
-        )
-        .values(run_id=change.after.id, reset_at=None)
-    )
+    run = change.after
+    mine = _owned(run.environment, run.task_id, run.idempotency_key, owner)
+    moved = tx.execute(update(tables.idempotency_keys).where(mine).values(run_id=run.id, reset_at=None))
     return moved.rowcount == 1
+
+
+def _owned(environment: str, task_id: str, key: str | None, owner: UUID) -> ColumnElement[bool]:
+    """The row of a key, found by its primary key, while it is `owner`'s."""
+    c = tables.idempotency_keys.c
+    return and_(c.environment == environment, c.task_id == task_id, c.key == key, c.run_id == owner)
 
 
 def take_over_key(tx: Transaction, change: Change, owner: UUID) -> bool:
@@ -159,10 +157,10 @@ def append_schedule(tx: Transaction, change: ScheduleChange) -> bool:
     return True
 
 
-def reset_key(tx: Transaction, record: Recorded, owner: UUID) -> None:
+def reset_key(tx: Transaction, record: Recorded, event: IdempotencyReset) -> None:
     """Write that a key was freed; the caller has locked the key's row."""
-    keys = tables.idempotency_keys
-    tx.execute(update(keys).where(keys.c.run_id == owner).values(reset_at=record.occurred_at))
+    freed = _owned(record.environment, event.task_id, event.key, event.run_id)
+    tx.execute(update(tables.idempotency_keys).where(freed).values(reset_at=record.occurred_at))
     tx.dialect.insert_events(tx.connection, _encoded([record]))
 
 

@@ -12,7 +12,7 @@ import json
 import logging
 import random
 import secrets
-import select
+import selectors
 import socket
 import threading
 from collections.abc import Collection
@@ -161,12 +161,14 @@ class NotifyTransport(LocalTransport):
         stop.close()
 
     def _hear(self, connection: psycopg.Connection[Any], stop: _Stop) -> None:
-        while not stop.is_set():
-            ready, _, _ = select.select([connection.fileno(), stop.fileno()], [], [], CHECK)
-            if not ready:
-                connection.execute("select 1")
-            for notice in connection.notifies(timeout=0):
-                self._dispatch(notice.payload)
+        with selectors.DefaultSelector() as selector:
+            for readable in (connection, stop):
+                selector.register(readable, selectors.EVENT_READ)
+            while not stop.is_set():
+                if not selector.select(CHECK):
+                    connection.execute("select 1")
+                for notice in connection.notifies(timeout=0):
+                    self._dispatch(notice.payload)
 
     def _dispatch(self, payload: str) -> None:
         try:
@@ -192,7 +194,7 @@ class NotifyTransport(LocalTransport):
 
 
 class _Stop:
-    """An event that ``select`` can wait for beside a socket."""
+    """An event that a selector can wait for beside a socket."""
 
     def __init__(self) -> None:
         self._event = threading.Event()

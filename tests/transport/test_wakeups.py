@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import resource
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import psycopg
@@ -67,18 +69,21 @@ def test_what_a_program_triggers_just_before_it_ends_wakes_workers_too(shared_ur
         worker.stop()
 
 
-def test_deferred_dispatch_leaves_runs_to_the_next_poll(make_app: Callable[..., Runlane]) -> None:
-    app = make_app(echo, dispatch="deferred")
-    if app.lane.name == "sqlite":
-        return  # a file tells of every change
-    bells = Bells()
-    app.lane.transport.listen(app.environment, ["default"], bells)
-    hears(app)
-    before = bells.count
-    app.trigger(echo, 1)
-    assert bells.count == before
-    app.worker("drain", maintenance=False).run()
-    app.lane.transport.unlisten(bells)
+@pytest.mark.parametrize("kind", ["memory", "postgres"])  # a file tells of every change
+def test_deferred_dispatch_leaves_runs_to_the_next_poll(kind: str, request: pytest.FixtureRequest) -> None:
+    url = "memory:" if kind == "memory" else request.getfixturevalue("postgres_url")
+    lane = lane_of(url)
+    with Runlane(lane, tasks=[echo], dispatch="deferred") as app, Runlane(lane, tasks=[echo]) as eager:
+        bells = Bells()
+        app.lane.transport.listen(app.environment, ["default"], bells)
+        hears(app)
+        before = bells.count
+        app.trigger(echo, 1, idempotency_key="k")
+        eager.trigger(echo, 1, idempotency_key="k")  # finds the run: nothing is new
+        assert bells.count == before
+        eager.trigger(echo, 2)
+        assert bells.count == before + 1
+        app.lane.transport.unlisten(bells)
 
 
 class Bells:
@@ -189,6 +194,42 @@ def test_a_database_that_is_away_fails_no_ring() -> None:
         transport.ring("env", ["q"])
     assert time.monotonic() - began < 5
     transport.close()
+
+
+def test_many_open_files_do_not_make_a_listener_deaf(pair: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A descriptor beyond 1023 is nothing that select() could wait for."""
+    one, two = pair
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.dup(0) for _ in range(1100)]
+    try:
+        assert max(held) > 1023
+        bells = Bells()
+        two.listen("env", ["q"], bells)
+        assert two.hears.wait(PATIENCE)
+        seen = bells.wait_for(0)
+        one.ring("env", ["q"])
+        bells.wait_for(seen)
+        two.unlisten(bells)
+        assert "not heard" not in caplog.text
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_several_hosts_in_a_url_reach_the_listener_as_libpq_takes_them() -> None:
+    lane = lane_of("postgresql://ann@/shop?host=one:5432&host=two:5433")
+    assert "host=one,two" in lane.transport._conninfo
+    assert "port=5432,5433" in lane.transport._conninfo
+
+
+def test_a_lane_promises_what_it_keeps(lane_url: str) -> None:
+    promised = lane_of(lane_url).capabilities
+    assert {"prunes_runs", "enforces_queue_concurrency", "enforces_singleton", "leases_runs"} <= promised
+    assert ("process_local_state" in promised) == (lane_url == "memory:")
+    assert ("durable_state" in promised) == (lane_url != "memory:")
+    assert ("production_durable" in promised) == lane_url.startswith("postgres")
 
 
 class Whimsical(LocalTransport):
