@@ -26,9 +26,10 @@ from runlane.engine.tick import TickReport
 from runlane.engine.trigger import Triggered
 from runlane.lanes import Lane
 from runlane.projections.runs import Run
+from runlane.registry import Registry
 from runlane.requests import Trigger
 from runlane.session import HEARTBEAT, LEASE_DURATION
-from runlane.tasks import Queue, Registry, Task
+from runlane.tasks import Queue, Task
 from runlane.values import Actor
 from runlane.worker import STOP_TIMEOUT, Worker
 

@@ -24,6 +24,7 @@ from runlane.inline import Inline
 from runlane.lanes import Lane, lane_of
 from runlane.operators import Audit, IdempotencyKeys, Runs
 from runlane.projections.runs import Run
+from runlane.registry import Registry
 from runlane.requests import Trigger, build
 from runlane.runtime import Runtime, Settings
 from runlane.session import HEARTBEAT, LEASE_DURATION
@@ -31,7 +32,7 @@ from runlane.steering import Queues, Schedules
 from runlane.storage import faults
 from runlane.storage.borrow import borrowed
 from runlane.storage.transaction import Transaction
-from runlane.tasks import Queue, Registry, Task
+from runlane.tasks import Queue, Task
 from runlane.values import Actor, SourceType, TriggerOutcome, duration
 from runlane.worker import Worker
 

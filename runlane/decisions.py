@@ -1,4 +1,4 @@
-"""The other half of the folds: state + command + now -> events, or a refusal.
+"""The other half of the folds: state + command + now -> events, or a refusal; schedules have a module of their own.
 
 Pure: the clock, the drawn jitter and the policy are arguments, and what was decided is in the events.
 """
@@ -13,11 +13,8 @@ from uuid import UUID, uuid5
 
 from attrs import evolve, frozen
 
-from runlane import cadence as cadences
-from runlane import jsontext
 from runlane.errors import ErrorCode, RunStateInvalid
 from runlane.events import (
-    Event,
     IdempotencyReset,
     QueueEvent,
     QueuePaused,
@@ -37,24 +34,17 @@ from runlane.events import (
     RunsPruned,
     RunStep,
     RunSucceeded,
-    ScheduleChanged,
-    ScheduleEvent,
-    ScheduleFired,
-    SchedulePaused,
-    ScheduleRegistered,
-    ScheduleRemoved,
-    ScheduleResumed,
 )
 from runlane.policy import Retry
-from runlane.projections import queues, runs, schedules
+from runlane.projections import queues, runs
 from runlane.projections.queues import QueueControl
 from runlane.projections.runs import Run
-from runlane.projections.schedules import ScheduleState
 from runlane.values import LEASED, Actor, Failure, RunStatus, Source, SourceType, duration, later
 
 #: The greatest number of events a run may have before it fails with ``history_limit``.
 MAX_EVENTS = 10_000
-_NAMESPACE = UUID("6f1d7c1e-6c0b-5f5e-9b0a-52756e6c616e")
+#: Of the ids that are made of names.
+NAMESPACE = UUID("6f1d7c1e-6c0b-5f5e-9b0a-52756e6c616e")
 _DELIVER_NOW = RunDeliveryRequested()
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -101,15 +91,6 @@ class Change:
     before: Run | None
     records: tuple[Recorded, ...]
     after: Run
-
-
-@frozen
-class ScheduleChange:
-    """What a decision does to a schedule."""
-
-    before: ScheduleState | None
-    records: tuple[Recorded, ...]
-    after: ScheduleState
 
 
 @frozen
@@ -279,64 +260,6 @@ def keeps_key(owner: Run, now: datetime) -> bool:
     return now - owner.created_at < duration("idempotency_ttl", owner.idempotency_ttl)
 
 
-@frozen
-class ScheduleDefinition:
-    """What a deployment says a schedule is."""
-
-    schedule_id: str
-    task_id: str
-    queue: str
-    cadence: cadences.Cadence
-    payload: Any
-    enabled: bool
-
-
-def deploy(state: ScheduleState | None, definition: ScheduleDefinition, now: datetime) -> tuple[ScheduleEvent, ...]:
-    """Register a schedule seen for the first time, or record that its definition has changed; else nothing.
-
-    A change of rule starts afresh from now; other changes leave the next occurrence as it is.
-    """
-    rule = cadences.to_json(definition.cadence)
-    fields = (definition.task_id, definition.queue, rule, definition.payload, definition.enabled)
-    if state is None:
-        first = cadences.first_at(definition.cadence, now)
-        return (ScheduleRegistered(*fields, first if definition.enabled else None),)
-    stored = (state.task_id, state.queue, state.cadence, state.payload, state.enabled)
-    # As JSON, in which 1, 1.0 and true are different values.
-    if jsontext.dumps(stored) == jsontext.dumps(fields) and not state.removed:
-        return ()
-    if not definition.enabled:
-        return (ScheduleChanged(*fields, None),)
-    if rule == state.cadence and state.enabled and not state.removed:
-        return (ScheduleChanged(*fields, state.next_at),)
-    if isinstance(definition.cadence, cadences.Once) and definition.cadence.at != state.last_at:
-        return (ScheduleChanged(*fields, definition.cadence.at),)
-    return (ScheduleChanged(*fields, cadences.next_after(definition.cadence, now)),)
-
-
-def withdraw(state: ScheduleState) -> tuple[ScheduleEvent, ...]:
-    """A schedule that its task no longer has stops; runs already made stay."""
-    return () if state.removed else (ScheduleRemoved(),)
-
-
-def fire(state: ScheduleState, run_id: UUID, now: datetime) -> tuple[ScheduleFired, ...]:
-    """The latest due occurrence makes a run; those missed before it collapse into it."""
-    if state.paused or state.removed or not state.enabled or state.next_at is None or state.next_at > now:
-        return ()
-    rule = cadences.from_json(state.cadence)
-    scheduled_for, missed = cadences.latest_due(rule, state.next_at, now)
-    return (
-        ScheduleFired(
-            occurrence_id(state.environment, state.schedule_id, scheduled_for),
-            scheduled_for,
-            run_id,
-            cadences.next_after(rule, scheduled_for),
-            missed,
-            state.next_at if missed else None,
-        ),
-    )
-
-
 def reset_key(owner: Run, reason: str | None) -> IdempotencyReset:
     """Free an idempotency key from its ended owner.
 
@@ -352,68 +275,12 @@ def reset_key(owner: Run, reason: str | None) -> IdempotencyReset:
 
 def key_stream(environment: str, task_id: str, key: str) -> UUID:
     """The id of an idempotency key's stream of events; none of the three parts contains a colon."""
-    return uuid5(_NAMESPACE, f"idempotency:{environment}:{task_id}:{key}")
-
-
-def pause(state: ScheduleState, reason: str | None) -> tuple[SchedulePaused, ...]:
-    """Stop firing until resumed; nothing if it is paused already."""
-    _deployed(state)
-    return () if state.paused else (SchedulePaused(reason),)
-
-
-def resume(state: ScheduleState, reason: str | None, now: datetime) -> tuple[ScheduleResumed, ...]:
-    """Go on with the next occurrence after now; those that fell due meanwhile are skipped, and told."""
-    _deployed(state)
-    if not state.paused:
-        return ()
-    if state.next_at is None or state.next_at > now:
-        return (ScheduleResumed(state.next_at, reason),)
-    rule = cadences.from_json(state.cadence)
-    until, behind = cadences.latest_due(rule, state.next_at, now)
-    return (ScheduleResumed(cadences.next_after(rule, now), reason, behind + 1, state.next_at, until),)
-
-
-def preview(state: ScheduleState, count: int, now: datetime) -> tuple[datetime, ...]:
-    """The next `count` occurrences after now by the rule as it is, or fewer if there are no more."""
-    fires_by_hand(state)
-    rule = cadences.from_json(state.cadence)
-    found: list[datetime] = []
-    following = cadences.next_after(rule, now)
-    while following is not None and len(found) < count:
-        found.append(following)
-        following = cadences.next_after(rule, following)
-    return tuple(found)
-
-
-def fires_by_hand(state: ScheduleState) -> None:
-    """Refuse what makes no sense for a schedule that never fires.
-
-    Raises:
-        RunStateInvalid: it is removed, or disabled by its definition.
-    """
-    _deployed(state)
-    if not state.enabled:
-        raise RunStateInvalid(f"schedule {state.schedule_id} is disabled by its definition (enabled=False)")
-
-
-def _deployed(state: ScheduleState) -> None:
-    if state.removed:
-        raise RunStateInvalid(f"schedule {state.schedule_id} is removed: task {state.task_id} has it no longer")
-
-
-def occurrence_id(environment: str, schedule_id: str, scheduled_for: datetime) -> UUID:
-    """The same id in every process for the same occurrence."""
-    return uuid5(_NAMESPACE, f"occurrence:{environment}:{schedule_id}:{scheduled_for.isoformat()}")
-
-
-def schedule_stream(environment: str, schedule_id: str) -> UUID:
-    """The id of a schedule's stream of events."""
-    return uuid5(_NAMESPACE, f"schedule:{environment}:{schedule_id}")
+    return uuid5(NAMESPACE, f"idempotency:{environment}:{task_id}:{key}")
 
 
 def environment_stream(environment: str) -> UUID:
     """The id of an environment's own stream of events."""
-    return uuid5(_NAMESPACE, f"environment:{environment}")
+    return uuid5(NAMESPACE, f"environment:{environment}")
 
 
 def pruned(heads: Mapping[UUID, int], before: datetime, statuses: Iterable[RunStatus]) -> RunsPruned:
@@ -421,24 +288,6 @@ def pruned(heads: Mapping[UUID, int], before: datetime, statuses: Iterable[RunSt
     lines = "\n".join(f"{run_id}:{heads[run_id]}" for run_id in sorted(heads))
     digest = hashlib.sha256(lines.encode()).hexdigest()
     return RunsPruned(len(heads), sum(heads.values()), before, tuple(sorted(statuses)), digest)
-
-
-def move_schedule(
-    environment: str, schedule_id: str, state: ScheduleState | None, events: Sequence[Event], at: datetime, actor: Actor
-) -> ScheduleChange:
-    """The change that `events` make to a schedule."""
-    stream = schedule_stream(environment, schedule_id)
-    at = at if state is None else max(at, state.updated_at)
-    records = []
-    after = state
-    for event in events:
-        sequence = 1 if after is None else after.sequence + 1
-        record = Recorded(stream, sequence, event, at, environment, actor)
-        after = schedules.born(record) if after is None else schedules.after(after, record)
-        records.append(record)
-    if after is None:
-        raise ValueError("a schedule needs at least one event")
-    return ScheduleChange(state, tuple(records), after)
 
 
 def pause_queue(state: QueueControl | None, name: str, reason: str | None) -> tuple[QueueEvent, ...]:
@@ -453,7 +302,7 @@ def resume_queue(state: QueueControl | None, name: str, reason: str | None) -> t
 
 def queue_stream(environment: str, name: str) -> UUID:
     """The id of a queue's stream of events."""
-    return uuid5(_NAMESPACE, f"queue:{environment}:{name}")
+    return uuid5(NAMESPACE, f"queue:{environment}:{name}")
 
 
 def move_queue(

@@ -15,7 +15,8 @@ from runlane.engine.operate import Said
 from runlane.engine.trigger import NewRun
 from runlane.errors import ConfigurationInvalid
 from runlane.events import RunCreated
-from runlane.tasks import Queue, Registry, Task, idempotency_ttl, priority
+from runlane.registry import Registry
+from runlane.tasks import Queue, Task, idempotency_ttl, priority
 from runlane.values import (
     APPLICATION,
     Actor,

@@ -19,10 +19,10 @@ from runlane.decisions import MAX_EVENTS
 from runlane.engine.tick import TickReport, tick
 from runlane.errors import ConfigurationInvalid, InternalError
 from runlane.lanes import Lane
+from runlane.registry import Registry
 from runlane.session import HEARTBEAT, LEASE_DURATION, Session
 from runlane.storage.database import Database
 from runlane.storage.transaction import Transaction
-from runlane.tasks import Registry
 from runlane.values import identifier
 
 T = TypeVar("T")

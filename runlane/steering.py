@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import datetime
 from itertools import islice
 
-from runlane import decisions, reading, requests
+from runlane import reading, requests, schedule_decisions
 from runlane.context import current
 from runlane.engine import schedule
 from runlane.engine.queues import set_paused
@@ -109,7 +109,7 @@ class Schedules:
         wanted, most = identifier("schedule id", id), reading.whole_number("count", count, 1000)
         with self._runtime.reading() as tx:
             state = schedule.find(tx, self._runtime.environment, wanted)
-            return decisions.preview(state, most, tx.now())
+            return schedule_decisions.preview(state, most, tx.now())
 
     def occurrences(self, id: str, *, limit: int = DEFAULT_LIMIT) -> tuple[Occurrence, ...]:
         """What became of a schedule's occurrences, the newest first: fired with their run, or skipped while paused.

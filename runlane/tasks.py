@@ -13,7 +13,7 @@ from attrs import Attribute, field, frozen
 
 from runlane import crontab
 from runlane.cadence import Cadence, Every, Once
-from runlane.errors import ConfigurationInvalid, TaskNotFound
+from runlane.errors import ConfigurationInvalid
 from runlane.payloads import PayloadSchema
 from runlane.policy import ONE_ATTEMPT, Retry
 from runlane.values import duration, identifier, instant
@@ -317,86 +317,3 @@ def _positional(
     except Exception as error:
         raise ConfigurationInvalid(f"the annotations of task {task_id} cannot be resolved: {error}") from error
     return names, hints
-
-
-@frozen
-class Registry:
-    """The queues and tasks of one runtime, checked as a whole."""
-
-    queues: Mapping[str, Queue]
-    tasks: Mapping[str, Task[..., Any]]
-    default_queue: Queue | None
-
-    @classmethod
-    def of(cls, queues: Iterable[Queue], tasks: Iterable[Task[..., Any]]) -> Registry:
-        """Check and index the definitions.
-
-        Raises:
-            ConfigurationInvalid: two definitions share a name, a task uses a queue that is not registered, …
-        """
-        by_name = _unique("queue", queues, Queue, lambda queue: queue.name) or {
-            "default": Queue("default", default=True)
-        }
-        defaults = [queue for queue in by_name.values() if queue.default]
-        if len(defaults) > 1:
-            raise ConfigurationInvalid(f"at most one queue may be the default: {[queue.name for queue in defaults]}")
-        registry = cls(by_name, _unique("task", tasks, Task, lambda task: task.id), defaults[0] if defaults else None)
-        seen: dict[str, str] = {}
-        for task in registry.tasks.values():
-            registry.queue_of(task)
-            for schedule in task.schedules:
-                if schedule.id in seen:
-                    raise ConfigurationInvalid(
-                        f"schedule id {schedule.id!r} is used by tasks {seen[schedule.id]} and {task.id}"
-                    )
-                seen[schedule.id] = task.id
-                registry.queue_of(task, schedule.queue)
-                task.payload.to_json(schedule.payload, f"payload of schedule {schedule.id}")
-        return registry
-
-    def task(self, task: Task[..., Any] | str) -> Task[..., Any]:
-        """The registered task.
-
-        Raises:
-            TaskNotFound: it is not registered here.
-        """
-        wanted = task.id if isinstance(task, Task) else task
-        known = self.tasks.get(wanted) if isinstance(wanted, str) else None
-        if known is None or (isinstance(task, Task) and known is not task):
-            raise TaskNotFound(f"task {wanted!r} is not registered; pass it to Runlane(tasks=[…])")
-        return known
-
-    def queue_of(self, task: Task[..., Any], chosen: Queue | None = None) -> str:
-        """The name of the queue a run goes to: the chosen one, the task's, or the default."""
-        queue = chosen or task.queue or self.default_queue
-        if queue is None:
-            raise ConfigurationInvalid(f"task {task.id} has no queue and no queue is the default (Queue(default=True))")
-        return self.registered(queue)
-
-    def limits(self) -> dict[str, int]:
-        """The bounded queues, each with its limit."""
-        limits = {queue.name: queue.concurrency_limit for queue in self.queues.values()}
-        return {name: limit for name, limit in limits.items() if limit is not None}
-
-    def registered(self, queue: Queue) -> str:
-        """The name of `queue`, if it is registered here."""
-        if not isinstance(queue, Queue):
-            raise ConfigurationInvalid(f"queue must be a Queue definition, not {queue!r}")
-        if self.queues.get(queue.name) != queue:
-            raise ConfigurationInvalid(f"queue {queue.name!r} is not registered; pass it to Runlane(queues=[…])")
-        return queue.name
-
-
-T = TypeVar("T")
-
-
-def _unique(what: str, items: Iterable[T], kind: type, name: Callable[[T], str]) -> dict[str, T]:
-    found: dict[str, T] = {}
-    for item in items:
-        if not isinstance(item, kind):
-            hint = "; decorate the function with @task(…)" if what == "task" and callable(item) else ""
-            raise ConfigurationInvalid(f"{what}s must hold {kind.__name__} definitions, not {item!r}{hint}")
-        if name(item) in found:
-            raise ConfigurationInvalid(f"two {what}s are called {name(item)!r}; each needs a name of its own")
-        found[name(item)] = item
-    return found

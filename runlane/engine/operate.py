@@ -13,9 +13,9 @@ from runlane.engine.trigger import NewRun, trigger
 from runlane.errors import ConflictKind, RunNotFound, StorageConflict
 from runlane.events import Recorded
 from runlane.projections.runs import Run
+from runlane.registry import Registry
 from runlane.storage import claims, keys, log, queries
 from runlane.storage.transaction import Transaction
-from runlane.tasks import Registry
 from runlane.values import Actor, SourceType, TriggerOutcome, new_run_id
 
 

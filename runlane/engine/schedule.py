@@ -9,16 +9,17 @@ from uuid import UUID
 
 from attrs import evolve
 
-from runlane import decisions
-from runlane.decisions import ScheduleDefinition
+from runlane import schedule_decisions
 from runlane.engine.trigger import NewRun, Triggered, trigger
 from runlane.errors import ConflictKind, ScheduleNotFound, StorageConflict
 from runlane.events import RunCreated, ScheduleEvent
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
+from runlane.registry import Registry
+from runlane.schedule_decisions import ScheduleDefinition
 from runlane.storage import log, schedules
 from runlane.storage.transaction import Transaction
-from runlane.tasks import Registry, Task, idempotency_ttl
+from runlane.tasks import Task, idempotency_ttl
 from runlane.values import Actor, ActorType, Source, SourceType
 
 
@@ -50,11 +51,11 @@ def deploy(tx: Transaction, environment: str, wanted: Sequence[ScheduleDefinitio
         if not events or _move(tx, environment, schedule_id, state, events, now):
             return len(events)
         # Fired, paused or registered by somebody else since it was read: decided again, now that it stands still.
-        state = schedules.lock_schedule(tx, decisions.schedule_stream(environment, schedule_id), wait=True)
+        state = schedules.lock_schedule(tx, schedule_decisions.schedule_stream(environment, schedule_id), wait=True)
         return int(_move(tx, environment, schedule_id, state, decide(state), now))
 
     for definition in wanted:
-        changed += settle(definition.schedule_id, partial(decisions.deploy, definition=definition, now=now))
+        changed += settle(definition.schedule_id, partial(schedule_decisions.deploy, definition=definition, now=now))
     deployed = {definition.schedule_id for definition in wanted}
     for state in known.values():
         if state.task_id in tasks and state.schedule_id not in deployed:
@@ -63,7 +64,7 @@ def deploy(tx: Transaction, environment: str, wanted: Sequence[ScheduleDefinitio
 
 
 def _withdraw(state: ScheduleState | None) -> Sequence[ScheduleEvent]:
-    return () if state is None else decisions.withdraw(state)
+    return () if state is None else schedule_decisions.withdraw(state)
 
 
 def fire(tx: Transaction, stream_id: UUID, registry: Registry, new_id: UUID) -> Run | None:
@@ -72,14 +73,14 @@ def fire(tx: Transaction, stream_id: UUID, registry: Registry, new_id: UUID) -> 
     if state is None:
         return None
     now = tx.now()
-    due = decisions.fire(state, new_id, now)
+    due = schedule_decisions.fire(state, new_id, now)
     if not due:
         return None
     task = registry.task(state.task_id)
     wanted = _occurrence(state, task, new_id, due[0].scheduled_for)
     triggered = trigger(tx, state.environment, [wanted])[0]
     # Decided again with the run that the task's key may have led to.
-    events = decisions.fire(state, triggered.run.id, now)
+    events = schedule_decisions.fire(state, triggered.run.id, now)
     if not _move(tx, state.environment, state.schedule_id, state, events, now):
         raise StorageConflict(
             f"schedule {state.schedule_id} was moved by somebody else", kind=ConflictKind.SCHEDULE_OCCURRENCE
@@ -93,20 +94,20 @@ def find(tx: Transaction, environment: str, schedule_id: str) -> ScheduleState:
     Raises:
         ScheduleNotFound: none was ever registered.
     """
-    state = schedules.get_schedule(tx, decisions.schedule_stream(environment, schedule_id))
+    state = schedules.get_schedule(tx, schedule_decisions.schedule_stream(environment, schedule_id))
     return _found(state, environment, schedule_id)
 
 
 def pause(tx: Transaction, environment: str, schedule_id: str, actor: Actor, reason: str | None) -> ScheduleState:
     """Stop a schedule until it is resumed; the schedule as it is then."""
     state = _locked(tx, environment, schedule_id)
-    return _moved(tx, state, decisions.pause(state, reason), actor)
+    return _moved(tx, state, schedule_decisions.pause(state, reason), actor)
 
 
 def resume(tx: Transaction, environment: str, schedule_id: str, actor: Actor, reason: str | None) -> ScheduleState:
     """Let a paused schedule go on after now; the schedule as it is then."""
     state = _locked(tx, environment, schedule_id)
-    return _moved(tx, state, decisions.resume(state, reason, tx.now()), actor)
+    return _moved(tx, state, schedule_decisions.resume(state, reason, tx.now()), actor)
 
 
 def trigger_now(
@@ -120,7 +121,7 @@ def trigger_now(
 ) -> Triggered:
     """Make a run of a schedule out of turn, or find the owner of its task's key; `parent` is the run that asks."""
     state = _locked(tx, environment, schedule_id)
-    decisions.fires_by_hand(state)
+    schedule_decisions.fires_by_hand(state)
     task = registry.task(state.task_id)
     task.payload.from_json(state.payload, f"payload of schedule {schedule_id}")
     created = _occurrence(state, task, new_id, None).created
@@ -144,14 +145,14 @@ def _found(state: ScheduleState | None, environment: str, schedule_id: str) -> S
 
 
 def _locked(tx: Transaction, environment: str, schedule_id: str) -> ScheduleState:
-    state = schedules.lock_schedule(tx, decisions.schedule_stream(environment, schedule_id), wait=True)
+    state = schedules.lock_schedule(tx, schedule_decisions.schedule_stream(environment, schedule_id), wait=True)
     return _found(state, environment, schedule_id)
 
 
 def _moved(tx: Transaction, state: ScheduleState, events: Sequence[ScheduleEvent], actor: Actor) -> ScheduleState:
     if not events:
         return state
-    change = decisions.move_schedule(state.environment, state.schedule_id, state, events, tx.now(), actor)
+    change = schedule_decisions.move_schedule(state.environment, state.schedule_id, state, events, tx.now(), actor)
     if not log.append_schedule(tx, change):
         raise StorageConflict(f"schedule {state.schedule_id} was moved by somebody else", kind=ConflictKind.SEQUENCE)
     return change.after
@@ -162,7 +163,7 @@ def _occurrence(state: ScheduleState, task: Task[..., object], new_id: UUID, sch
     key = task.key("idempotency_key", None, state.payload)
     occurrence = None
     if scheduled_for is not None:
-        occurrence = decisions.occurrence_id(state.environment, state.schedule_id, scheduled_for)
+        occurrence = schedule_decisions.occurrence_id(state.environment, state.schedule_id, scheduled_for)
     created = RunCreated(
         task.id,
         state.queue,
@@ -188,5 +189,5 @@ def _move(
     if not events:
         return 0
     actor = Actor(ActorType.SCHEDULE, schedule_id)
-    change = decisions.move_schedule(environment, schedule_id, state, events, now, actor)
+    change = schedule_decisions.move_schedule(environment, schedule_id, state, events, now, actor)
     return int(log.append_schedule(tx, change))

@@ -13,10 +13,10 @@ from runlane.clock import Clock
 from runlane.engine import lease, schedule
 from runlane.errors import RunlaneError, StorageConflict
 from runlane.policy import ONE_ATTEMPT
+from runlane.registry import Registry
 from runlane.storage import claims, schedules, sessions
 from runlane.storage.database import Database
 from runlane.storage.transaction import Transaction
-from runlane.tasks import Registry
 from runlane.values import new_run_id
 
 log = logging.getLogger("runlane.tick")

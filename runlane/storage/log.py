@@ -22,11 +22,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from runlane import codec, jsontext
-from runlane.decisions import Change, QueueChange, ScheduleChange, environment_stream
+from runlane.decisions import Change, QueueChange, environment_stream
 from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
 from runlane.events import EnvironmentEvent, Event, IdempotencyReset, Recorded, ScheduleFired
 from runlane.projections.queues import QueueControl
 from runlane.projections.schedules import ScheduleState
+from runlane.schedule_decisions import ScheduleChange
 from runlane.storage import faults, rows, tables
 from runlane.storage.dialect import EventRow
 from runlane.storage.transaction import Transaction

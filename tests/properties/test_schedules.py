@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runlane import decisions
+from runlane import schedule_decisions
 from runlane.cadence import Every
-from runlane.decisions import ScheduleDefinition
 from runlane.projections import schedules
+from runlane.schedule_decisions import ScheduleDefinition
 from runlane.values import Actor, ActorType
 from tests.strategies import START
 
@@ -23,13 +23,15 @@ seconds = st.integers(1, 100_000).map(lambda n: timedelta(seconds=n))
 @settings(max_examples=60)
 def test_each_multiple_of_the_interval_is_fired_or_collapsed_once(interval: timedelta, pauses: list[timedelta]) -> None:
     rule = ScheduleDefinition("s", "t", "q", Every(interval), None, True)
-    change = decisions.move_schedule("default", "s", None, decisions.deploy(None, rule, START), START, ACTOR)
+    change = schedule_decisions.move_schedule(
+        "default", "s", None, schedule_decisions.deploy(None, rule, START), START, ACTOR
+    )
     records, state, now = [*change.records], change.after, START
     told: list[datetime] = []
     for pause in pauses:
         now += pause
-        fired = decisions.fire(state, change.after.stream_id, now)
-        assert decisions.deploy(state, rule, now) == ()
+        fired = schedule_decisions.fire(state, change.after.stream_id, now)
+        assert schedule_decisions.deploy(state, rule, now) == ()
         if not fired:
             assert state.next_at is not None
             assert state.next_at > now
@@ -40,10 +42,10 @@ def test_each_multiple_of_the_interval_is_fired_or_collapsed_once(interval: time
         told += [first + n * interval for n in range(event.collapsed + 1)]
         assert told[-1] == event.scheduled_for <= now
         assert event.next_at == event.scheduled_for + interval > now
-        change = decisions.move_schedule("default", "s", state, fired, now, ACTOR)
+        change = schedule_decisions.move_schedule("default", "s", state, fired, now, ACTOR)
         records += change.records
         state = change.after
-        assert decisions.fire(state, change.after.stream_id, now) == ()
+        assert schedule_decisions.fire(state, change.after.stream_id, now) == ()
     begin = (START - EPOCH) // interval + 1
     assert told == [EPOCH + (begin + n) * interval for n in range(len(told))]
     assert not told or now - told[-1] < interval

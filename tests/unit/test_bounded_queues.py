@@ -10,8 +10,8 @@ import pytest
 
 from runlane import Queue, Runlane, task
 from runlane.errors import ConfigurationInvalid
+from runlane.registry import Registry
 from runlane.requests import Trigger, build
-from runlane.tasks import Registry
 
 DEFAULT = Queue("default", default=True, concurrency_limit=2)
 

@@ -8,7 +8,8 @@ import pytest
 
 from runlane import Queue, Schedule, task
 from runlane.errors import ConfigurationInvalid, PayloadInvalid, RunlaneError, TaskNotFound
-from runlane.tasks import Registry, Task
+from runlane.registry import Registry
+from runlane.tasks import Task
 
 EMAILS = Queue("emails", default=True)
 REPORTS = Queue("reports")

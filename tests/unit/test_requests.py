@@ -15,8 +15,8 @@ from runlane import Queue, task
 from runlane.context import Context, current
 from runlane.engine.trigger import NewRun
 from runlane.errors import ConfigurationInvalid, PayloadInvalid, RunlaneError, TaskNotFound
+from runlane.registry import Registry
 from runlane.requests import Trigger, build
-from runlane.tasks import Registry
 from runlane.values import APPLICATION, Actor, SourceType, duration
 from tests.unit.lives import RUN_ID, run_in
 
