@@ -5,17 +5,15 @@ from __future__ import annotations
 import gc
 import logging
 import random
-import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from types import FrameType
-from typing import Any
 
 from runlane.errors import ConfigurationInvalid, RunlaneError
 from runlane.exchange import Exchange
 from runlane.runtime import Runtime
+from runlane.stopping import stopped_by_signals
 
 log = logging.getLogger("runlane.worker")
 
@@ -116,7 +114,7 @@ class Worker:
         Raises:
             RunlaneError: the worker could not go on.
         """
-        with self._signals(), _rare_collections():
+        with stopped_by_signals(self.stop, self._exchange.cut_off), _rare_collections():
             if not self._started:
                 self.start()
             self._closed.wait()
@@ -165,30 +163,3 @@ class Worker:
                 log.warning("maintenance has to wait: %s", error)
             except Exception:
                 log.exception("maintenance failed")
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before_this = 0
-
-        def handle(number: int, _: FrameType | None) -> None:
-            nonlocal before_this
-            # Counted first: another signal may interrupt this very function.
-            asked, before_this = before_this, before_this + 1
-            name = signal.Signals(number).name
-            if asked:
-                log.warning("%s again: stopping at once", name)
-            else:
-                log.warning("%s: stopping gracefully; once more to stop at once", name)
-            # Not here: a signal handler must not wait for locks that the thread it interrupts may hold.
-            stop = self._exchange.cut_off if asked else self.stop
-            threading.Thread(target=stop, name="runlane-stop", daemon=True).start()
-
-        before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
