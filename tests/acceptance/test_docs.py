@@ -11,6 +11,7 @@ import pytest
 import runlane
 from runlane import codec
 from runlane.errors import ErrorCode
+from runlane.lanes import Capability
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
@@ -64,6 +65,11 @@ def test_every_error_code_is_documented() -> None:
 def test_every_run_status_is_documented() -> None:
     page = (ROOT / "docs" / "tasks-and-runs.md").read_text("utf-8")
     assert [status.value for status in runlane.RunStatus if f"`{status.value}`" not in page] == []
+
+
+def test_every_capability_of_a_lane_is_documented() -> None:
+    page = (ROOT / "docs" / "lanes.md").read_text("utf-8")
+    assert [flag.value for flag in Capability if f"`{flag.value}`" not in page] == []
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:
