@@ -87,6 +87,10 @@ class SqsServer:
         for fault in list(self.faults):
             if (answer := fault(action, body)) is not None:
                 return _sent(answer, start_response)
+        if body.get("WaitTimeSeconds") == 1:
+            # A consumer's poll, which its stop has to wait for: an empty answer comes sooner.
+            text = json.dumps(body | {"WaitTimeSeconds": 0.1}).encode()
+            environ = {**environ, "CONTENT_LENGTH": str(len(text))}
         answered: Iterable[bytes] = self._app({**environ, "wsgi.input": BytesIO(text)}, start_response)
         return answered
 
