@@ -183,8 +183,11 @@ class SqsConsumer:
     def _poll(self, poller: Poller) -> None:
         try:
             while (room := self._room(poller.failures)) > 0:
-                if received := poller.poll(room):
-                    self._enqueue(received)
+                try:
+                    self._enqueue(poller.poll(room))
+                except Exception:  # as when the machine has no thread left
+                    log.exception("a poll failed")
+                    poller.failures.failed()
         finally:
             with self._changed:
                 self._polling -= 1
@@ -219,10 +222,10 @@ class SqsConsumer:
         """As many handler threads as there are messages for, up to the limit; called with the lock held."""
         wanted = min(self._concurrency, len(self._executing) + len(self._waiting))
         while self._handlers < wanted:
-            self._handlers += 1
             # Daemons: a handler that ignores its signal must not keep the process from ending.
-            name = f"runlane-sqs-handler-{self._handlers}"
+            name = f"runlane-sqs-handler-{self._handlers + 1}"
             threading.Thread(target=self._handle, name=name, daemon=True).start()
+            self._handlers += 1
 
     def _handle(self) -> None:
         while (taken := self._next()) is not None:

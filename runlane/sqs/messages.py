@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from runlane.errors import ConfigurationInvalid
 from runlane.transport import Wakeup
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def wakeup_in(body: str) -> Wakeup | None:
     """The wakeup that a message's body holds; None if it holds none, which is all that may be said of it in a log."""
     try:
         return Wakeup.from_json(body)
-    except ConfigurationInvalid:
+    except Exception:  # whatever strangers send, it must not hold up the messages beside it
         return None
 
 

@@ -23,12 +23,13 @@ from runlane.errors import ConfigurationInvalid
 from runlane.lanes import Lane
 from runlane.projections.runs import Run
 from runlane.sqs import SqsConsumer, SqsQueue, SqsTransport
+from runlane.sqs.messages import wakeup_in
 from runlane.storage.database import Database
 from runlane.transport import Wakeup
 from runlane.values import new_run_id
 from tests.sqs.conftest import WORK
 from tests.sqs.server import Body, SqsServer, refusal
-from tests.support import PATIENCE, eventually, types_of
+from tests.support import PATIENCE, START, eventually, types_of
 
 MakeApp = Callable[..., Runlane]
 Consume = Callable[..., SqsConsumer]
@@ -134,6 +135,32 @@ def test_runs_wait_for_an_sqs_that_is_away(
     assert app.tick().wakeups_published == 1
     consume(app)
     assert ended(app, run).status is RunStatus.SUCCEEDED
+
+
+def test_a_bounded_queue_is_worked_off_within_its_limit(
+    shared_url: str, url: str, client: Any, consume: Consume, left: Callable[[str], int]
+) -> None:
+    """Wakeups of a bounded queue are sent when maintenance has set a slot aside."""
+    narrow = Queue("narrow", default=True, concurrency_limit=1)
+    inside: list[int] = []
+    most: list[int] = []
+
+    @task("narrow.work")
+    def narrow_work(number: int) -> None:
+        inside.append(number)
+        most.append(len(inside))
+        inside.remove(number)
+
+    lane = Lane(Database(shared_url), SqsTransport([SqsQueue(narrow, url=url)], client=client))
+    with Runlane(lane, queues=[narrow], tasks=[narrow_work]) as app:
+        runs = [one.run for one in app.trigger_many(narrow_work, range(4))]
+        assert left(url) == 0
+        consumer = consume(app)
+        eventually(lambda: app.tick() and all(app.runs.get(run.id).is_terminal for run in runs))
+        consumer.stop()
+        assert {app.runs.get(run.id).status for run in runs} == {RunStatus.SUCCEEDED}
+        assert set(most) == {1}
+        assert app.audit.verify().differences == ()
 
 
 class TestIgnored:
@@ -267,6 +294,30 @@ def test_an_asyncio_runtime_is_consumed_for_just_the_same(
             return done
 
     assert asyncio.run(life()).result == 8
+
+
+def _said(**changes: Any) -> str:
+    said = {"environment": "default", "run_id": str(new_run_id()), "queue": "work", "requested_at": START.isoformat()}
+    return json.dumps(said | changes)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "secret",
+        "[1, 2",
+        "null",
+        "{}",
+        _said(run_id=5),
+        _said(requested_at="0001-01-01T00:00:00+14:00"),  # before the first instant that can be told in UTC
+        _said(trace_carrier={"a": 1}),
+        "[" * 5000,
+    ],
+)
+def test_no_strange_words_are_taken_for_a_wakeup(body: str) -> None:
+    assert wakeup_in(body) is None
+    assert wakeup_in(_said()) is not None
 
 
 class TestPoison:
