@@ -296,6 +296,20 @@ def test_an_asyncio_runtime_is_consumed_for_just_the_same(
     assert asyncio.run(life()).result == 8
 
 
+def test_a_database_that_is_away_is_left_alone_for_a_while(
+    make_sqs_app: MakeApp, consume: Consume, sqlite_url: str, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise every message would soon have been received too often."""
+    app = make_sqs_app(sqlite_url, url, double, busy_timeout=0.01)
+    app.trigger_many(double, range(5))
+    left = "is left to be delivered again"
+    with caplog.at_level(logging.WARNING, "runlane.sqs"), locked(sqlite_url):
+        consume(app, concurrency=1)
+        eventually(lambda: caplog.text.count(left) == 2)
+    first, second = (record.created for record in caplog.records if left in record.getMessage())
+    assert second - first >= 0.45
+
+
 def _said(**changes: Any) -> str:
     said = {"environment": "default", "run_id": str(new_run_id()), "queue": "work", "requested_at": START.isoformat()}
     return json.dumps(said | changes)
@@ -413,11 +427,13 @@ class TestStopping:
 
     def test_handlers_are_told(self, make_sqs_app: MakeApp, sqlite_url: str, consume: Consume, url: str) -> None:
         inside = threading.Event()
+        told: list[str | None] = []
 
         @task("patient")
         def patient(_: None, context: Context) -> None:
             inside.set()
-            assert context.signal.wait(PATIENCE)
+            context.signal.wait(PATIENCE)
+            told.append(context.signal.reason)
             context.signal.raise_if_set()
 
         app = make_sqs_app(sqlite_url, url, patient)
@@ -425,6 +441,7 @@ class TestStopping:
         run = app.trigger(patient).run
         assert inside.wait(PATIENCE)
         consumer.stop(PATIENCE)
+        assert told == ["worker_stopping"]
         assert types_of(app, run.id)[-2:] == ["RunInterrupted", "RunDeliveryRequested"]
 
     def test_a_signal_stops_it_gracefully(
@@ -447,6 +464,27 @@ class TestStopping:
         assert consumer.closed
         assert app.runs.get(run.id).status is RunStatus.SUCCEEDED
         assert left(url) == 0
+
+    def test_what_a_poll_brings_after_the_stop_is_given_back(
+        self,
+        make_sqs_app: MakeApp,
+        sqlite_url: str,
+        consume: Consume,
+        url: str,
+        client: Any,
+        sqs: SqsServer,
+    ) -> None:
+        app = make_sqs_app(sqlite_url, url, double)
+        consumer = consume(app, wait_seconds=10)
+        eventually(lambda: sqs.made("ReceiveMessage"), "a poll is under way")
+        stopping = threading.Thread(target=consumer.stop, args=(PATIENCE,))
+        stopping.start()
+        eventually(lambda: consumer._stopping)
+        run = app.trigger(double, 1).run
+        stopping.join(PATIENCE)
+        assert consumer.closed
+        assert _visible(client, url) == 1
+        assert app.runs.get(run.id).status is RunStatus.QUEUED
 
     def test_a_consumer_that_was_stopped_before_its_start_does_not_start(
         self, make_sqs_app: MakeApp, sqlite_url: str, url: str, sqs: SqsServer
