@@ -205,14 +205,14 @@ class TestIgnored:
 
 def test_a_handler_may_take_longer_than_the_visibility_timeout(
     make_sqs_app: MakeApp,
-    shared_url: str,
+    sqlite_url: str,
     consume: Consume,
     url: str,
     sqs: SqsServer,
     gate: Gate,
     left: Callable[[str], int],
 ) -> None:
-    app = make_sqs_app(shared_url, url, gate.task)
+    app = make_sqs_app(sqlite_url, url, gate.task)
     consume(app, visibility_timeout="2s")
     run = app.trigger(gate.task).run
     assert gate.inside.acquire(timeout=PATIENCE)
