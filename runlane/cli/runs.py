@@ -58,6 +58,8 @@ def filter_options(command: F) -> F:
         click.option("--queue", "queues", multiple=True, metavar="NAME", help="Repeatable."),
         click.option("--correlation-id", metavar="TEXT"),
         click.option("--idempotency-key", metavar="KEY"),
+        click.option("--singleton-key", metavar="KEY"),
+        click.option("--concurrency-key", metavar="KEY"),
         click.option("--source-run", "source_run_id", metavar="RUN", help="Reruns and manual retries of this run."),
         click.option("--parent-run", "parent_run_id", metavar="RUN", help="Runs that this run's handler triggered."),
         click.option("--schedule", "schedule_id", metavar="ID", help="Runs that this schedule made."),

@@ -46,6 +46,8 @@ class RunFilter:
     queues: Sequence[str] | None = None
     correlation_id: str | None = None
     idempotency_key: str | None = None
+    singleton_key: str | None = None
+    concurrency_key: str | None = None
     source_run_id: UUID | None = None
     parent_run_id: UUID | None = None
     schedule_id: str | None = None
@@ -128,6 +130,8 @@ def _conditions(wanted: RunFilter) -> list[Any]:
     for column, value in (
         (c.correlation_id, wanted.correlation_id),
         (c.idempotency_key, wanted.idempotency_key),
+        (c.singleton_key, wanted.singleton_key),
+        (c.concurrency_key, wanted.concurrency_key),
         (c.source_run_id, wanted.source_run_id),
         (c.parent_run_id, wanted.parent_run_id),
         (c.schedule_id, wanted.schedule_id),
@@ -141,11 +145,10 @@ def _conditions(wanted: RunFilter) -> list[Any]:
     return conditions
 
 
-def count_by_status(tx: Transaction, environment: str, tasks: Sequence[str] | None = None) -> dict[RunStatus, int]:
-    """How many runs are in each status; reads every run of the environment."""
-    statement = select(_RUNS.c.status, func.count()).where(_RUNS.c.environment == environment)
-    if tasks is not None:
-        statement = statement.where(_RUNS.c.task_id.in_(list(tasks)))
+def count_by_status(tx: Transaction, environment: str, wanted: RunFilter) -> dict[RunStatus, int]:
+    """How many of the runs that match are in each status; reads every run of the environment."""
+    mine = (_RUNS.c.environment == environment, *_conditions(wanted))
+    statement = select(_RUNS.c.status, func.count()).where(*mine)
     found: Sequence[Any] = tx.execute(statement.group_by(_RUNS.c.status)).all()
     return {row[0]: row[1] for row in found}
 
