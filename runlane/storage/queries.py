@@ -84,12 +84,13 @@ def singleton_owner(tx: Transaction, environment: str, task_id: str, key: str) -
     return found[0] if found else None
 
 
-def leased_in(tx: Transaction, environment: str, queue: str, concurrency_key: str | None) -> list[Run]:
-    """The leased runs of one partition of a queue."""
+def holders_in(tx: Transaction, environment: str, queue: str, concurrency_key: str | None) -> list[Run]:
+    """The runs that occupy a slot of one partition of a queue: leased, or with a slot reserved."""
     c = _RUNS.c
     same_key = c.concurrency_key.is_(None) if concurrency_key is None else c.concurrency_key == concurrency_key
-    mine = (c.environment == environment, c.queue == queue, same_key, c.lease_session_id.is_not(None))
-    return load(tx, RUN.where(*mine).order_by(c.id))
+    mine = (c.environment == environment, c.queue == queue, same_key)
+    holds = or_(c.lease_session_id.is_not(None), c.reservation.is_not(None))
+    return load(tx, RUN.where(*mine, c.finished_at.is_(None), holds).order_by(c.id))
 
 
 def count_ahead(tx: Transaction, run: Run, now: datetime, most: int) -> int:
