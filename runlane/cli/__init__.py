@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from runlane.cli import audit, completion, demo, operate, prune, queues, runs, schedules, work
+from runlane.cli import audit, completion, demo, dev, operate, prune, queues, runs, schedules, work
 from runlane.cli.program import Program, program_options
 from runlane.cli.show import complain
 from runlane.errors import ConfigurationInvalid, RunlaneError
@@ -31,6 +31,7 @@ def cli() -> None:
 for command in (
     work.migrate,
     work.worker,
+    dev.dev,
     work.tick,
     work.trigger,
     runs.runs,

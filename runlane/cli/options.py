@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
+from runlane.app import Runlane
 from runlane.cli import completion
 from runlane.errors import ConfigurationInvalid
+from runlane.tasks import Queue
 from runlane.values import Actor, RunStatus, duration, identifier
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,6 +25,19 @@ reason_option = click.option("--reason", metavar="TEXT", help="Why; kept in the 
 def operator(name: str) -> Actor:
     """The operator of ``--actor``."""
     return Actor.operator(identifier("actor", name))
+
+
+def queue_named(app: Runlane, name: str) -> Queue:
+    """The queue of this name that the program has."""
+    known = app.registry.queues
+    if name not in known:
+        raise click.UsageError(f"there is no queue {name!r}; known are {', '.join(sorted(known))}")
+    return known[name]
+
+
+def queues_named(app: Runlane, names: Iterable[str]) -> list[Queue] | None:
+    """The queues of these names; None, which means all of them, if there are no names."""
+    return [queue_named(app, name) for name in names] or None
 
 
 class Length(click.ParamType[timedelta]):

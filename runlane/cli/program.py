@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import tomllib
@@ -47,6 +48,11 @@ class Program:
     def started(self, *, tasks: bool = False) -> Runlane:
         """The runtime, started: the database is there and migrated."""
         return self.runtime(tasks=tasks).start()
+
+    def log(self) -> None:
+        """Let warnings of workers, and what handlers log, be seen on standard error."""
+        level = logging.DEBUG if self.debug else logging.INFO
+        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def close(self) -> None:
         """Close the runtime, if one was made."""

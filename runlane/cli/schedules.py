@@ -50,7 +50,7 @@ def _list(program: Program) -> None:
             (
                 schedule.schedule_id,
                 schedule.task_id,
-                _cadence(schedule),
+                show.cadence_text(cadence.from_json(schedule.cadence)),
                 _state(schedule),
                 show.moment(_next(schedule)),
                 show.moment(schedule.last_at),
@@ -93,7 +93,7 @@ def _facts(found: ScheduleState) -> dict[str, object]:
         "task": found.task_id,
         "queue": found.queue,
         "environment": found.environment,
-        "cadence": _cadence(found),
+        "cadence": show.cadence_text(cadence.from_json(found.cadence)),
         "state": _state(found),
         "payload": dumps(found.payload),
         "next": show.moment(_next(found)),
@@ -183,16 +183,6 @@ def preview(program: Program, /, schedule: str, count: int) -> None:
 def _next(schedule: ScheduleState) -> datetime | None:
     """When it fires next, as far as anybody knows: a paused schedule keeps an occurrence that it may never fire."""
     return None if schedule.paused else schedule.next_at
-
-
-def _cadence(schedule: ScheduleState) -> str:
-    match cadence.from_json(schedule.cadence):
-        case cadence.Once(at=at):
-            return f"once at {show.moment(at)}"
-        case cadence.Every(interval=interval):
-            return f"every {show.span(interval)}"
-        case cadence.Cron(expression=expression, zone=zone):
-            return f"cron {expression} ({zone})"
 
 
 def _state(schedule: ScheduleState) -> str:

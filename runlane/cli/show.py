@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from runlane import codec
+from runlane.cadence import Cadence, Cron, Every, Once
 from runlane.events import Recorded
 from runlane.projections.attempts import Attempt
 from runlane.projections.occurrences import Occurrence
@@ -143,6 +144,22 @@ def span(length: timedelta | None) -> str:
             parts.append(f"{left // size} {unit}")
             left %= size
     return " ".join(parts[:2])
+
+
+def cadence_text(rule: Cadence) -> str:
+    """When a schedule fires."""
+    match rule:
+        case Once(at=at):
+            return f"once at {moment(at)}"
+        case Every(interval=interval):
+            return f"every {span(interval)}"
+        case Cron(expression=expression, zone=zone):
+            return f"cron {expression} ({zone})"
+
+
+def coloured(status: str) -> str:
+    """A status in its colour, for a line of text."""
+    return click.style(status, fg=_COLOURS.get(status))
 
 
 def run_row(run: Run) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import Any
 
@@ -11,11 +10,10 @@ import orjson
 from attrs import asdict
 
 from runlane.cli import completion, show
-from runlane.cli.options import Moment, actor_option, operator
+from runlane.cli.options import Moment, actor_option, operator, queue_named, queues_named
 from runlane.cli.program import Program, program_options
 from runlane.cli.progress import drain_progress
 from runlane.errors import ConfigurationInvalid, PayloadInvalid, RunlaneError
-from runlane.tasks import Queue
 
 
 @click.command(short_help="Create or upgrade the tables.")
@@ -59,12 +57,12 @@ def worker(
     app = program.started(tasks=True)
     made = app.worker(
         mode="drain" if drain else "poll",
-        queues=[_queue(app.registry.queues, name) for name in queues] or None,
+        queues=queues_named(app, queues),
         concurrency=concurrency,
         maintenance=not no_maintenance,
         poll_interval=poll_interval,
     )
-    _log(program)
+    program.log()
     if drain:
         with drain_progress(app, made):
             made.run()
@@ -74,19 +72,6 @@ def worker(
         show.json_lines([{"attempts": made.completed}])
     else:
         show.say(show.counted(made.completed, "attempt"))
-
-
-def _queue(known: Any, name: str) -> Queue:
-    if name not in known:
-        raise click.UsageError(f"there is no queue {name!r}; known are {', '.join(sorted(known))}")
-    queue: Queue = known[name]
-    return queue
-
-
-def _log(program: Program) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if program.debug else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
 
 
 @click.command(short_help="One maintenance pass.")
@@ -144,7 +129,7 @@ def trigger(
     found = app.trigger(
         task,
         _json("payload", sys.stdin.read() if payload == "-" else payload, PayloadInvalid),
-        queue=None if queue is None else _queue(app.registry.queues, queue),
+        queue=None if queue is None else queue_named(app, queue),
         actor=operator(actor),
         meta=_json("meta", meta, ConfigurationInvalid),
         **options,
