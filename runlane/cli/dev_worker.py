@@ -169,7 +169,13 @@ class _Ends(logging.Handler):
             attempts_log.removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tell of one attempt."""
+        """Tell of one attempt; that nobody reads it must not end the worker."""
+        try:
+            self._tell(record)
+        except Exception:
+            self.handleError(record)
+
+    def _tell(self, record: logging.LogRecord) -> None:
         before: Run = record.__dict__["before"]
         after: Run = record.__dict__["after"]
         assert before.lease is not None
