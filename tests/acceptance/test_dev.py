@@ -37,6 +37,13 @@ def stubborn(payload: None, context: Context) -> str:
         time.sleep(300)
     return "done"
 
+@task("polite")
+def polite(payload: None, context: Context) -> str:
+    print("polite begins", flush=True)
+    context.signal.wait(300)
+    time.sleep(0.5)  # what it takes to put things away
+    return "put away"
+
 @task("wrong")
 def wrong() -> None:
     raise ValueError("this is wrong")
@@ -44,7 +51,7 @@ def wrong() -> None:
 @task("clean", schedules=[Schedule("clean-daily", cron="0 3 * * *")])
 def clean() -> None: ...
 
-app = runlane.Runlane(URL, queues=[main, narrow], tasks=[greet, stubborn, wrong, clean])
+app = runlane.Runlane(URL, queues=[main, narrow], tasks=[greet, stubborn, polite, wrong, clean])
 """
 
 
@@ -55,6 +62,11 @@ def greet(name: str) -> str:
 
 @task("stubborn")
 def stubborn(payload: None, context: Context) -> None:
+    raise AssertionError("only the worker executes")
+
+
+@task("polite")
+def polite(payload: None, context: Context) -> None:
     raise AssertionError("only the worker executes")
 
 
@@ -75,8 +87,8 @@ class Dev:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            process_group=0,
         )
-        self.folder = folder
         self._lines: list[str] = []
         self._over = False
         self._changed = threading.Condition()
@@ -114,8 +126,8 @@ class Dev:
             assert self._changed.wait_for(lambda: self._over, 2 * PATIENCE), self.text
 
     def ctrl_c(self) -> int:
-        """Its exit code after an interrupt."""
-        self.process.send_signal(signal.SIGINT)
+        """Its exit code after an interrupt, which a terminal sends to every process that was started in it."""
+        os.killpg(self.process.pid, signal.SIGINT)
         self.is_over()
         return self.process.wait(PATIENCE)
 
@@ -152,7 +164,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def client(sqlite_url: str) -> Iterator[Runlane]:
     """Another process's view of the same runs."""
-    with Runlane(sqlite_url, queues=[Queue("main", default=True)], tasks=[greet, stubborn, wrong]) as app:
+    with Runlane(sqlite_url, queues=[Queue("main", default=True)], tasks=[greet, stubborn, polite, wrong]) as app:
         yield app
 
 
@@ -200,7 +212,7 @@ def test_it_says_what_it_works_on(folder: Path, sqlite_url: str) -> None:
         assert re.fullmatch(r"shop:app on .*runlane\.db.*tables are up to date.*, environment default", lines[0])
         assert lines[1:4] == [
             "  queues     main, narrow (limit 2)",
-            "  tasks      greet, stubborn, wrong, clean",
+            "  tasks      greet, stubborn, polite, wrong, clean",
             "  schedules  clean-daily cron 0 3 * * * (UTC)",
         ]
         assert dev.ctrl_c() == 0
@@ -245,13 +257,24 @@ def test_an_attempt_that_does_not_end_is_queued_again_at_a_reload(
         assert dev.ctrl_c() == 0
 
 
+def test_an_interrupt_lets_attempts_end(folder: Path, client: Runlane, sqlite_url: str) -> None:
+    save(folder / "shop.py", source("hello", sqlite_url))
+    with developing(folder, "--stop-timeout", "1h") as dev:
+        dev.says("^working;")
+        run = client.trigger(polite).run
+        dev.says("^polite begins")
+        assert dev.ctrl_c() == 0
+        assert client.runs.get(run.id).result == "put away"
+        dev.says("  polite  .*  succeeded  ")
+
+
 def test_a_second_interrupt_waits_for_no_attempt(folder: Path, client: Runlane, sqlite_url: str) -> None:
     save(folder / "shop.py", source("hello", sqlite_url))
     with developing(folder, "--stop-timeout", "1h") as dev:
         dev.says("^working;")
         run = client.trigger(stubborn).run
         dev.says("^stubborn begins")
-        dev.process.send_signal(signal.SIGINT)
+        os.killpg(dev.process.pid, signal.SIGINT)
         dev.says("^stopping; Ctrl-C again waits for no attempt")
         assert dev.ctrl_c() == 0
         assert client.runs.get(run.id).status is RunStatus.QUEUED
