@@ -56,13 +56,15 @@ class Page:
 class QueueState:
     """A queue and how many of its runs are in each status; statuses without runs are left out.
 
-    `control` is what was last decided about a pause, None if nothing ever was; `concurrency_limit` is this process's.
+    `control` is what was last decided about a pause, None if nothing ever was; `concurrency_limit` is this process's;
+    `reserved` are the slots set aside for runs that wait for their wakeup.
     """
 
     name: str
     runs: Mapping[RunStatus, int]
     control: QueueControl | None = None
     concurrency_limit: int | None = None
+    reserved: int = 0
 
     @property
     def paused(self) -> bool:
@@ -71,8 +73,8 @@ class QueueState:
 
     @property
     def occupied(self) -> int:
-        """How many slots are in use, over all concurrency keys: the leased runs."""
-        return sum(self.runs.get(status, 0) for status in LEASED)
+        """How many slots are in use, over all concurrency keys: the leased runs, and the reserved slots."""
+        return self.reserved + sum(self.runs.get(status, 0) for status in LEASED)
 
 
 def list_runs(

@@ -109,7 +109,7 @@ def _row(state: QueueState) -> dict[str, Any]:
     """A queue for programs; what does not apply to it is left out."""
     row: dict[str, Any] = {"queue": state.name, **{status.value: number for status, number in state.runs.items()}}
     if state.concurrency_limit is not None:
-        row |= {"concurrency_limit": state.concurrency_limit, "occupied": state.occupied}
+        row |= {"concurrency_limit": state.concurrency_limit, "occupied": state.occupied, "reserved": state.reserved}
     if state.control is not None and state.paused:
         control = state.control
         row |= {"paused": True, "since": control.updated_at, "actor": control.actor, "reason": control.reason}
@@ -118,7 +118,10 @@ def _row(state: QueueState) -> dict[str, Any]:
 
 def _slots(state: QueueState) -> str | None:
     """Occupied slots over all keys, and the limit of each key."""
-    return None if state.concurrency_limit is None else f"{state.occupied} (limit {state.concurrency_limit})"
+    if state.concurrency_limit is None:
+        return None
+    reserved = f", {state.reserved} reserved" if state.reserved else ""
+    return f"{state.occupied} (limit {state.concurrency_limit}{reserved})"
 
 
 def _pause(state: QueueState) -> list[str | None]:

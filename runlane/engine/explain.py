@@ -75,17 +75,24 @@ def _waiting(tx: Transaction, environment: str, run: Run, known: Surroundings, n
         reason = f" ({control.reason})" if control.reason else ""
         found.append(f"queue {run.queue} is paused by {control.actor} since {_span(now - control.updated_at)}{reason}")
     found += _limited(tx, environment, run, known)
-    alive = sessions.count_alive(tx, environment, now)
-    if not alive:
-        found.append("no worker is alive in this environment")
-    if known.tasks and run.task_id not in known.tasks:
-        found.append(f"the program that asks does not know task {run.task_id}; a worker that does has to be running")
+    found += _unworked(tx, environment, run, known, now)
     ahead = queries.count_ahead(tx, run, now, _MOST) if not found else 0
     if ahead == 1:
         found.append(f"one due run of queue {run.queue} comes before it")
     elif ahead:
         most = "at least " if ahead == _MOST else ""
         found.append(f"{most}{ahead:,} due runs of queue {run.queue} come before it")
+    return found
+
+
+def _unworked(tx: Transaction, environment: str, run: Run, known: Surroundings, now: datetime) -> list[str]:
+    """Whether any worker is there, and one that has its task."""
+    told = sessions.known_tasks(tx, environment, now)
+    if told is not None:
+        return [] if run.task_id in told else [f"no worker that is alive knows task {run.task_id}"]
+    found = [] if sessions.count_alive(tx, environment, now) else ["no worker is alive in this environment"]
+    if known.tasks and run.task_id not in known.tasks:
+        found.append(f"the program that asks does not know task {run.task_id}; a worker that does has to be running")
     return found
 
 

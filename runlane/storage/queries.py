@@ -165,6 +165,14 @@ def count_by_queue(tx: Transaction, environment: str) -> dict[str, dict[RunStatu
     return found
 
 
+def count_reserved(tx: Transaction, environment: str) -> dict[str, int]:
+    """How many slots of each queue are set aside for runs that nobody has claimed yet."""
+    c = _RUNS.c
+    mine = (c.environment == environment, c.reservation.is_not(None))
+    rows: Sequence[Any] = tx.execute(select(c.queue, func.count()).where(*mine).group_by(c.queue)).all()
+    return {row[0]: row[1] for row in rows}
+
+
 def count_events(tx: Transaction, environment: str) -> dict[str, int]:
     """How many events of each stored type the log holds for an environment; reads all of them."""
     c = _EVENTS.c

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from runlane import Actor, Queue, Runlane, RunNotFound, SettableClock
+from runlane import Actor, Queue, Runlane, RunNotFound, RunStatus, SettableClock
 from runlane.events import RunDispatchReserved
 from runlane.projections.runs import Run
 from runlane.storage import log
@@ -78,6 +78,8 @@ def test_a_reserved_slot_is_taken_and_its_holder_says_until_when(make_app: Make,
     full = f"queue narrow has reached its limit of 1: taken by {holder.id} (reserved)"
     assert app.runs.why(waiting.id) == (full,)
     assert "limit" not in " ".join(app.runs.why(other.id)), "another key has slots of its own"
+    (queue,) = app.queues.list()
+    assert (queue.occupied, queue.reserved, queue.runs) == (1, 1, {RunStatus.QUEUED: 3})
     clock.advance(HOUR)
     session_of(app)
     assert app.runs.why(holder.id)[-1].endswith("expired at 2026-01-01 01:00:00Z, and maintenance gives the slot back")
@@ -135,3 +137,15 @@ def test_a_task_that_nobody_here_knows_is_named(make_app: Make) -> None:
     run = app.trigger(echo, 1).run
     other = Runlane(app.lane, tasks=[hopeless]).start()
     assert "does not know task echo" in " ".join(other.runs.why(run.id))
+
+
+def test_a_task_that_no_worker_knows_is_named(make_app: Make, clock: SettableClock) -> None:
+    app = make_app(echo, clock=clock)
+    run = app.trigger(echo, 1).run
+    other = Runlane(app.lane, tasks=[hopeless], clock=clock).start()
+    session_of(other)
+    assert app.runs.why(run.id) == ("no worker that is alive knows task echo",)
+    session_of(app)
+    assert app.runs.why(run.id) == ("nothing holds it back: a worker claims it next",)
+    assert other.runs.why(run.id) == app.runs.why(run.id), "whoever asks: a worker knows it"
+    other._runtime.session().close()
