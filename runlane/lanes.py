@@ -84,6 +84,14 @@ class Lane:
     )
     name: str = field(default="lane", converter=_lane_name)
 
+    def __attrs_post_init__(self) -> None:
+        self.database.publishes = self.delivers
+
+    @property
+    def delivers(self) -> bool:
+        """Whether its transport carries one wakeup per run, to consumers that need no polling worker."""
+        return isinstance(self.transport, Publisher)
+
     @property
     def migrates_itself(self) -> bool:
         """Whether ``start()`` creates the tables: on the memory and SQLite lanes."""
@@ -115,7 +123,7 @@ class Lane:
         """Go on only if the lane promises what these definitions and the transport need; raises as ``require``."""
         for capability, what in _needs(registry):
             self.require(capability, what)
-        if isinstance(self.transport, Publisher):
+        if self.delivers:
             self.require(Capability.PERSISTS_OUTBOX, f"transport {self.transport.name}, which publishes,")
 
     def require_keys(self, created: RunCreated) -> None:

@@ -6,9 +6,12 @@ import threading
 from collections.abc import Sequence
 from enum import StrEnum
 
+from runlane.app import Runlane
+from runlane.engine.deliver import Delivery
 from runlane.errors import TransportUnavailable
-from runlane.transport import PublishOutcome, PublishStatus, Wakeup
+from runlane.tasks import Queue
 from runlane.transport.local import LocalTransport
+from runlane.wakeup import PublishOutcome, PublishStatus, Wakeup
 
 
 class Misbehaviour(StrEnum):
@@ -77,6 +80,13 @@ class RecordingTransport(LocalTransport):
                 return [PublishOutcome(_REFUSED[how], f"the transport was asked to {how}") for _ in wakeups]
             self._take(list(wakeups), how)
             return [PublishOutcome(PublishStatus.PUBLISHED) for _ in wakeups]
+
+    def deliver(self, app: Runlane, queues: Sequence[Queue] | None = None) -> list[Delivery]:
+        """Hand everything that waits to ``app.execute_delivery``, as a consumer of these queues would; what came of it.
+
+        Wakeups that are published meanwhile wait for the next call.
+        """
+        return [app.execute_delivery(wakeup, queues) for wakeup in self.take()]
 
     def take(self) -> list[Wakeup]:
         """What waits to be delivered; it waits no longer."""

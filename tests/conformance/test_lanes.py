@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from runlane import Lane, memory_lane, postgres_lane, sqlite_lane
+from runlane.storage.database import Database
+from runlane.testing import RecordingTransport
 from runlane.testing.conformance import LaneConformance
 
 
@@ -12,6 +14,14 @@ class TestMemory(LaneConformance):
     @pytest.fixture
     def lane(self) -> Lane:
         return memory_lane()
+
+
+class TestPublishing(LaneConformance):
+    """A lane whose runs are delivered by wakeups; polling workers work beside them."""
+
+    @pytest.fixture
+    def lane(self) -> Lane:
+        return Lane(Database("memory:"), RecordingTransport(), "publishing")
 
 
 class TestSqlite(LaneConformance):

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from runlane.lanes import lane_of
 from runlane.storage.database import Database
 from runlane.transport.local import LocalTransport
 from runlane.values import new_run_id
+from runlane.wakeup import Wakeup
 from tests.support import database_of, written
 
 ID = new_run_id()
@@ -80,6 +82,10 @@ CALLS: dict[str, tuple[Capability, Callable[[Any], Any]]] = {
     "run_now": (Capability.LEASES_RUNS, lambda app: app.run_now(plain)),
     "execute_next": (Capability.LEASES_RUNS, lambda app: app.execute_next()),
     "worker": (Capability.LEASES_RUNS, lambda app: app.worker("drain").run()),
+    "execute_delivery": (
+        Capability.LEASES_RUNS,
+        lambda app: app.execute_delivery(Wakeup("default", ID, "default", datetime.now(UTC))),
+    ),
     "tick": (Capability.LEASES_RUNS, lambda app: app.tick()),
     "runs.list": (Capability.OPERATOR_READS, lambda app: app.runs.list()),
     "runs.count": (Capability.OPERATOR_READS, lambda app: app.runs.count()),

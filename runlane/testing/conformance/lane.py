@@ -14,6 +14,7 @@ from runlane.aio import AsyncRunlane
 from runlane.app import Runlane
 from runlane.capabilities import Capability
 from runlane.clock import SettableClock
+from runlane.engine.deliver import DeliveryOutcome, IgnoreReason
 from runlane.errors import CapabilityUnsupported, PayloadInvalid, QueueCapacityExceeded, RunStateInvalid
 from runlane.lanes import Lane
 from runlane.projections.runs import Run
@@ -24,6 +25,7 @@ from runlane.testing.conformance.cases import PATIENCE, START, needs, skip_unpro
 from runlane.testing.conformance.refusals import CALLS, DEFINITIONS
 from runlane.testing.waits import wait_for_status
 from runlane.values import RunStatus, TriggerOutcome
+from runlane.wakeup import Wakeup
 
 NEVER = 3600.0  # seconds: who depends on polling does not see the end of the case
 PLAIN: Sequence[Task[..., Any]] = (
@@ -198,6 +200,16 @@ class LaneConformance:
         run = app.trigger(jobs.echo, 1).run
         wait_for_status(app, run, RunStatus.SUCCEEDED, PATIENCE)
         worker.stop()
+
+    @needs(Capability.LEASES_RUNS)
+    def test_a_wakeup_executes_its_run_once(self, make: Callable[..., Runlane], clock: SettableClock) -> None:
+        app = make()
+        run = app.trigger(jobs.echo, 1).run
+        wakeup = Wakeup(app.environment, run.id, run.queue, clock())
+        first, second = app.execute_delivery(wakeup), app.execute_delivery(wakeup)
+        assert (first.outcome, first.reason) == (DeliveryOutcome.EXECUTED, None), f"the wakeup led to {first}"
+        assert (second.outcome, second.reason) == (DeliveryOutcome.IGNORED, IgnoreReason.TERMINAL)
+        assert app.runs.get(run.id).counters.attempts == 1, "a doubled wakeup executed the run twice"
 
     @needs(Capability.LEASES_RUNS, Capability.ENFORCES_IDEMPOTENCY)
     def test_a_repeated_trigger_finds_its_run(self, make: Callable[..., Runlane]) -> None:

@@ -209,7 +209,7 @@ class LeaseCases(StorageCases):
         """Take back what the run's session holds, if it has expired; how many runs."""
         assert leased.lease is not None
         session_id = leased.lease.session_id
-        return store.transact(lambda tx: lease.recover_session(tx, session_id, lambda _: 3, MAX_EVENTS))[0]
+        return store.transact(lambda tx: lease.recover_session(tx, session_id, lambda _: 3, MAX_EVENTS)).runs
 
 
 @needs(Capability.LEASES_RUNS, Capability.ENFORCES_QUEUE_CONCURRENCY)

@@ -10,8 +10,9 @@ import pytest
 from runlane.errors import TransportUnavailable
 from runlane.testing.conformance.cases import QUEUE, START, together
 from runlane.testing.conformance.transport import HERE, DoorbellCases
-from runlane.transport import Publisher, PublishOutcome, PublishStatus, Wakeup
+from runlane.transport import Publisher
 from runlane.values import new_run_id
+from runlane.wakeup import PublishOutcome, PublishStatus, Wakeup
 
 
 def wakeups(count: int, queue: str = QUEUE, **options: dict[str, str]) -> list[Wakeup]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runlane.testing.conformance.deliveries import OutboxCases
 from runlane.testing.conformance.histories import HistoryCases
 from runlane.testing.conformance.leases import CapacityCases, LeaseCases
 from runlane.testing.conformance.ownership import IdempotencyCases, SingletonCases
@@ -14,6 +15,7 @@ class StorageConformance(
     SingletonCases,
     LeaseCases,
     CapacityCases,
+    OutboxCases,
     OccurrenceCases,
     PruneCases,
     ReadCases,
