@@ -23,16 +23,20 @@ _OF_A_TRANSPORT = ("start", "close", "ring", "listen", "unlisten")
 
 
 def _storage(value: Database) -> Database:
+    _check_storage(value)
+    return value
+
+
+def _check_storage(value: object) -> None:
     if not isinstance(value, Database):
         what = value.__name__ if isinstance(value, type) else type(value).__name__
         raise ConfigurationInvalid(f"storage of a lane must be a Database, such as Database(url); got {what}")
-    promised = value.capabilities
+    promised, name = value.capabilities, type(value).__name__
     if unknown := sorted(str(flag) for flag in promised if flag not in OF_THE_STORAGE):
-        raise ConfigurationInvalid(f"storage {type(value).__name__} promises what no storage can: {', '.join(unknown)}")
+        raise ConfigurationInvalid(f"storage {name} promises what no storage can: {', '.join(unknown)}")
     if len(promised & WHERE_STATE_LIVES) != 1:
         wanted = " or ".join(sorted(WHERE_STATE_LIVES))
-        raise ConfigurationInvalid(f"storage {type(value).__name__} must promise one of {wanted}, and not both")
-    return value
+        raise ConfigurationInvalid(f"storage {name} must promise one of {wanted}, and not both")
 
 
 def _transport(value: Transport) -> Transport:

@@ -76,8 +76,8 @@ class RecordingTransport(LocalTransport):
             how = self._misbehaviour()
             if how is Misbehaviour.UNAVAILABLE:
                 raise TransportUnavailable("the transport was asked to be unavailable")
-            if how in _REFUSED:
-                return [PublishOutcome(_REFUSED[how], f"the transport was asked to {how}") for _ in wakeups]
+            if how is not None and (refused := _REFUSED.get(how)) is not None:
+                return [PublishOutcome(refused, f"the transport was asked to {how}") for _ in wakeups]
             self._take(list(wakeups), how)
             return [PublishOutcome(PublishStatus.PUBLISHED) for _ in wakeups]
 

@@ -36,15 +36,12 @@ def queued_run(app: Runlane, task: Task[..., Any] | str, payload: Any = None, **
 
 
 def scheduled_run(
-    app: Runlane,
-    task: Task[..., Any] | str,
-    payload: Any = None,
-    *,
-    delay: timedelta | str = "1h",
-    **options: Unpack[TriggerOptions],
+    app: Runlane, task: Task[..., Any] | str, payload: Any = None, **options: Unpack[TriggerOptions]
 ) -> Run:
-    """A run that is not to start before `delay` has passed."""
-    return app.trigger(task, payload, **{**options, "delay": delay}).run
+    """A run that is not to start before its time, which is in an hour unless `run_at` or `delay` say otherwise."""
+    if options.get("run_at") is None:
+        options.setdefault("delay", "1h")
+    return app.trigger(task, payload, **options).run
 
 
 def running_run(
@@ -66,11 +63,11 @@ def released_run(
     task: Task[..., Any] | str,
     payload: Any = None,
     *,
-    delay: timedelta | str = "1h",
+    released_for: timedelta | str = "1h",
     **options: Unpack[TriggerOptions],
 ) -> Run:
-    """A run whose handler released it for `delay`."""
-    outcome = Released(delay=duration("delay", delay), reason="released by a test")
+    """A run whose handler released it."""
+    outcome = Released(delay=duration("released_for", released_for), reason="released by a test")
     return _attempt(app, task, payload, options, outcome)
 
 

@@ -11,7 +11,7 @@ import pytest
 import runlane
 from runlane import codec
 from runlane.errors import ErrorCode
-from runlane.lanes import Capability
+from runlane.capabilities import Capability
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]

@@ -81,7 +81,8 @@ def test_what_an_attempt_came_to_is_told(app: Runlane) -> None:
 def test_waiting_runs_are_due_when_they_are_asked_to_be(app: Runlane, clock: SettableClock) -> None:
     hour = clock() + timedelta(hours=1)
     assert testing.scheduled_run(app, handler, delay="1h").due_at == hour
-    assert testing.released_run(app, handler, delay="1h").due_at == hour
+    assert testing.released_run(app, handler, released_for="1h").due_at == hour
+    assert testing.scheduled_run(app, handler, run_at=hour).due_at == hour
     run = testing.retrying_run(app, handler)
     assert run.due_at is not None
     assert abs(run.due_at - hour) <= timedelta(minutes=6)  # the policy's own jitter

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from runlane.aio import AsyncRunlane
 from runlane.app import Runlane
@@ -18,14 +19,15 @@ from runlane.engine.deliver import DeliveryOutcome, IgnoreReason
 from runlane.errors import CapabilityUnsupported, PayloadInvalid, QueueCapacityExceeded, RunStateInvalid
 from runlane.lanes import Lane
 from runlane.projections.runs import Run
-from runlane.tasks import Queue, Task
+from runlane.storage import tables
+from runlane.tasks import Queue, Task, task
 from runlane.testing.assertions import drain
 from runlane.testing.conformance import jobs
 from runlane.testing.conformance.cases import PATIENCE, START, needs, skip_unpromised
 from runlane.testing.conformance.refusals import CALLS, DEFINITIONS
 from runlane.testing.waits import wait_for_status
 from runlane.values import RunStatus, TriggerOutcome
-from runlane.wakeup import Wakeup
+from runlane.wakeup import OutboxStatus, Wakeup
 
 NEVER = 3600.0  # seconds: who depends on polling does not see the end of the case
 PLAIN: Sequence[Task[..., Any]] = (
@@ -201,6 +203,14 @@ class LaneConformance:
         wait_for_status(app, run, RunStatus.SUCCEEDED, PATIENCE)
         worker.stop()
 
+    def test_what_is_triggered_is_published_if_the_lane_delivers(self, make: Callable[..., Runlane]) -> None:
+        app = make()
+        app.trigger(jobs.echo, 1)
+        with app.lane.database.read() as tx:
+            found = list(tx.execute(select(tables.outbox.c.status)).scalars())
+        wanted = [OutboxStatus.PUBLISHED] if app.lane.delivers else []
+        assert found == wanted, f"the outbox should hold {wanted} after a trigger, it holds {found}"
+
     @needs(Capability.LEASES_RUNS)
     def test_a_wakeup_executes_its_run_once(self, make: Callable[..., Runlane], clock: SettableClock) -> None:
         app = make()
@@ -234,7 +244,7 @@ class LaneConformance:
         app = make(jobs.few)
         inside: list[str] = []
 
-        @jobs.task("conformance.holding", queue=jobs.FEW)
+        @task("conformance.holding", queue=jobs.FEW)
         def holding() -> str:
             with pytest.raises(QueueCapacityExceeded):
                 holder.run_now(jobs.few)
@@ -294,7 +304,7 @@ class LaneConformance:
     ) -> None:
         other, held = make(on=another_lane), threading.Event()
 
-        @jobs.task("conformance.vanishing")
+        @task("conformance.vanishing")
         def vanishing() -> str:
             if not held.is_set():
                 held.set()

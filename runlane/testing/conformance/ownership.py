@@ -54,7 +54,7 @@ class IdempotencyCases(StorageCases):
 
     def test_of_many_triggers_with_one_key_one_creates(self, store: Store) -> None:
         for n in range(4):
-            works = [lambda n=n: store.trigger(new(idempotency_key=f"k{n}"))[0] for _ in range(4)]  # type: ignore[misc]
+            works = [lambda n=n: store.trigger(new(idempotency_key=f"k{n}"))[0] for _ in range(4)]
             done = together(works)
             assert len(created(done)) == 1, f"{len(created(done))} of 4 triggers with one key made a run"
             assert len({one.run.id for one in done}) == 1, "the others have to be given the run that was made"
@@ -62,7 +62,7 @@ class IdempotencyCases(StorageCases):
     def test_two_batches_with_the_same_keys_do_not_wait_in_a_circle(self, store: Store) -> None:
         keys = [f"k{n}" for n in range(8)]
         works = [
-            lambda order=order: store.trigger(*(new(idempotency_key=key) for key in order))  # type: ignore[misc]
+            lambda order=order: store.trigger(*(new(idempotency_key=key) for key in order))
             for order in (keys, keys[::-1], keys[4:] + keys[:4])
         ]
         done = [one for batch in together(works) for one in batch]
@@ -131,7 +131,7 @@ class SingletonCases(StorageCases):
 
     def test_of_many_triggers_of_a_singleton_one_creates(self, store: Store) -> None:
         for n in range(4):
-            works = [lambda n=n: store.trigger(new(singleton_key=f"s{n}"))[0] for _ in range(4)]  # type: ignore[misc]
+            works = [lambda n=n: store.trigger(new(singleton_key=f"s{n}"))[0] for _ in range(4)]
             done = together(works)
             assert len(created(done)) == 1, f"{len(created(done))} of 4 triggers of one singleton made a run"
 
