@@ -67,3 +67,35 @@ def test_a_suite_without_its_fixture_says_what_to_provide(tmp_path: Path) -> Non
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "needs a fixture `storage` that returns a Database" in done.stdout
+
+
+OWN_TIME = """
+import pytest
+from runlane.storage.database import Database
+from runlane.testing.conformance import StorageConformance
+
+class OwnTime(Database):
+    def join(self, connection, clock=None):
+        return super().join(connection)
+
+class TestOwnTime(StorageConformance):
+    @pytest.fixture
+    def storage(self):
+        return OwnTime("memory:")
+"""
+
+
+def test_assertions_of_the_suites_say_what_differed(tmp_path: Path) -> None:
+    """As those of a test module do: the plugin asks pytest for it, however it is loaded."""
+    (tmp_path / "test_own_time.py").write_text(OWN_TIME)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "runlane.pytest_plugin", "-k", "injected_clock", str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "assert datetime.datetime(" in done.stdout
+    assert "== datetime.datetime(2026, 1, 1" in done.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -233,3 +235,9 @@ def test_doubled_and_reordered_wakeups(publishing: Runlane, transport: Recording
 def rows(app: Runlane) -> list[OutboxStatus]:
     with app.lane.database.engine.connect() as connection:
         return [OutboxStatus(row[0]) for row in connection.exec_driver_sql("select status from outbox")]
+
+
+def test_only_the_suites_need_pytest() -> None:
+    """A program may use the kit in a script, or under another test runner."""
+    code = "import sys, runlane.testing; sys.exit('pytest' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
