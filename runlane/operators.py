@@ -52,6 +52,8 @@ class Runs:
         queues: Sequence[Queue | str] | None = None,
         correlation_id: str | None = None,
         idempotency_key: str | None = None,
+        singleton_key: str | None = None,
+        concurrency_key: str | None = None,
         source_run_id: UUID | str | None = None,
         parent_run_id: UUID | str | None = None,
         schedule_id: str | None = None,
@@ -75,6 +77,8 @@ class Runs:
             queues=queues,
             correlation_id=correlation_id,
             idempotency_key=idempotency_key,
+            singleton_key=singleton_key,
+            concurrency_key=concurrency_key,
             source_run_id=source_run_id,
             parent_run_id=parent_run_id,
             schedule_id=schedule_id,
@@ -84,12 +88,15 @@ class Runs:
         with self._runtime.reading() as tx:
             return reading.list_runs(tx, self._runtime.environment, wanted, limit, cursor, order)
 
-    def count(self, *, tasks: Sequence[Task[..., Any] | str] | None = None) -> dict[RunStatus, int]:
-        """How many runs (of `tasks`) are in each status; reads every run of the environment."""
+    def count(self, **where: Unpack[Where]) -> dict[RunStatus, int]:
+        """How many runs that match `where` (the conditions of ``list``) are in each status.
+
+        It reads every run of the environment.
+        """
         self._runtime.lane.require(Capability.OPERATOR_READS, "runs.count")
-        ids = reading.task_ids(tasks)
+        wanted = reading.run_filter(**where)
         with self._runtime.reading() as tx:
-            return queries.count_by_status(tx, self._runtime.environment, ids)
+            return queries.count_by_status(tx, self._runtime.environment, wanted)
 
     def events(self, id: UUID | str) -> tuple[Recorded, ...]:
         """The history of a run, by sequence.

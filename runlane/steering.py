@@ -157,10 +157,14 @@ class Queues:
         self._runtime.lane.require(Capability.OPERATOR_READS, "queues.list")
         with self._runtime.reading() as tx:
             counts = queries.count_by_queue(tx, self._runtime.environment)
+            reserved = queries.count_reserved(tx, self._runtime.environment)
             controls = {control.name: control for control in queues.queues_of(tx, self._runtime.environment)}
         limits = self._runtime.registry.limits()
         names = sorted({*counts, *controls, *self._runtime.registry.queues})
-        return tuple(QueueState(name, counts.get(name, {}), controls.get(name), limits.get(name)) for name in names)
+        return tuple(
+            QueueState(name, counts.get(name, {}), controls.get(name), limits.get(name), reserved.get(name, 0))
+            for name in names
+        )
 
     def pause(
         self, queue: Queue | str, *, reason: str | None = None, actor: Actor | None = None

@@ -149,8 +149,9 @@ class HistoryCases(StorageCases):
         change = birth()
         store.append(change)
         assert store.read(lambda tx: queries.get_run(tx, "elsewhere", change.after.id)) is None
-        assert store.read(lambda tx: queries.count_by_status(tx, "elsewhere")) == {}
-        counted = store.read(lambda tx: queries.count_by_status(tx, ENVIRONMENT))
+        everything = queries.RunFilter()
+        assert store.read(lambda tx: queries.count_by_status(tx, "elsewhere", everything)) == {}
+        counted = store.read(lambda tx: queries.count_by_status(tx, ENVIRONMENT, everything))
         assert counted == {RunStatus.QUEUED: 1}, f"one run was queued; counted: {counted}"
 
     def test_faults_are_runlanes_own(self, store: Store) -> None:
