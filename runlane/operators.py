@@ -10,6 +10,7 @@ from uuid import UUID
 
 from runlane import bulk, pruning, reading, requests
 from runlane.bulk import Bulk
+from runlane.capabilities import Capability
 from runlane.engine import explain, operate, prune, trigger
 from runlane.errors import ConfigurationInvalid, RunNotFound
 from runlane.events import Recorded
@@ -69,6 +70,7 @@ class Runs:
             cursor: ``next_cursor`` of the page before, with the same conditions.
             order: ``newest`` or ``oldest`` first.
         """
+        self._runtime.lane.require(Capability.OPERATOR_READS, "runs.list")
         wanted = reading.run_filter(
             statuses=statuses,
             tasks=tasks,
@@ -91,6 +93,7 @@ class Runs:
 
         It reads every run of the environment.
         """
+        self._runtime.lane.require(Capability.OPERATOR_READS, "runs.count")
         wanted = reading.run_filter(**where)
         with self._runtime.reading() as tx:
             return queries.count_by_status(tx, self._runtime.environment, wanted)
@@ -101,6 +104,7 @@ class Runs:
         Raises:
             RunNotFound: there is no such run.
         """
+        self._runtime.lane.require(Capability.READS_RUN_HISTORY, "runs.events")
         wanted = run_id(id)
         with self._runtime.reading() as tx:
             events = log.read_stream(tx, wanted)
@@ -122,6 +126,7 @@ class Runs:
         Raises:
             RunNotFound: there is no such run.
         """
+        self._runtime.lane.require(Capability.OPERATOR_READS, "runs.why")
         run, registry = self.get(id), self._runtime.registry
         known = explain.Surroundings(frozenset(registry.tasks), registry.limits())
         with self._runtime.reading() as tx:
@@ -133,6 +138,8 @@ class Runs:
         """The active run of `task` with this key, if there is one now; it may have ended when you look at it."""
         if (idempotency_key is None) == (singleton_key is None):
             raise ConfigurationInvalid("find_active needs exactly one of idempotency_key and singleton_key")
+        needed = Capability.ENFORCES_SINGLETON if idempotency_key is None else Capability.ENFORCES_IDEMPOTENCY
+        self._runtime.lane.require(needed, "runs.find_active")
         task_id = self._runtime.registry.task(task).id
         with self._runtime.reading() as tx:
             if singleton_key is not None:
@@ -142,6 +149,7 @@ class Runs:
 
     def find_current(self, task: Task[..., Any] | str, idempotency_key: str) -> Run | None:
         """The run that a trigger with this key would be given now: active, or ended and within its retention."""
+        self._runtime.lane.require(Capability.ENFORCES_IDEMPOTENCY, "runs.find_current")
         task_id = self._runtime.registry.task(task).id
         with self._runtime.reading() as tx:
             return trigger.find_current(tx, self._runtime.environment, task_id, idempotency_key)
@@ -299,6 +307,7 @@ class Runs:
             ConfigurationInvalid: a status that is not terminal, or another argument that is not valid.
             InvariantViolation: the history of a run is damaged; nothing is removed.
         """
+        self._runtime.lane.require(Capability.PRUNES_RUNS, "runs.prune")
         environment, by = self._runtime.environment, requests.actor_of(actor)
         old = pruning.old_runs(environment, older_than, statuses, limit, cursor)
         if dry_run:
@@ -325,6 +334,7 @@ class IdempotencyKeys:
         Raises:
             RunStateInvalid: the owner is active.
         """
+        self._runtime.lane.require(Capability.ENFORCES_IDEMPOTENCY, "idempotency_keys.reset")
         runtime, said = self._runtime, requests.said(actor, reason)
         task_id, wanted = runtime.registry.task(task).id, identifier("idempotency_key", key)
         return runtime.transact(lambda tx: operate.reset_key(tx, runtime.environment, task_id, wanted, said))
@@ -338,6 +348,7 @@ class Audit:
 
     def count(self) -> dict[str, int]:
         """How many events of each type the log holds for this environment; reads all of them."""
+        self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.count")
         with self._runtime.reading() as tx:
             return queries.count_events(tx, self._runtime.environment)
 
@@ -346,6 +357,7 @@ class Audit:
 
         `progress` is called with the number of events folded so far.
         """
+        self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.verify")
         self._runtime.start()
         with self._runtime.database.snapshot() as tx:
             if id is None:
