@@ -57,6 +57,7 @@ class Inline:
 
         Raises:
             LeaseLost: the attempt took longer than the session lived; its outcome was dropped.
+            KeyboardInterrupt: it came while the handler was executed in the main thread; the run is queued again.
         """
         execution = Execution(run, self._runtime.registry.tasks[run.task_id])
         place = (run.id, execution.context.attempt)
@@ -68,6 +69,8 @@ class Inline:
         finally:
             with self._lock:
                 del self._active[place]
+        if execution.interrupt is not None:
+            raise execution.interrupt
         if after is None:
             raise LeaseLost(f"run {run.id}: the lease was lost during the attempt; its outcome was dropped")
         if after.queue in self._runtime.registry.limits():
