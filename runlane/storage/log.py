@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Text, and_, bindparam, cast, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -76,7 +76,9 @@ def append_runs(tx: Transaction, changes: Sequence[Change]) -> set[UUID]:
         steps.sort(key=lambda change: change.after.id)  # one lock order for everybody
         expected = [change.before.sequence for change in steps if change.before is not None]
         states = [rows.state_values(change.after) for change in steps]
-        won = tx.dialect.update_runs(tx.connection, expected, states, _event_rows(steps))
+        events = _event_rows(steps)
+        won = tx.dialect.update_runs(tx.connection, expected, states, events)
+        tx.written.extend(events if len(won) == len(steps) else (event for event in events if event[0] in won))
         lost |= {change.after.id for change in steps} - won
     return lost
 
@@ -92,7 +94,7 @@ def append_singleton(tx: Transaction, change: Change) -> bool:
     with _unique_ids():
         if not tx.dialect.insert_singleton(tx.connection, rows.birth_values(change.after)):
             return False
-    tx.dialect.insert_events(tx.connection, _event_rows([change]))
+    _insert_events(tx, _event_rows([change]))
     return True
 
 
@@ -141,7 +143,7 @@ def append_schedule(tx: Transaction, change: ScheduleChange) -> bool:
     """
     if not _write_schedule(tx, change):
         return False
-    tx.dialect.insert_events(tx.connection, _event_rows([change]))
+    _insert_events(tx, _event_rows([change]))
     fired = [
         {
             "environment": change.after.environment,
@@ -162,7 +164,7 @@ def reset_key(tx: Transaction, record: Recorded, event: IdempotencyReset) -> Non
     """Write that a key was freed; the caller has locked the key's row."""
     freed = _owned(record.environment, event.task_id, event.key, event.run_id)
     tx.execute(update(tables.idempotency_keys).where(freed).values(reset_at=record.occurred_at))
-    tx.dialect.insert_events(tx.connection, _encoded([record]))
+    _insert_events(tx, _encoded([record]))
 
 
 def length(tx: Transaction, stream_id: UUID) -> int:
@@ -184,7 +186,7 @@ def append_queue(tx: Transaction, change: QueueChange) -> bool:
         key = (table.c.environment == change.after.environment) & (table.c.name == change.after.name)
         won = tx.execute(update(table).where(key, guard).values(**values)).rowcount == 1
     if won:
-        tx.dialect.insert_events(tx.connection, _event_rows([change]))
+        _insert_events(tx, _event_rows([change]))
     return won
 
 
@@ -207,7 +209,7 @@ def append_environment(
     sequence, at = (1, at) if last is None else (last.sequence + 1, max(at, last.occurred_at))
     record = Recorded(stream_id, sequence, event, at, environment, actor)
     try:
-        tx.dialect.insert_events(tx.connection, _encoded([record]))
+        _insert_events(tx, _encoded([record]))
     except IntegrityError as error:
         if not faults.is_duplicate(error):
             raise
@@ -215,9 +217,36 @@ def append_environment(
     return record
 
 
+def is_stored(tx: Transaction, event: EventRow, patience: float) -> bool:
+    """Whether the transaction that appended this very event was committed; waits for it at most `patience` seconds.
+
+    To look would not do: it may still be about to commit.  To append the event once more has to wait for it.
+    """
+    if tx.dialect.name == "postgresql":
+        tx.connection.exec_driver_sql(f"set local lock_timeout = {max(1, int(patience * 1000))}")
+    once_more = tx.connection.begin_nested()
+    try:
+        tx.dialect.insert_events(tx.connection, [event])
+        return False
+    except IntegrityError:  # one stands there; is it this one?
+        pass
+    finally:
+        once_more.rollback()
+    names = ("stream_id", "sequence", "type", "version", "occurred_at", "environment", "actor")
+    stored = select(*(_EVENTS[name] for name in names), cast(_EVENTS.data, Text))
+    place = (_EVENTS.stream_id == event[0]) & (_EVENTS.sequence == event[1])
+    return tuple(tx.execute(stored.where(place)).one()) == event
+
+
 def read_stream(tx: Transaction, stream_id: UUID) -> tuple[Recorded, ...]:
     """The events of one stream, by sequence."""
     return tuple(recorded(row) for row in tx.execute(_STREAM, {"stream_id": stream_id}))
+
+
+def read_after(tx: Transaction, stream_id: UUID, sequence: int, limit: int) -> tuple[Recorded, ...]:
+    """The first events of a stream behind this sequence."""
+    statement = _STREAM.where(_EVENTS.sequence > sequence).limit(limit)
+    return tuple(recorded(row) for row in tx.execute(statement, {"stream_id": stream_id}))
 
 
 def read_newest(tx: Transaction, stream_id: UUID, kinds: Sequence[type[Event]]) -> Generator[Recorded, None, None]:
@@ -298,9 +327,15 @@ def _give_birth(tx: Transaction, births: Sequence[Change]) -> set[UUID]:
 def _insert_births(tx: Transaction, births: Sequence[Change]) -> None:
     if not births:
         return
-    runs = [rows.birth_values(change.after) for change in births]
+    runs, events = [rows.birth_values(change.after) for change in births], _event_rows(births)
     with _unique_ids():
-        tx.dialect.insert_runs(tx.connection, runs, _event_rows(births))
+        tx.dialect.insert_runs(tx.connection, runs, events)
+    tx.written.extend(events)
+
+
+def _insert_events(tx: Transaction, events: Sequence[EventRow]) -> None:
+    tx.dialect.insert_events(tx.connection, events)
+    tx.written.extend(events)
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from runlane.storage import tables
 from runlane.storage.transaction import Transaction
@@ -16,12 +17,11 @@ _SESSIONS = tables.sessions
 def open_session(
     tx: Transaction, session_id: UUID, environment: str, worker_id: str, now: datetime, expires_at: datetime
 ) -> None:
-    """Register a worker process."""
-    tx.execute(
-        insert(_SESSIONS).values(
-            id=session_id, environment=environment, worker_id=worker_id, started_at=now, expires_at=expires_at
-        )
-    )
+    """Register a worker process; a second time after a commit that nobody heard of changes its expiry only."""
+    new = (postgresql if tx.dialect.name == "postgresql" else sqlite).insert(_SESSIONS)
+    values = {"environment": environment, "worker_id": worker_id, "started_at": now, "expires_at": expires_at}
+    statement = new.values(id=session_id, **values)
+    tx.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"expires_at": expires_at}))
 
 
 def exists(tx: Transaction, session_id: UUID) -> bool:
