@@ -24,11 +24,9 @@ from sqlalchemy.exc import IntegrityError
 from runlane import codec, jsontext
 from runlane.decisions import Change, QueueChange, environment_stream
 from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
-from runlane.events import EnvironmentEvent, Event, IdempotencyReset, Recorded, ScheduleFired
-from runlane.projections.queues import QueueControl
-from runlane.projections.schedules import ScheduleState
+from runlane.events import EnvironmentEvent, Event, IdempotencyReset, Recorded, RunDeliveryRequested, ScheduleFired
 from runlane.schedule_decisions import ScheduleChange
-from runlane.storage import faults, rows, tables
+from runlane.storage import faults, outbox, rows, tables
 from runlane.storage.dialect import EventRow
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor
@@ -79,6 +77,7 @@ def append_runs(tx: Transaction, changes: Sequence[Change]) -> set[UUID]:
         events = _event_rows(steps)
         won = tx.dialect.update_runs(tx.connection, expected, states, events)
         tx.written.extend(events if len(won) == len(steps) else (event for event in events if event[0] in won))
+        _ask_for_delivery(tx, [change for change in steps if change.after.id in won])
         lost |= {change.after.id for change in steps} - won
     return lost
 
@@ -95,6 +94,7 @@ def append_singleton(tx: Transaction, change: Change) -> bool:
         if not tx.dialect.insert_singleton(tx.connection, rows.birth_values(change.after)):
             return False
     _insert_events(tx, _event_rows([change]))
+    _ask_for_delivery(tx, [change])
     return True
 
 
@@ -177,7 +177,7 @@ def append_queue(tx: Transaction, change: QueueChange) -> bool:
 
     Returns whether it won; if somebody else moved the queue first, nothing is written.
     """
-    table, values = tables.queues, queue_values(change.after)
+    table, values = tables.queues, rows.queue_values(change.after)
     if change.before is None:
         new = (postgresql if tx.dialect.name == "postgresql" else sqlite).insert(table).values(**values)
         won = tx.execute(new.on_conflict_do_nothing().returning(table.c.stream_id)).first() is not None
@@ -331,11 +331,19 @@ def _insert_births(tx: Transaction, births: Sequence[Change]) -> None:
     with _unique_ids():
         tx.dialect.insert_runs(tx.connection, runs, events)
     tx.written.extend(events)
+    _ask_for_delivery(tx, births)
 
 
 def _insert_events(tx: Transaction, events: Sequence[EventRow]) -> None:
     tx.dialect.insert_events(tx.connection, events)
     tx.written.extend(events)
+
+
+def _ask_for_delivery(tx: Transaction, changes: Sequence[Change]) -> None:
+    """Where the transport carries one wakeup per run: each event that asks for one has its row in the outbox."""
+    if tx.publishes:
+        asked = [(c.after, r) for c in changes for r in c.records if isinstance(r.event, RunDeliveryRequested)]
+        outbox.enqueue(tx, (outbox.Requested(run, record.sequence, record.occurred_at) for run, record in asked))
 
 
 @contextmanager
@@ -379,20 +387,10 @@ def _encoded(records: Iterable[Recorded]) -> list[EventRow]:
 
 
 def _write_schedule(tx: Transaction, change: ScheduleChange) -> bool:
-    table, values = tables.schedules, schedule_values(change.after)
+    table, values = tables.schedules, rows.schedule_values(change.after)
     if change.before is not None:
         guard = (table.c.stream_id == change.after.stream_id) & (table.c.sequence == change.before.sequence)
         return tx.execute(update(table).where(guard).values(**values)).rowcount == 1
     # Two processes that are deployed at the same moment register the same schedule: the database picks one.
     new = (postgresql if tx.dialect.name == "postgresql" else sqlite).insert(table).values(**values)
     return tx.execute(new.on_conflict_do_nothing().returning(table.c.stream_id)).first() is not None
-
-
-def schedule_values(state: ScheduleState) -> dict[str, Any]:
-    """The row of a schedule, by column."""
-    return {column.name: getattr(state, column.name) for column in tables.schedules.columns}
-
-
-def queue_values(state: QueueControl) -> dict[str, Any]:
-    """The row of a queue, by column."""
-    return {column.name: getattr(state, column.name) for column in tables.queues.columns}

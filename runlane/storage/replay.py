@@ -18,7 +18,7 @@ from runlane.events import IdempotencyReset, ScheduleFired
 from runlane.projections import queues as queue_fold
 from runlane.projections import runs as run_fold
 from runlane.projections import schedules as schedule_fold
-from runlane.storage import log, rows, tables
+from runlane.storage import log, outbox, rows, tables
 from runlane.storage.log import Stream
 from runlane.storage.transaction import Transaction
 
@@ -87,6 +87,10 @@ def verify(
         for stream in streams:
             counts["events"] += len(stream.records)
             differences.extend(_compare_reset(tx, stream))
+    differences.extend(
+        Difference(run_id, sequence, "outbox", "present", "an event run.delivery_requested at this place")
+        for run_id, sequence in outbox.orphans(tx, environment, most)
+    )
     return _verification(counts, differences[:most])
 
 
@@ -152,7 +156,7 @@ def _compare_schedule(tx: Transaction, stream: Stream | None, row: dict[str, Any
         return [_illegal(stream, error)]
     if row is None:
         return [Difference(state.stream_id, state.sequence, "row", "absent", "present")]
-    differences = _fields(state.stream_id, state.sequence, row, log.schedule_values(state))
+    differences = _fields(state.stream_id, state.sequence, row, rows.schedule_values(state))
     table = tables.occurrences
     found = tx.execute(
         select(table.c.scheduled_for, table.c.id, table.c.run_id).where(
@@ -182,7 +186,7 @@ def _compare_queue(_: Transaction, stream: Stream | None, row: dict[str, Any] | 
         return [_illegal(stream, error)]
     if row is None:
         return [Difference(state.stream_id, state.sequence, "row", "absent", "present")]
-    return _fields(state.stream_id, state.sequence, row, log.queue_values(state))
+    return _fields(state.stream_id, state.sequence, row, rows.queue_values(state))
 
 
 #: What is compared: how it is counted, how its event types begin, the key of its table, and how.

@@ -14,11 +14,13 @@ from attrs import field, frozen
 from runlane import AsyncRunlane, Queue, Runlane, Schedule, SettableClock, TickReport, task
 from runlane.bulk import Bulk
 from runlane.engine import lease
+from runlane.engine.deliver import Delivery
 from runlane.engine.lease import Holder
 from runlane.engine.trigger import Triggered
 from runlane.projections.runs import Run
 from runlane.pruning import Pruned
 from runlane.storage import sessions
+from runlane.wakeup import Wakeup
 from tests.engine.tasks import echo, flaky
 from tests.support import SECOND, database_of
 
@@ -198,6 +200,12 @@ def one_due(task: Any) -> Prepare:
     return prepare
 
 
+def delivery(app: Runlane, clock: SettableClock) -> Prepared:
+    """The wakeup of a run that is due."""
+    run = app.trigger(echo, 1).run
+    return (Wakeup(app.environment, run.id, run.queue, clock()),), {}
+
+
 def three_due(app: Runlane, clock: SettableClock) -> Prepared:
     """Work for a worker that drains."""
     app.trigger_many(echo, [1, 2, 3])
@@ -249,6 +257,7 @@ OPERATIONS = [
     Operation("execute_next", "execute_next", one_due(echo), steps=True),
     Operation("execute_next that fails", "execute_next", one_due(flaky), steps=True),
     Operation("execute_next on a bounded queue", "execute_next", one_due(bounded), steps=True),
+    Operation("execute_delivery", "execute_delivery", delivery, steps=True),
     Operation("worker", "worker", three_due, steps=True),
     Operation("tick", "tick", abandoned, steps=True),
     Operation("runs.cancel", "runs.cancel", queued),
@@ -293,6 +302,8 @@ def shape(result: Any) -> Any:
     match result:
         case Triggered():
             return result.outcome, result.run.status
+        case Delivery():
+            return result.outcome, result.reason, None if result.run is None else result.run.status
         case Run():
             return result.status, result.attempt_count, result.failure_count
         case list() | tuple():

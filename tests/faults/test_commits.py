@@ -19,10 +19,11 @@ from sqlalchemy import create_engine
 
 from runlane import Lane, Runlane, SettableClock, StorageConflict, StorageUnavailable, task
 from runlane.storage.database import Database
+from tests.engine.post import Post
 from tests.engine.tasks import echo
 from tests.faults.driver import Call, Moment, Nth, engines_of, sqlite_error, struck
 from tests.faults.operations import OPERATIONS, OPTIONS, Operation, shape
-from tests.support import PATIENCE, database_of, eventually, execute, types_of
+from tests.support import PATIENCE, database_of, eventually, execute, named, types_of
 
 WRITING = [operation for operation in OPERATIONS if operation.writes]
 both_moments = pytest.mark.parametrize("moment", list(Moment))
@@ -121,6 +122,17 @@ def test_a_run_is_executed_once_whichever_commit_is_lost(shared_url: str, moment
                 "RunSucceeded",
             ]
         assert executed == [1, 2, 3]
+
+
+@both_moments
+def test_a_wakeup_is_asked_for_once_and_published(shared_url: str, moment: Moment) -> None:
+    post = Post()
+    with Runlane(Lane(Database(shared_url), post), tasks=[echo]) as app:
+        with struck(Nth("commit", 1, moment, lose_commit), database_of(app).engine):
+            run = app.trigger(echo, 1).run
+        assert [one.run_id for one in post.wakeups] == [run.id]
+        outbox = named(database_of(app), "outbox")
+        assert len(execute(database_of(app), f"select run_id from {outbox}")) == 1
 
 
 def test_an_id_that_somebody_else_took_is_a_conflict_still(app: Runlane) -> None:
