@@ -180,13 +180,14 @@ class Runlane:
             run_at: the aware instant, or `delay` (``"10m"``) from now, before which it does not start.
             run_id: a UUID of your own; it must be new.
             connection: your SQLAlchemy connection or session, or psycopg connection; the run exists only if that
-                transaction commits.
+                transaction commits.  The commit is yours: where it breaks, look for the run's id.
 
         Raises:
             PayloadInvalid: the payload does not fit, naming the field; nothing is written.
             ConfigurationInvalid, TaskNotFound: an argument is not valid; nothing is written.
             StorageConflict: `run_id` exists already (kind ``run_exists``).
-            StorageUnavailable: the database cannot be reached.
+            StorageUnavailable: the database cannot be reached; nothing is written, unless ``meta["outcome"]`` is
+                ``unknown``: then it was lost during the commit, and ``meta["ids"]`` says which run to look for.
         """
         asked = Trigger(
             task,
@@ -399,9 +400,9 @@ class Runlane:
     def _joined(self, connection: Any) -> Iterator[Transaction]:
         """A transaction inside the caller's."""
         database = self._runtime.database
-        if isinstance(connection, orm.Session):
-            connection = connection.connection()
         with faults.translated(database.where):
+            if isinstance(connection, orm.Session):
+                connection = connection.connection()
             if isinstance(connection, sqlalchemy.Connection):
                 yield database.join(connection, self._runtime.clock)
             elif hasattr(connection, "pgconn") and not inspect.iscoroutinefunction(connection.execute):
