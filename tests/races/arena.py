@@ -47,7 +47,6 @@ class Place:
     environment: str
     clock: SettableClock
     lanes: Sequence[Lane]
-    limits: dict[str, int] = field(factory=dict)
     made: list[Runlane] = field(factory=list)
 
     def app(self, *tasks: Task[..., Any], queues: Iterable[Queue] = (), **options: Any) -> Runlane:
@@ -63,6 +62,13 @@ class Place:
         """Two of them."""
         queues = list(queues)
         return self.app(*tasks, queues=queues, **options), self.app(*tasks, queues=queues, **options)
+
+    def outlive(self, gone: Runlane) -> None:
+        """Let the time of one runtime's session run out; the others' go on."""
+        self.clock.advance(LEASE)
+        for app in self.made:
+            if app is not gone:
+                session_of(app).beat()
 
 
 @define

@@ -92,7 +92,7 @@ class Racer:
             self.at, self.backend = statement, backend
             self._changed.notify_all()
             self._changed.wait_for(lambda: self.at is None or self.abandoned)
-        if self.abandoned and statement not in ("commit", "rollback"):
+        if self.abandoned:
             raise Abandoned
 
     def let_go(self) -> None:
@@ -147,7 +147,7 @@ def _before_end(connection: Connection, how: str) -> None:
 
 def _stop(connection: Connection, statement: str) -> None:
     racer: Racer | None = getattr(_own, "racer", None)
-    if racer is not None:
+    if racer is not None and not racer.abandoned:
         raw: Any = connection.connection.dbapi_connection
         racer.stop_at(statement, raw.info.backend_pid if isinstance(raw, psycopg.Connection) else 0)
 

@@ -7,7 +7,7 @@ import pytest
 from runlane import Failure, Retry, Run, RunStateInvalid, task
 from runlane.decisions import Failed, Interrupted, Outcome, Released, Succeeded
 from runlane.engine.tick import TickReport
-from tests.races.arena import LEASE, Arena, Place, claim, finish
+from tests.races.arena import Arena, Place, claim, finish
 from tests.races.interleave import Race
 from tests.support import SECOND, types_of
 
@@ -100,7 +100,7 @@ def test_invariant_12_a_cancellation_survives_the_recovery_of_its_run(arena: Are
         a, b, gone = place.app(work), place.app(work), place.app(work)
         run = gone.trigger(work).run
         claim(gone)
-        place.clock.advance(LEASE)
+        place.outlive(gone)
 
         def check(cancelled: Run, report: TickReport) -> str:
             if cancelled.status == "cancellation_requested":
