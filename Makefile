@@ -31,7 +31,7 @@ types: $(VENV)/.dev ## mypy --strict and pyright
 unit: $(VENV)/.dev ## the tests that need no database
 	$(BIN)/python -m pytest -q tests/unit tests/properties
 
-chaos: $(VENV)/.dev ## worker processes killed at default settings, on both databases; about ninety seconds
+chaos: $(VENV)/.dev ## worker processes killed at default settings, crowds of processes at once; about four minutes
 	$(BIN)/python -m pytest -q tests/chaos $(ARGS)
 
 bench: $(VENV)/.dev ## measure: triggers, drains, latency, replay; results in bench-results/

@@ -7,12 +7,9 @@ order: whoever gets one reads the run from storage first, so only latency depend
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-from attrs import frozen
-
-from runlane.transport.wakeup import Wakeup
+from runlane.wakeup import PublishOutcome, PublishStatus, Wakeup
 
 __all__ = ["Bell", "PublishOutcome", "PublishStatus", "Publisher", "Transport", "Wakeup"]
 
@@ -44,22 +41,6 @@ class Transport(Protocol):
     def unlisten(self, bell: Bell) -> None:
         """The inverse of ``listen``."""
         ...
-
-
-class PublishStatus(StrEnum):
-    """What a provider made of one wakeup."""
-
-    PUBLISHED = "published"
-    FAILED = "failed"
-    REJECTED = "rejected"
-
-
-@frozen
-class PublishOutcome:
-    """What became of one wakeup: handed over, to be tried again, or never to be taken; and the provider's words."""
-
-    status: PublishStatus
-    detail: str | None = None
 
 
 @runtime_checkable

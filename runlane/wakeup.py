@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -59,6 +60,32 @@ class Wakeup:
             _instant(facts["requested_at"]),
             _carrier(facts.get("trace_carrier")),
         )
+
+
+class PublishStatus(StrEnum):
+    """What a provider made of one wakeup."""
+
+    PUBLISHED = "published"
+    FAILED = "failed"
+    REJECTED = "rejected"
+
+
+@frozen
+class PublishOutcome:
+    """What became of one wakeup: handed over, to be tried again, or never to be taken; and the provider's words."""
+
+    status: PublishStatus
+    detail: str | None = None
+
+
+class OutboxStatus(StrEnum):
+    """How far the publishing of a wakeup has come; the values are what is stored."""
+
+    PENDING = "pending"
+    CLAIMED = "claimed"
+    PUBLISHED = "published"
+    FAILED = "failed"
+    DEAD_LETTERED = "dead_lettered"
 
 
 def _instant(value: object) -> datetime:
