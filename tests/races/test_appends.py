@@ -7,12 +7,11 @@ from typing import Any
 from uuid import UUID
 
 from runlane import Runlane, Schedule, task
-from runlane.decisions import Change, Failed, Succeeded, move_queue
+from runlane.decisions import Change, move_queue
 from runlane.events import QueuePaused, RunCancelled, RunLeased, SchedulePaused
-from runlane.policy import ONE_ATTEMPT
 from runlane.projections.runs import Run
 from runlane.schedule_decisions import move_schedule
-from runlane.storage import log, queries
+from runlane.storage import log
 from runlane.storage.transaction import Transaction
 from runlane.values import SYSTEM
 from tests.engine.sessions import session_of
@@ -142,9 +141,7 @@ def test_of_two_moves_of_a_schedule_or_a_queue_decided_on_one_state_one_is_writt
         def move(tx: Transaction) -> tuple[bool, bool]:
             events = [SchedulePaused()]
             paused = move_schedule(place.environment, "s", schedule, events, place.clock(), SYSTEM)
-            stopped = move_queue(
-                place.environment, "default", resumed, [QueuePaused("default")], place.clock(), SYSTEM
-            )
+            stopped = move_queue(place.environment, "default", resumed, [QueuePaused("default")], place.clock(), SYSTEM)
             return log.append_schedule(tx, paused), log.append_queue(tx, stopped)
 
         def check(x: tuple[bool, bool], y: tuple[bool, bool]) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from runlane import Queue, Run, task
-from runlane.events import QueuePaused, QueueResumed
-from runlane.projections.queues import QueueControl
 from runlane.decisions import queue_stream
+from runlane.projections.queues import QueueControl
 from runlane.storage import log
 from tests.races.arena import Arena, Place, claim, ids
 from tests.races.interleave import Race
@@ -76,7 +75,9 @@ def test_a_pause_and_a_resumption_come_one_after_the_other(arena: Arena, is_paus
         def check(paused: QueueControl, resumed: QueueControl) -> str:
             added = history(place, "free")[len(before) :]
             assert added in (
-                [["QueueResumed"], ["QueueResumed", "QueuePaused"]] if is_paused else [["QueuePaused"], ["QueuePaused", "QueueResumed"]]
+                [["QueueResumed"], ["QueueResumed", "QueuePaused"]]
+                if is_paused
+                else [["QueuePaused"], ["QueuePaused", "QueueResumed"]]
             )
             assert paused.paused
             assert not resumed.paused
