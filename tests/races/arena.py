@@ -20,10 +20,11 @@ from runlane.engine.complete import Finished, complete
 from runlane.lanes import lane_of
 from runlane.policy import ONE_ATTEMPT
 from runlane.projections.runs import Run
+from runlane.transport import Transport
 from runlane.transport.local import LocalTransport
 from tests.engine.sessions import session_of
 from tests.races import checks
-from tests.races.interleave import Race, explore, watch
+from tests.races.interleave import Race, explore, gate, watch
 from tests.support import database_of
 
 #: Long enough that no heartbeat comes by itself.
@@ -49,9 +50,13 @@ class Place:
     lanes: Sequence[Lane]
     made: list[Runlane] = field(factory=list)
 
-    def app(self, *tasks: Task[..., Any], queues: Iterable[Queue] = (), **options: Any) -> Runlane:
-        """A started runtime on connections of its own, with a session."""
+    def app(
+        self, *tasks: Task[..., Any], queues: Iterable[Queue] = (), post: Transport | None = None, **options: Any
+    ) -> Runlane:
+        """A started runtime on connections of its own, with a session; `post` carries its wakeups."""
         lane = self.lanes[len(self.made) % len(self.lanes)]
+        if post is not None:
+            lane = _OpenLane(lane.database, post)
         options = {"clock": self.clock, "heartbeat": HEARTBEAT, "lease_duration": LEASE, **options}
         app = Runlane(lane, tasks=tasks, queues=queues, environment=self.environment, **options).start()
         self.made.append(app)
@@ -63,9 +68,14 @@ class Place:
         queues = list(queues)
         return self.app(*tasks, queues=queues, **options), self.app(*tasks, queues=queues, **options)
 
+    def wait(self, length: timedelta) -> None:
+        """Let time pass; within an operation that is a step of its own."""
+        gate("time passes")
+        self.clock.advance(length)
+
     def outlive(self, gone: Runlane) -> None:
         """Let the time of one runtime's session run out; the others' go on."""
-        self.clock.advance(LEASE)
+        self.wait(LEASE)
         for app in self.made:
             if app is not gone:
                 session_of(app).beat()
@@ -98,7 +108,7 @@ class Arena:
         """Whether there is one writer at a time."""
         return self.monitor is None
 
-    def race(self, scene: Callable[[Place], Race], *, switches: int = 2, few: int = 24) -> Counter[str]:
+    def race(self, scene: Callable[[Place], Race], *, switches: int = 2, few: int = 16) -> Counter[str]:
         """Run the race in every schedule with few switches; how often each course was taken.
 
         Every environment must satisfy the invariants at the end, beside what the race checks.

@@ -1,6 +1,6 @@
 """What every environment must satisfy after any race, by the numbers of SPEC section 17.
 
-Numbers 1 and 15 need to know what was accepted and what was read: see test_invariants.py and test_log_order.py.
+Numbers 1 and 15 need to know what was accepted and what was read: see test_leases.py and test_log_order.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from runlane.events import (
     RunCancellationRequested,
     RunCancelled,
     RunCreated,
+    RunDeliveryRequested,
+    RunDispatchReservationExpired,
+    RunDispatchReserved,
     RunFailed,
     RunInterrupted,
     RunLeased,
@@ -46,6 +49,8 @@ class Stored:
     schedules: Mapping[UUID, History]
     keys: Sequence[tuple[str, str, UUID]]
     occurrences: Sequence[tuple[UUID, UUID]]
+    outbox: Sequence[tuple[UUID, int, str]]
+    limits: Mapping[str, int]
     verification: Verification
 
     @classmethod
@@ -62,8 +67,10 @@ class Stored:
 
             keys = [(task, key, UUID(owner)) for task, key, owner in rows("task_id, key, run_id", "idempotency_keys")]
             fired = [(UUID(id), UUID(run)) for id, run in rows("id, run_id", "occurrences")]
+            outbox = [(UUID(run), int(n), status) for run, n, status in rows("run_id, sequence, status", "outbox")]
         runs = {run.id: run for run in app.runs.list(limit=500).data}
-        return cls(runs, histories, schedules, keys, fired, app.audit.verify())
+        limits = app.registry.limits()
+        return cls(runs, histories, schedules, keys, fired, outbox, limits, app.audit.verify())
 
 
 def invariant_2_at_most_one_live_lease_per_run(stored: Stored) -> None:
@@ -123,16 +130,17 @@ def invariant_8_one_active_singleton_owner_per_key(stored: Stored) -> None:
 
 
 def invariant_9_limits_are_kept_at_every_position_of_the_log(stored: Stored) -> None:
+    """Leases and reservations together; a reservation that becomes a lease keeps its slot."""
     everything = [record for history in stored.histories.values() for record in history]
     held: dict[UUID, tuple[str, str | None]] = {}
     for record in sorted(everything, key=lambda record: record.position or 0):
         event, run_id = record.event, record.stream_id
-        if isinstance(event, RunLeased):
+        if isinstance(event, (RunLeased, RunDispatchReserved)):
             run = stored.runs[run_id]
             held[run_id] = place = (run.queue, run.concurrency_key)
             occupied = sum(other == place for other in held.values())
-            assert event.concurrency_limit is None or occupied <= event.concurrency_limit, f"{occupied} in {place}"
-        elif isinstance(event, (*_CLOSES, RunCancelled)):
+            assert occupied <= stored.limits.get(run.queue, occupied), f"{occupied} slots of {place} in use"
+        elif isinstance(event, (*_CLOSES, RunCancelled, RunDispatchReservationExpired)):
             held.pop(run_id, None)
 
 
@@ -144,6 +152,17 @@ def invariant_10_an_occurrence_makes_exactly_one_run(stored: Stored) -> None:
     made = [run.source.occurrence_id for run in stored.runs.values() if run.source.occurrence_id is not None]
     assert len(set(made)) == len(made)
     assert set(made) <= {occurrence for occurrence, _ in fired}
+
+
+def invariant_11_every_wakeup_asked_for_has_its_row(stored: Stored) -> None:
+    """Of a lane that publishes: none is lost before it is published; see test_deliveries.py for what becomes of it."""
+    asked = {
+        (run_id, record.sequence)
+        for run_id, history in stored.histories.items()
+        for record in history
+        if isinstance(record.event, RunDeliveryRequested)
+    }
+    assert {(run_id, sequence) for run_id, sequence, _ in stored.outbox} == (asked if stored.outbox else set())
 
 
 def invariant_12_a_cancellation_is_never_lost_nor_a_success(stored: Stored) -> None:
@@ -165,6 +184,7 @@ def invariant_13_a_release_spends_no_retry_budget(stored: Stored) -> None:
 
 def invariant_14_no_row_of_a_pruned_run_is_left(stored: Stored) -> None:
     assert {owner for _, _, owner in stored.keys} <= set(stored.runs)
+    assert {run_id for run_id, _, _ in stored.outbox} <= set(stored.runs)
     assert all(isinstance(history[0].event, RunCreated) for history in stored.histories.values())
 
 
@@ -178,6 +198,7 @@ INVARIANTS = (
     invariant_8_one_active_singleton_owner_per_key,
     invariant_9_limits_are_kept_at_every_position_of_the_log,
     invariant_10_an_occurrence_makes_exactly_one_run,
+    invariant_11_every_wakeup_asked_for_has_its_row,
     invariant_12_a_cancellation_is_never_lost_nor_a_success,
     invariant_13_a_release_spends_no_retry_budget,
     invariant_14_no_row_of_a_pruned_run_is_left,

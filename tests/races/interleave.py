@@ -58,7 +58,7 @@ class Race:
 
     operations: Sequence[Operation]
     check: Callable[..., str]
-    expected: tuple[type[Exception], ...] = ()
+    expected: tuple[type[BaseException], ...] = ()
 
 
 @frozen
@@ -135,7 +135,7 @@ def watch(database: Database) -> None:
 
 
 def _before_statement(connection: Connection, _: Any, statement: str, *__: Any) -> None:
-    # A reader on SQLite sees nothing before its first query, and a savepoint that is set or kept means nothing to others.
+    # A reader on SQLite sees nothing before its first query; a savepoint that is set or kept means nothing to others.
     if not statement.lower().startswith(_NO_STEP) or statement == _BEGIN_WRITING:
         _stop(connection, " ".join(statement.split()))
 

@@ -20,14 +20,14 @@ from runlane import (
     TriggerOutcome,
     task,
 )
-from runlane.decisions import Failed, Succeeded, environment_stream
+from runlane.decisions import Failed, Outcome, Succeeded, environment_stream
 from runlane.storage import log
 from tests.races.arena import Arena, Place, claim, finish, ids
 from tests.races.interleave import Race
 from tests.support import SECOND, database_of
 
 CREATED = TriggerOutcome.CREATED
-BOOM = Failed(Failure("boom", "boom", False))
+BOOM, DONE = Failed(Failure("boom", "boom", False)), Succeeded(None)
 
 
 @task("work")
@@ -41,7 +41,7 @@ def stricter(payload: int) -> int:
     return payload
 
 
-def ended(app: Runlane, count: int = 1, outcome: Any = Succeeded(None), **options: Any) -> list[Run]:
+def ended(app: Runlane, count: int = 1, outcome: Outcome = DONE, **options: Any) -> list[Run]:
     """Runs that have ended a second ago."""
     made = [app.trigger(work, f"payload {n}", **options).run for n in range(count)]
     for run in claim(app, count):
