@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -216,3 +217,30 @@ def test_a_slot_that_becomes_free_is_taken_before_or_after(arena: Arena, outcome
         return Race([lambda: finish(a, held, outcome, Retry(2)), lambda: claim(b)], check)
 
     assert set(arena.race(scene)) == {"0", "1"}
+
+
+def test_invariant_13_a_run_released_many_times_keeps_its_budget_whoever_executes_it(arena: Arena) -> None:
+    """Two workers take turns at a run that waits three times and then fails for the first time of two."""
+
+    def scene(place: Place) -> Race:
+        @task("waits", retry=Retry(2))
+        def waits(_: Any, context: Context) -> Any:
+            if context.attempt <= 3:
+                return context.release(timedelta(0))
+            raise ValueError("for the first time")
+
+        a, b = place.apps(waits)
+        run = a.trigger(waits).run
+
+        def twice(app: Runlane) -> list[Run | None]:
+            return [app.execute_next(), app.execute_next()]
+
+        def check(x: list[Run | None], y: list[Run | None]) -> str:
+            while (now := a.runs.get(run.id)).attempt_count < 4:
+                a.execute_next()
+            assert (now.status, now.release_count, now.failure_count, now.retry_count) == ("retrying", 3, 1, 1)
+            return f"{2 - x.count(None)}{2 - y.count(None)}"
+
+        return Race([lambda: twice(a), lambda: twice(b)], check)
+
+    assert set(arena.race(scene, switches=1)) >= {"22"}
