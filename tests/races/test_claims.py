@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -226,18 +225,24 @@ def test_invariant_13_a_run_released_many_times_keeps_its_budget_whoever_execute
         @task("waits", retry=Retry(2))
         def waits(_: Any, context: Context) -> Any:
             if context.attempt <= 3:
-                return context.release(timedelta(0))
+                return context.release(SECOND)
             raise ValueError("for the first time")
 
         a, b = place.apps(waits)
         run = a.trigger(waits).run
 
         def twice(app: Runlane) -> list[Run | None]:
-            return [app.execute_next(), app.execute_next()]
+            done = []
+            for _ in range(2):
+                place.wait(SECOND)
+                done.append(app.execute_next())
+            return done
 
         def check(x: list[Run | None], y: list[Run | None]) -> str:
-            while (now := a.runs.get(run.id)).attempt_count < 4:
+            for _ in range(4 - a.runs.get(run.id).attempt_count):
+                place.wait(SECOND)
                 a.execute_next()
+            now = a.runs.get(run.id)
             assert (now.status, now.release_count, now.failure_count, now.retry_count) == ("retrying", 3, 1, 1)
             return f"{2 - x.count(None)}{2 - y.count(None)}"
 
