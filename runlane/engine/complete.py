@@ -55,20 +55,21 @@ def complete(
             change = None if run is None else _decide(run, one, now, max_events, wakes, actors)
             if change is not None and not log.append_runs(tx, [change]):
                 after[index] = change.after
-            elif run is not None and _is_told(tx, one.run, decided[index]):
+            elif run is not None and _is_told(tx, one, decided[index]):
                 after[index] = run
     return after
 
 
-def _is_told(tx: Transaction, leased: Run, decided: decisions.Change | None) -> bool:
+def _is_told(tx: Transaction, one: Finished, decided: decisions.Change | None) -> bool:
     """Whether what followed the lease is what this worker makes of it, decided then or under a cancellation."""
     if decided is None:
         return False
     ours = decided.records[0]
-    for record in log.read_after(tx, leased.id, leased.sequence, 2):
+    for record in log.read_after(tx, one.run.id, one.run.sequence, 2):
+        if isinstance(record.event, RunCancelled):
+            return record.actor == ours.actor and not isinstance(one.outcome, Failed)
         if not isinstance(record.event, RunCancellationRequested):
-            ended = isinstance(record.event, RunCancelled) or _said(record.event) == _said(ours.event)
-            return ended and record.actor == ours.actor
+            return record.actor == ours.actor and _said(record.event) == _said(ours.event)
     return False
 
 

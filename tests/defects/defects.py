@@ -333,8 +333,8 @@ DEFECTS = [
     Defect(
         "commit: stored outcomes are held for lost leases",
         "runlane/engine/complete.py",
-        "            elif run is not None and _is_told(tx, one.run, decided[index]):",
-        "            elif run is None and _is_told(tx, one.run, decided[index]):",
+        "            elif run is not None and _is_told(tx, one, decided[index]):",
+        "            elif run is None and _is_told(tx, one, decided[index]):",
         "tests/faults/test_commits.py::test_outcomes_stored_by_a_lost_commit_are_no_lost_leases[sqlite]",
         "what was stored is not reported as dropped",
     ),

@@ -17,14 +17,23 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine
 
-from runlane import Lane, Runlane, SettableClock, StorageConflict, StorageUnavailable, task
+from runlane import Failure, Fixed, Lane, Retry, Runlane, SettableClock, StorageConflict, StorageUnavailable, task
+from runlane.decisions import Failed, Interrupted, Outcome, Released, Succeeded
+from runlane.engine.complete import Finished, complete
 from runlane.storage.database import Database
 from tests.engine.post import Post
+from tests.engine.sessions import take
 from tests.engine.tasks import echo
 from tests.faults.driver import Call, Moment, Nth, engines_of, sqlite_error, struck
 from tests.faults.operations import OPERATIONS, OPTIONS, Operation, shape
-from tests.support import PATIENCE, database_of, eventually, execute, named, types_of
+from tests.support import PATIENCE, SECOND, database_of, eventually, execute, named, types_of
 
+OUTCOMES = [
+    Succeeded({"n": 1}),
+    Failed(Failure("broken", "not now", True)),
+    Released(delay=SECOND, reason="later"),
+    Interrupted("worker_stopping"),
+]
 WRITING = [operation for operation in OPERATIONS if operation.writes]
 both_moments = pytest.mark.parametrize("moment", list(Moment))
 
@@ -219,6 +228,28 @@ def test_outcomes_stored_by_a_lost_commit_are_no_lost_leases(shared_url: str, ca
         assert "lease was lost" not in caplog.text
         assert [app.runs.get(run.id).status for run in runs] == ["succeeded"] * 3
         assert appended(app) == {"run.created": 3, "run.delivery_requested": 3, "run.leased": 3, "run.succeeded": 3}
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda one: type(one).__name__)
+def test_an_outcome_said_again_is_known_and_another_is_not(
+    app: Runlane, clock: SettableClock, outcome: Outcome, cancelled: bool
+) -> None:
+    app.trigger(echo, 1)
+    (leased,) = take(app, clock)
+    if cancelled:
+        app.runs.cancel(leased.id)
+
+    def finish(said: Outcome) -> Any:
+        finished = Finished(leased, said, Retry(9, Fixed("1s"), jitter=1.0))
+        return database_of(app).transact(lambda tx: complete(tx, [finished], clock(), 1000)[0], clock)
+
+    after = finish(outcome)
+    before = position(app)
+    clock.advance(SECOND)
+    assert finish(outcome) == after
+    assert finish(Failed(Failure("other", "another", True))) is None
+    assert position(app) == before
 
 
 GATE = threading.Event()
