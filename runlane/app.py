@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
-import sqlalchemy
 from attrs import frozen
-from sqlalchemy import orm
 
+from runlane.capabilities import Capability
 from runlane.clock import Clock
 from runlane.decisions import MAX_EVENTS
 from runlane.engine import deliver, lease
@@ -26,12 +23,11 @@ from runlane.lanes import Lane, lane_of
 from runlane.operators import Audit, IdempotencyKeys, Runs
 from runlane.projections.runs import Run
 from runlane.registry import Registry
-from runlane.requests import Trigger, build
+from runlane.requests import Trigger, build, entries
 from runlane.runtime import Runtime, Settings
 from runlane.session import HEARTBEAT, LEASE_DURATION
 from runlane.steering import Queues, Schedules
-from runlane.storage import faults
-from runlane.storage.borrow import borrowed
+from runlane.storage.borrow import joined
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Queue, Task
 from runlane.values import Actor, SourceType, TriggerOutcome, duration
@@ -68,6 +64,7 @@ class Runlane:
 
     Raises:
         ConfigurationInvalid: naming the argument that is not valid.
+        CapabilityUnsupported: a definition needs what the lane does not promise; calls may raise it too.
     """
 
     def __init__(
@@ -178,13 +175,14 @@ class Runlane:
             run_at: the aware instant, or `delay` (``"10m"``) from now, before which it does not start.
             run_id: a UUID of your own; it must be new.
             connection: your SQLAlchemy connection or session, or psycopg connection; the run exists only if that
-                transaction commits.
+                transaction commits.  The commit is yours: where it breaks, look for the run's id.
 
         Raises:
             PayloadInvalid: the payload does not fit, naming the field; nothing is written.
             ConfigurationInvalid, TaskNotFound: an argument is not valid; nothing is written.
             StorageConflict: `run_id` exists already (kind ``run_exists``).
-            StorageUnavailable: the database cannot be reached.
+            StorageUnavailable: the database cannot be reached; nothing is written, unless ``meta["outcome"]`` is
+                ``unknown``: then it was lost during the commit, and ``meta["ids"]`` says which run to look for.
         """
         asked = Trigger(
             task,
@@ -217,7 +215,7 @@ class Runlane:
         Returns the outcomes in order; raises as ``trigger`` does, naming the entry.
         """
         wanted: list[NewRun] = []
-        for index, asked in enumerate(_triggers(task, payloads)):
+        for index, asked in enumerate(entries(task, payloads)):
             try:
                 wanted.append(build(self.registry, asked))
             except ConfigurationInvalid as error:
@@ -262,7 +260,9 @@ class Runlane:
             trace_carrier=trace_carrier,
             meta=meta,
         )
+        self.lane.require(Capability.LEASES_RUNS, "run_now")
         new = build(self.registry, asked, SourceType.RUN_NOW)
+        self.lane.require_keys(new.created)
         self.start()
         holder = self._runtime.session().holder
         limit = self.registry.limits().get(new.created.queue)
@@ -277,6 +277,7 @@ class Runlane:
         Raises:
             LeaseLost: the attempt outlived its lease; its outcome was dropped.
         """
+        self.lane.require(Capability.LEASES_RUNS, "execute_next")
         self.start()
         names = self._queue_names(queues)
         tasks, limits = list(self.registry.tasks), self.registry.limits()
@@ -307,6 +308,7 @@ class Runlane:
         Raises:
             StorageUnavailable: the database cannot be reached; let the provider deliver the wakeup again.
         """
+        self.lane.require(Capability.LEASES_RUNS, "execute_delivery")
         self.start()
         registry = self.registry
         consumer = Consumer(frozenset(self._queue_names(queues)), registry.tasks.keys(), registry.limits())
@@ -348,6 +350,7 @@ class Runlane:
             maintenance: run ``tick()`` in the background, every `maintenance_interval` seconds.
             poll_interval: seconds between looks into the database while nothing is due.
         """
+        self.lane.require(Capability.LEASES_RUNS, "a worker")
         self.start()
         worker = Worker(
             self._runtime,
@@ -370,12 +373,14 @@ class Runlane:
         return self._runtime.tick()
 
     def _trigger(self, wanted: Sequence[NewRun], connection: Any) -> list[Triggered]:
+        for new in wanted:
+            self.lane.require_keys(new.created)
         self.start()
         if connection is None:
             done = self._transact(lambda tx: trigger(tx, self.environment, wanted))
             self._runtime.announce([one.run for one in done if one.outcome is TriggerOutcome.CREATED])
             return done
-        with self._joined(connection) as tx:
+        with joined(self._runtime.database, connection, self._runtime.clock) as tx:
             return trigger(tx, self.environment, wanted)
 
     def _queue_names(self, queues: Sequence[Queue] | None) -> list[str]:
@@ -385,35 +390,3 @@ class Runlane:
 
     def _transact(self, work: Callable[[Transaction], T]) -> T:
         return self._runtime.database.transact(work, self._runtime.clock)
-
-    @contextmanager
-    def _joined(self, connection: Any) -> Iterator[Transaction]:
-        """A transaction inside the caller's."""
-        database = self._runtime.database
-        if isinstance(connection, orm.Session):
-            connection = connection.connection()
-        with faults.translated(database.where):
-            if isinstance(connection, sqlalchemy.Connection):
-                yield database.join(connection, self._runtime.clock)
-            elif hasattr(connection, "pgconn") and not inspect.iscoroutinefunction(connection.execute):
-                with borrowed(connection) as wrapped:
-                    yield database.join(wrapped, self._runtime.clock)
-            else:
-                raise ConfigurationInvalid(
-                    "connection must be a SQLAlchemy Connection or Session, or a psycopg Connection "
-                    f"(their asyncio forms join an AsyncRunlane); got {type(connection).__name__}"
-                )
-
-
-def _triggers(task: Task[..., Any] | str | Iterable[Trigger], payloads: Iterable[Any] | None) -> Iterator[Trigger]:
-    if isinstance(task, (Task, str)):
-        if isinstance(payloads, (str, bytes, Mapping)) or not isinstance(payloads, Iterable):
-            raise ConfigurationInvalid(f"trigger_many(task, payloads) needs a list of payloads; got {payloads!r}")
-        yield from (Trigger(task, payload) for payload in payloads)
-        return
-    if not isinstance(task, Iterable):
-        raise ConfigurationInvalid(f"trigger_many takes (task, payloads) or a list of Trigger(…); got {task!r}")
-    for asked in task:
-        if not isinstance(asked, Trigger):
-            raise ConfigurationInvalid(f"trigger_many takes Trigger(…) entries; got {asked!r}")
-        yield asked

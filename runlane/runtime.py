@@ -14,6 +14,7 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
+from runlane.capabilities import Capability
 from runlane.clock import Clock
 from runlane.decisions import MAX_EVENTS
 from runlane.dispatch import Dispatcher
@@ -27,7 +28,7 @@ from runlane.storage import maintainers
 from runlane.storage.database import Database
 from runlane.storage.maintainers import Maintainer
 from runlane.storage.transaction import Transaction
-from runlane.transport import Publisher
+from runlane.transport import BoundToQueues, Publisher
 from runlane.values import identifier
 
 T = TypeVar("T")
@@ -89,12 +90,15 @@ class Runtime:
         worker_id: str | None,
         settings: Settings,
     ) -> None:
+        lane.require_for(registry)
         self.lane = lane
         self.registry = registry
         self.environment = identifier("environment", environment)
         self.clock = clock
         self.worker_id = default_worker_id() if worker_id is None else identifier("worker_id", worker_id)
         self.settings = settings
+        if isinstance(lane.transport, BoundToQueues):
+            lane.transport.check(registry.queues.keys())
         self._dispatcher = (
             Dispatcher(lane.database, lane.transport, self.environment, clock)
             if isinstance(lane.transport, Publisher)
@@ -210,7 +214,8 @@ class Runtime:
 
     def tick(self) -> TickReport:
         """One maintenance pass; the first of a process records its schedules."""
-        deploy = not self._deployed
+        self.lane.require(Capability.LEASES_RUNS, "maintenance")
+        deploy = not self._deployed and Capability.CLAIMS_SCHEDULE_OCCURRENCES in self.lane.capabilities
         pass_ = Tick(self.database, self.clock, self.environment, self.registry, self.settings.max_events)
         report = pass_.run(deploy=deploy)
         self._deployed = True

@@ -22,6 +22,9 @@ from runlane.storage.transaction import Transaction
 from runlane.tasks import Task, idempotency_ttl
 from runlane.values import Actor, ActorType, Source, SourceType
 
+#: From a schedule as it is, or none, to what happens to it.
+Decide = Callable[[ScheduleState | None], Sequence[ScheduleEvent]]
+
 
 def definitions(registry: Registry) -> list[ScheduleDefinition]:
     """What the registered tasks say about schedules."""
@@ -44,7 +47,7 @@ def deploy(tx: Transaction, environment: str, wanted: Sequence[ScheduleDefinitio
     known = {state.schedule_id: state for state in schedules.schedules_of(tx, environment)}
     now = tx.now()
 
-    def settle(schedule_id: str, decide: Callable[[ScheduleState | None], Sequence[ScheduleEvent]]) -> int:
+    def settle(schedule_id: str, decide: Decide) -> int:
         state = known.get(schedule_id)
         events = decide(state)
         if not events or _move(tx, environment, schedule_id, state, events, now):
@@ -53,12 +56,11 @@ def deploy(tx: Transaction, environment: str, wanted: Sequence[ScheduleDefinitio
         state = schedules.lock_schedule(tx, schedule_decisions.schedule_stream(environment, schedule_id), wait=True)
         return int(_move(tx, environment, schedule_id, state, decide(state), now))
 
-    decide_for: dict[str, Callable[[ScheduleState | None], Sequence[ScheduleEvent]]] = {
+    decide_for: dict[str, Decide] = {
         state.schedule_id: _withdraw for state in known.values() if state.task_id in tasks and not state.removed
-    } | {
-        definition.schedule_id: partial(schedule_decisions.deploy, definition=definition, now=now)
-        for definition in wanted
     }
+    for definition in wanted:
+        decide_for[definition.schedule_id] = partial(schedule_decisions.deploy, definition=definition, now=now)
     # One order for every version of the program, so that two deployed at once cannot wait for each other in a circle.
     return sum(settle(schedule_id, decide_for[schedule_id]) for schedule_id in sorted(decide_for))
 

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from runlane.storage import tables
 from runlane.storage.transaction import Transaction
@@ -24,17 +25,11 @@ def open_session(
     expires_at: datetime,
     tasks: Sequence[str] = (),
 ) -> None:
-    """Register a worker process that knows these tasks."""
-    tx.execute(
-        insert(_SESSIONS).values(
-            id=session_id,
-            environment=environment,
-            worker_id=worker_id,
-            started_at=now,
-            expires_at=expires_at,
-            tasks=list(tasks),
-        )
-    )
+    """Register a worker process that knows these tasks; to repeat it changes the expiry only."""
+    new = (postgresql if tx.dialect.name == "postgresql" else sqlite).insert(_SESSIONS)
+    values = {"environment": environment, "worker_id": worker_id, "started_at": now, "expires_at": expires_at}
+    statement = new.values(id=session_id, tasks=list(tasks), **values)
+    tx.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"expires_at": expires_at}))
 
 
 def exists(tx: Transaction, session_id: UUID) -> bool:
