@@ -20,6 +20,7 @@ from runlane.engine.complete import Finished, complete
 from runlane.lanes import lane_of
 from runlane.policy import ONE_ATTEMPT
 from runlane.projections.runs import Run
+from runlane.storage import replay
 from runlane.transport import Transport
 from runlane.transport.local import LocalTransport
 from tests.engine.sessions import session_of
@@ -113,11 +114,9 @@ class Arena:
 
         Every environment must satisfy the invariants at the end, beside what the race checks.
         """
-        places: list[Place] = []
 
         def fresh() -> Race:
             place = Place(f"race-{next(self.numbers)}", SettableClock(), self.lanes)
-            places.append(place)
             race = scene(place)
 
             def check(*results: Any) -> str:
@@ -129,7 +128,10 @@ class Arena:
 
             return evolve(race, check=check)
 
-        return explore(fresh, self.monitor, switches=switches, few=few)
+        courses = explore(fresh, self.monitor, switches=switches, few=few)
+        with self.lanes[0].database.snapshot() as tx:
+            assert replay.verify(tx, None, None).differences == ()
+        return courses
 
 
 def claim(app: Runlane, limit: int = 1) -> list[Run]:

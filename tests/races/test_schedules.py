@@ -91,14 +91,16 @@ def test_invariant_10_a_tick_between_two_fires_makes_a_run_of_each(arena: Arena)
             return b.tick().schedules_fired
 
         def check(report: TickReport, fired: int) -> str:
+            # One that found the schedule locked by the other leaves what is due by now to the next tick.
+            left = b.tick().schedules_fired
             made = sorted(run.source.scheduled_for or START for run in a.runs.list().data)
             assert made in ([START + 2 * TEN], [START + TEN, START + 2 * TEN])
-            assert len(made) == report.schedules_fired + fired
-            return f"{report.schedules_fired}{fired}"
+            assert len(made) == report.schedules_fired + fired + left
+            return f"{report.schedules_fired}{fired}{left}"
 
         return Race([a.tick, later], check)
 
-    assert set(arena.race(scene, switches=1)) >= {"01", "10"}
+    assert set(arena.race(scene, switches=1)) >= {"010", "100", "110"}
 
 
 def test_a_pause_and_a_fire_come_one_after_the_other(arena: Arena) -> None:
