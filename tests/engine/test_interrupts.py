@@ -11,7 +11,7 @@ import pytest
 from runlane import Runlane, task
 
 Make = Callable[..., Runlane]
-#: A program that presses Ctrl-C on itself in the first attempt; in a process of its own, as it is about its main thread.
+#: A program that presses Ctrl-C on itself in its first attempt; a process of its own, as it is about the main thread.
 PROGRAM = """
 import asyncio, signal, sys, threading
 from runlane import Runlane, task
