@@ -10,6 +10,7 @@ from uuid import UUID
 from attrs import evolve
 
 from runlane import schedule_decisions
+from runlane.cadence import Once
 from runlane.engine.trigger import NewRun, Triggered, trigger
 from runlane.errors import ConflictKind, ScheduleNotFound, StorageConflict
 from runlane.events import RunCreated, ScheduleEvent
@@ -55,12 +56,20 @@ def deploy(tx: Transaction, environment: str, wanted: Sequence[ScheduleDefinitio
         return int(_move(tx, environment, schedule_id, state, decide(state), now))
 
     for definition in wanted:
-        changed += settle(definition.schedule_id, partial(schedule_decisions.deploy, definition=definition, now=now))
+        changed += settle(definition.schedule_id, partial(_deploy, tx, environment, definition, now))
     deployed = {definition.schedule_id for definition in wanted}
     for state in known.values():
         if state.task_id in tasks and state.schedule_id not in deployed:
             changed += settle(state.schedule_id, _withdraw)
     return changed
+
+
+def _deploy(
+    tx: Transaction, environment: str, definition: ScheduleDefinition, now: datetime, state: ScheduleState | None
+) -> Sequence[ScheduleEvent]:
+    once = definition.cadence if isinstance(definition.cadence, Once) and state is not None else None
+    spent = once is not None and schedules.has_fired(tx, environment, definition.schedule_id, once.at)
+    return schedule_decisions.deploy(state, definition, now, spent=spent)
 
 
 def _withdraw(state: ScheduleState | None) -> Sequence[ScheduleEvent]:

@@ -49,3 +49,10 @@ def lock_schedule(tx: Transaction, stream_id: UUID, *, wait: bool = False) -> Sc
     of_stream = select(_SCHEDULES).where(_SCHEDULES.c.stream_id == stream_id)
     row = tx.execute(of_stream.with_for_update(skip_locked=not wait)).first()
     return None if row is None else ScheduleState(**row._mapping)
+
+
+def has_fired(tx: Transaction, environment: str, schedule_id: str, scheduled_for: datetime) -> bool:
+    """Whether the occurrence at this nominal time has made its run, which may have been pruned since."""
+    c = tables.occurrences.c
+    mine = (c.environment == environment, c.schedule_id == schedule_id, c.scheduled_for == scheduled_for)
+    return tx.execute(select(c.id).where(*mine)).first() is not None
