@@ -1,58 +1,53 @@
-"""The state machine on every lane; the same examples each time."""
+"""Random histories of every public command on every lane, each step checked; the same ones each time.
+
+`make stateful` plays others, and more of them.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from hypothesis import Phase, settings
 
-from runlane.lanes import lane_of, memory_lane
-from tests.stateful.machine import Commands
+from tests.stateful.episodes import play
+from tests.stateful.lanes import Stage
 
-#: Making a failing example small takes minutes: ``RUNLANE_TEST_SHRINK=1 pytest --timeout=0 tests/stateful``.
-PHASES = [Phase.generate, Phase.shrink] if os.environ.get("RUNLANE_TEST_SHRINK") else [Phase.generate]
-
-
-def bounds(examples: int) -> settings:
-    return settings(max_examples=examples, stateful_step_count=40, derandomize=True, database=None, phases=PHASES)
+# Making a failing history small takes a while.
+pytestmark = pytest.mark.timeout(600)
 
 
-class OnMemory(Commands):
-    """Both processes share the one database there is."""
+@pytest.fixture
+def memory() -> Iterator[Stage]:
+    stage = Stage.memory()
+    yield stage
+    stage.close()
 
 
-class OnSqlite(Commands):
-    """Two connection pools on one file."""
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage.sqlite(tmp_path)
+    yield stage
+    stage.close()
 
 
-class OnPostgres(Commands):
-    """Two connection pools on one database."""
+@pytest.fixture
+def postgres_stage(postgres_url: str) -> Iterator[Stage]:
+    stage = Stage.postgres(postgres_url)
+    yield stage
+    stage.close()
 
 
-class TestCommandsOnMemory(OnMemory.TestCase):
-    settings = bounds(20)
-
-    @pytest.fixture(autouse=True)
-    def _database(self) -> Iterator[None]:
-        lane = memory_lane()
-        OnMemory.lanes = (lane, lane)
-        yield
-        lane.database.dispose()
+@pytest.mark.parametrize("seed", range(14))
+def test_10_000_steps_on_memory(memory: Stage, seed: int) -> None:
+    assert play(memory, 10_000, seed) >= 10_000
 
 
-class TestCommandsOnSqlite(OnSqlite.TestCase):
-    settings = bounds(14)
-
-    @pytest.fixture(autouse=True)
-    def _database(self, sqlite_url: str) -> None:
-        OnSqlite.lanes = (lane_of(sqlite_url), lane_of(sqlite_url))
+@pytest.mark.parametrize("seed", range(100, 112))
+def test_5_000_steps_on_sqlite(sqlite: Stage, seed: int) -> None:
+    assert play(sqlite, 5_000, seed) >= 5_000
 
 
-class TestCommandsOnPostgres(OnPostgres.TestCase):
-    settings = bounds(8)
-
-    @pytest.fixture(autouse=True)
-    def _database(self, postgres_url: str) -> None:
-        OnPostgres.lanes = (lane_of(postgres_url), lane_of(postgres_url))
+@pytest.mark.parametrize("seed", range(200, 208))
+def test_2_500_steps_on_postgres(postgres_stage: Stage, seed: int) -> None:
+    assert play(postgres_stage, 2_500, seed) >= 2_500
