@@ -15,7 +15,7 @@ demo: $(VENV)/.base ## run the main job on the embedded default: every file of t
 
 test: $(VENV)/.dev ## every test: lint, types, unit, and all lanes on real SQLite files and a real PostgreSQL
 	$(MAKE) --no-print-directory lint types
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev lint types unit ## the inner loop: lint, types and the tests that need no database
 
@@ -34,7 +34,7 @@ unit: $(VENV)/.dev ## the tests that need no database
 stateful: $(VENV)/.dev ## random histories of every command beside the model, on each lane: STEPS=100000 SEED=random
 	$(BIN)/python -W ignore -m tests.stateful $(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-chaos: $(VENV)/.dev ## worker processes killed at default settings, on both databases; about ninety seconds
+chaos: $(VENV)/.dev ## worker processes killed at default settings, crowds of processes at once; about four minutes
 	$(BIN)/python -m pytest -q tests/chaos $(ARGS)
 
 bench: $(VENV)/.dev ## measure: triggers, drains, latency, replay; results in bench-results/

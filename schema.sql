@@ -9,7 +9,9 @@
 -- sequence they were decided on. They can be thrown away and rebuilt from the log.
 --
 -- `sessions` is liveness, not history: one row per running worker process, extended by its heartbeat. Putting
--- heartbeats into the log would bury it, and putting them on `runs` would rewrite a row per run and beat.
+-- heartbeats into the log would bury it, and putting them on `runs` would rewrite a row per run and beat. `maintainers`
+-- says which of those processes keeps house at present, and `outbox` how far the publishing of wakeups has come: what is
+-- known only there decides nothing about a run.
 --
 -- There are no foreign keys: the log must survive whatever happens to the tables folded from it, and a foreign key to
 -- a hot row takes a lock on it. There is no index that no query needs: each one costs about 4 % of the drain rate.
@@ -116,8 +118,9 @@ create unique index runs_singleton on runs (environment, task_id, singleton_key)
 -- Runs without a key are not in it and do not pay for it.
 create index runs_keyed on runs (environment, queue, concurrency_key, priority desc, due_at, id)
   where due_at is not null and concurrency_key is not null;
--- Bounded queues: how many runs of a partition are leased.
-create index runs_occupied on runs (environment, queue, concurrency_key) where lease_session_id is not null;
+-- Bounded queues: how many slots of a partition are in use, by leases and by reservations.
+create index runs_occupied on runs (environment, queue, concurrency_key)
+  where lease_session_id is not null or reservation is not null;
 -- Recovery and stray give-back: the runs of one worker session.
 create index runs_leased on runs (lease_session_id) where lease_session_id is not null;
 
@@ -132,15 +135,46 @@ create table idempotency_keys (
   constraint idempotency_keys_pkey primary key (environment, task_id, key)
 );
 
--- One row per running worker process. `expires_at` has no index: there are few rows, and each beat stays HOT.
+-- One row per running worker process. `expires_at` has no index: there are few rows, and each beat stays HOT. `tasks`
+-- are the ids that the process knows, to tell a run that waits for one that nobody does.
 create table sessions (
   id uuid not null,
   environment text not null,
   worker_id text not null,
   started_at timestamptz not null,
   expires_at timestamptz not null,
+  tasks json,
   constraint sessions_pkey primary key (id)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
+
+-- Which worker process keeps house, one for each set of definitions that is deployed; the others look on and take over
+-- when its time runs out. It saves work and decides nothing: any number of maintainers at once would do no harm.
+create table maintainers (
+  environment text not null,
+  definitions text not null,
+  session_id uuid not null,
+  expires_at timestamptz not null,
+  constraint maintainers_pkey primary key (environment, definitions)
+) with (fillfactor = 50);
+
+-- Wakeups to be published, on lanes whose transport carries one per run: a row for each run.delivery_requested event,
+-- written with it and named by its place in the log. `due_at` is when somebody has to look at the row next: to publish
+-- it, to take it over from a publisher that vanished, or to see whether the run was picked up; null once that is done.
+create table outbox (
+  run_id uuid not null,
+  sequence integer not null,
+  environment text not null,
+  queue text not null,
+  requested_at timestamptz not null,
+  status text not null,
+  due_at timestamptz,
+  attempts integer not null,
+  claimed_by uuid,
+  detail text,
+  constraint outbox_pkey primary key (run_id, sequence),
+  constraint outbox_status_known check (status in ('pending', 'claimed', 'published', 'failed', 'dead_lettered'))
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
+create index outbox_due on outbox (environment, due_at) where due_at is not null;
 
 -- The fold of each queue that was ever paused; every claim looks its queues up here. Unknown queues are not paused.
 create table queues (

@@ -4,6 +4,7 @@ from runlane.aio import AsyncRunlane, AsyncWorker
 from runlane.app import Executed, Runlane
 from runlane.clock import SettableClock
 from runlane.context import Context, Release, Signal
+from runlane.engine.deliver import Delivery, DeliveryOutcome, IgnoreReason
 from runlane.engine.tick import TickReport
 from runlane.engine.trigger import Triggered
 from runlane.errors import (
@@ -31,6 +32,7 @@ from runlane.requests import Trigger
 from runlane.storage.replay import Difference, Verification
 from runlane.tasks import Queue, Schedule, Task, task
 from runlane.values import Actor, Failure, Lease, RunStatus, TriggerOutcome
+from runlane.wakeup import PublishOutcome, PublishStatus, Wakeup
 from runlane.worker import Worker
 
 __all__ = [
@@ -40,12 +42,15 @@ __all__ = [
     "Attempt",
     "ConfigurationInvalid",
     "Context",
+    "Delivery",
+    "DeliveryOutcome",
     "Difference",
     "ErrorCode",
     "Executed",
     "Exponential",
     "Failure",
     "Fixed",
+    "IgnoreReason",
     "Lane",
     "Lease",
     "NonRetryable",
@@ -54,6 +59,8 @@ __all__ = [
     "Page",
     "PayloadInvalid",
     "Pruned",
+    "PublishOutcome",
+    "PublishStatus",
     "Queue",
     "QueueCapacityExceeded",
     "Release",
@@ -77,6 +84,7 @@ __all__ = [
     "TriggerOutcome",
     "Triggered",
     "Verification",
+    "Wakeup",
     "Worker",
     "memory_lane",
     "postgres_lane",

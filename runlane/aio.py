@@ -22,6 +22,7 @@ from runlane.app import Executed, Runlane
 from runlane.bridge import Bridged, ThreadCalls
 from runlane.clock import Clock
 from runlane.decisions import MAX_EVENTS
+from runlane.engine.deliver import Delivery
 from runlane.engine.tick import TickReport
 from runlane.engine.trigger import Triggered
 from runlane.lanes import Lane
@@ -31,6 +32,7 @@ from runlane.requests import Trigger
 from runlane.session import HEARTBEAT, LEASE_DURATION
 from runlane.tasks import Queue, Task
 from runlane.values import Actor
+from runlane.wakeup import Wakeup
 from runlane.worker import STOP_TIMEOUT, Worker
 
 P = ParamSpec("P")
@@ -202,6 +204,10 @@ class AsyncRunlane:
     async def execute_next(self, queues: Sequence[Queue] | None = None) -> Run | None:
         """See ``Runlane.execute_next``."""
         return await self._call(self._app.execute_next, queues)
+
+    async def execute_delivery(self, wakeup: Wakeup, queues: Sequence[Queue] | None = None) -> Delivery:
+        """See ``Runlane.execute_delivery``."""
+        return await self._call(self._app.execute_delivery, wakeup, queues)
 
     def worker(
         self,

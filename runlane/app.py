@@ -16,10 +16,11 @@ from sqlalchemy import orm
 
 from runlane.clock import Clock
 from runlane.decisions import MAX_EVENTS
-from runlane.engine import lease
+from runlane.engine import deliver, lease
+from runlane.engine.deliver import Consumer, Delivery, DeliveryOutcome, IgnoreReason
 from runlane.engine.tick import TickReport
 from runlane.engine.trigger import NewRun, Triggered, trigger
-from runlane.errors import ConfigurationInvalid
+from runlane.errors import ConfigurationInvalid, LeaseLost
 from runlane.inline import Inline
 from runlane.lanes import Lane, lane_of
 from runlane.operators import Audit, IdempotencyKeys, Runs
@@ -34,6 +35,7 @@ from runlane.storage.borrow import borrowed
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Queue, Task
 from runlane.values import Actor, SourceType, TriggerOutcome, duration
+from runlane.wakeup import Wakeup
 from runlane.worker import Worker
 
 T = TypeVar("T")
@@ -55,7 +57,8 @@ class Runlane:
         queues: the queues that tasks may use; without any there is one, ``default``.
         tasks: the tasks that this process triggers and executes.
         environment: separates runs that share a database.
-        dispatch: ``eager`` wakes workers of this process at once, ``deferred`` leaves runs to their next poll.
+        dispatch: ``eager`` wakes workers, or publishes wakeups, as soon as a run is committed; ``deferred`` leaves that
+            to polling workers and to maintenance.
         clock: replaces the database's clock everywhere; for tests.
         worker_id: names this process in histories; else host, process and a random part.
         heartbeat: how often a worker process says that it lives (default 10 s).
@@ -84,12 +87,16 @@ class Runlane:
     ) -> None:
         if dispatch not in ("eager", "deferred"):
             raise ConfigurationInvalid(f"dispatch must be 'eager' or 'deferred'; got {dispatch!r}")
-        registry = Registry.of(queues, tasks)
+        where = lane_of(lane)
+        registry = Registry.of(queues, tasks, where.delivers)
         settings = Settings(
-            duration("heartbeat", heartbeat), duration("lease_duration", lease_duration), max_events, redact_failures
+            duration("heartbeat", heartbeat),
+            duration("lease_duration", lease_duration),
+            max_events,
+            redact_failures,
+            eager=dispatch == "eager",
         )
-        self._eager = dispatch == "eager"
-        self._runtime = Runtime(lane_of(lane), registry, environment, clock, worker_id, settings)
+        self._runtime = Runtime(where, registry, environment, clock, worker_id, settings)
         self._inline = Inline(self._runtime)
         self._workers: list[Worker] = []
         self.runs = Runs(self._runtime)
@@ -287,6 +294,41 @@ class Runlane:
                 session.distrust("maintenance has ended it")
         return self._inline.execute(claimed[0]) if claimed else None
 
+    def execute_delivery(self, wakeup: Wakeup, queues: Sequence[Queue] | None = None) -> Delivery:
+        """Execute the run that a wakeup is about, one attempt in this thread, or ignore it and say why.
+
+        For consumers of a transport that carries wakeups.  Whatever is returned, the wakeup is done with: early,
+        doubled or stale ones are harmless, as the run is read from storage first.
+
+        Args:
+            wakeup: as it came.
+            queues: those whose runs this consumer executes; else all registered ones.
+
+        Raises:
+            StorageUnavailable: the database cannot be reached; let the provider deliver the wakeup again.
+        """
+        self.start()
+        registry = self.registry
+        consumer = Consumer(frozenset(self._queue_names(queues)), registry.tasks.keys(), registry.limits())
+
+        def accept(tx: Transaction) -> Run | Delivery | None:
+            if not lease.is_open(tx, session.holder):
+                return None
+            return deliver.accept(tx, self.environment, session.holder, wakeup, consumer)
+
+        while True:
+            session = self._runtime.session()
+            found = self._transact(accept)
+            if isinstance(found, Delivery):
+                return found
+            if found is not None:
+                break
+            session.distrust("maintenance has ended it")
+        try:
+            return Delivery(DeliveryOutcome.EXECUTED, None, self._inline.execute(found))
+        except LeaseLost:
+            return Delivery(DeliveryOutcome.IGNORED, IgnoreReason.LOST_RACE, found)
+
     def worker(
         self,
         mode: str = "poll",
@@ -320,7 +362,10 @@ class Runlane:
         return worker
 
     def tick(self) -> TickReport:
-        """One maintenance pass: recover lost runs, make the runs of due schedules.  Safe at any time, anywhere."""
+        """One maintenance pass: recover lost runs, make the runs of due schedules, publish what is to be published.
+
+        Safe at any time, anywhere, in any number of processes at once.
+        """
         self.start()
         return self._runtime.tick()
 
@@ -328,8 +373,7 @@ class Runlane:
         self.start()
         if connection is None:
             done = self._transact(lambda tx: trigger(tx, self.environment, wanted))
-            if self._eager:
-                self._runtime.ring({one.run.queue for one in done if one.outcome is TriggerOutcome.CREATED})
+            self._runtime.announce([one.run for one in done if one.outcome is TriggerOutcome.CREATED])
             return done
         with self._joined(connection) as tx:
             return trigger(tx, self.environment, wanted)

@@ -24,6 +24,8 @@ from runlane.events import (
     RunCancelled,
     RunCreated,
     RunDeliveryRequested,
+    RunDispatchReservationExpired,
+    RunDispatchReserved,
     RunEvent,
     RunFailed,
     RunInterrupted,
@@ -39,7 +41,7 @@ from runlane.policy import Retry
 from runlane.projections import queues, runs
 from runlane.projections.queues import QueueControl
 from runlane.projections.runs import Run
-from runlane.values import LEASED, Actor, Failure, RunStatus, Source, SourceType, duration, later
+from runlane.values import LEASED, WAITING, Actor, Failure, RunStatus, Source, SourceType, duration, later
 
 #: The greatest number of events a run may have before it fails with ``history_limit``.
 MAX_EVENTS = 10_000
@@ -120,11 +122,11 @@ def advance(run: Run, events: Sequence[RunStep], at: datetime, actor: Actor) -> 
     return Change(run, tuple(records), after)
 
 
-def create(created: RunCreated, delay: timedelta | None, now: datetime) -> tuple[RunEvent, ...]:
-    """A triggered run: due now its delivery is requested at once, otherwise when its time has come."""
+def create(created: RunCreated, delay: timedelta | None, now: datetime, deliver: bool = True) -> tuple[RunEvent, ...]:
+    """A triggered run: due now its delivery is requested at once, if `deliver`, otherwise when its time has come."""
     if delay is not None:
         created = evolve(created, run_at=later(now, delay))
-    if created.run_at is not None and created.run_at > now:
+    if not deliver or (created.run_at is not None and created.run_at > now):
         return (created,)
     return created, _DELIVER_NOW
 
@@ -146,10 +148,13 @@ def complete(
     now: datetime,
     spread: float,
     max_events: int = MAX_EVENTS,
+    wake: bool = False,
 ) -> tuple[RunStep, ...]:
     """What the outcome of `attempt` means for the run as it is now; nothing if the lease is not ours any more.
 
-    `spread` is the jitter drawn for this decision, -1 to 1.
+    Args:
+        spread: the jitter drawn for this decision, -1 to 1.
+        wake: a run that is queued again asks for its delivery at once.
     """
     held = run.lease
     if run.status not in LEASED or held is None or held.session_id != session_id or held.attempt != attempt:
@@ -161,7 +166,7 @@ def complete(
     event = _ended(run, session_id, attempt, outcome, retry, now, spread)
     if not isinstance(event, (RunSucceeded, RunFailed)) and _is_full(run, max_events):
         return (_history_limit(run, session_id, attempt, max_events),)
-    return (event,)
+    return (event, _DELIVER_NOW) if wake and isinstance(event, RunInterrupted) else (event,)
 
 
 def _ended(
@@ -184,8 +189,9 @@ def _ended(
 
 
 def _is_full(run: Run, max_events: int) -> bool:
-    """Whether a run that goes on would pass the limit: another lease and another outcome have to fit."""
-    return run.sequence + 2 >= max_events
+    """Whether a run that goes on would pass the limit: how this attempt ends, a reserved delivery (two events), another
+    lease and another outcome have to fit."""
+    return run.sequence + 4 >= max_events
 
 
 def _history_limit(run: Run, session_id: UUID, attempt: int, max_events: int) -> RunFailed:
@@ -203,8 +209,8 @@ def _retry(
     return RunRetryScheduled(session_id, attempt, failure, run_at, base, jitter)
 
 
-def recover(run: Run, max_lost: int, max_events: int = MAX_EVENTS) -> tuple[RunStep, ...]:
-    """What becomes of a run whose worker session has expired."""
+def recover(run: Run, max_lost: int, max_events: int = MAX_EVENTS, wake: bool = False) -> tuple[RunStep, ...]:
+    """What becomes of a run whose worker session has expired; `wake` as in ``complete``."""
     if run.lease is None:
         return ()
     session_id, attempt = run.lease.session_id, run.lease.attempt
@@ -216,7 +222,33 @@ def recover(run: Run, max_lost: int, max_events: int = MAX_EVENTS) -> tuple[RunS
         return (RunFailed(session_id, attempt, Failure(ErrorCode.LEASE_LOST, message, False)),)
     if _is_full(run, max_events):
         return (_history_limit(run, session_id, attempt, max_events),)
-    return (RunLeaseExpired(session_id, attempt),)
+    lost = RunLeaseExpired(session_id, attempt)
+    return (lost, _DELIVER_NOW) if wake else (lost,)
+
+
+def request_delivery(run: Run, now: datetime) -> tuple[RunStep, ...]:
+    """A due run that waited for its time asks for its delivery; nothing if it is not such a run any more."""
+    waits = run.status in WAITING and run.due_at is not None and run.due_at <= now
+    return (_DELIVER_NOW,) if waits else ()
+
+
+def reserve(run: Run, now: datetime, timeout: timedelta | None, max_events: int = MAX_EVENTS) -> tuple[RunStep, ...]:
+    """Set a slot aside for a due run, for `timeout` at most, and ask for its delivery.
+
+    Nothing if its history would become too long by that: polling workers claim it without.
+    """
+    if run.sequence + 4 > max_events:
+        return ()
+    reserved = RunDispatchReserved(None if timeout is None else later(now, timeout, "dispatch_timeout"))
+    # A reservation is for queued runs, and asking for the delivery is what queues one that waited for its time.
+    return (reserved, _DELIVER_NOW) if run.status is RunStatus.QUEUED else (_DELIVER_NOW, reserved)
+
+
+def expire_reservation(run: Run, now: datetime) -> tuple[RunStep, ...]:
+    """Give back a slot that nobody has claimed in time; nothing if it is not so any more."""
+    if run.reservation is None or run.reservation.expires_at is None or run.reservation.expires_at > now:
+        return ()
+    return (RunDispatchReservationExpired(),)
 
 
 def cancel(run: Run, reason: str | None, meta: Mapping[str, Any] | None) -> tuple[RunStep, ...]:

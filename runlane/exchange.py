@@ -275,10 +275,11 @@ class Exchange:
         if not batch and self._looks_first and not self._sees_work(holder):
             return [], True
         finished = [Finished(execution.run, outcome, execution.task.retry) for execution, outcome in batch]
+        most, wakes = runtime.settings.max_events, runtime.registry.wakes
 
         def work(tx: Transaction) -> tuple[list[Run | None], list[Run], bool]:
             now = tx.now()
-            stored = complete(tx, finished, now, runtime.settings.max_events) if finished else []
+            stored = complete(tx, finished, now, most, wakes) if finished else []
             runs = self._claim(tx, holder, wanted, now) if wanted else []
             return stored, runs, not wanted or bool(runs) or is_open(tx, holder)
 

@@ -54,9 +54,9 @@ class Inline:
             self._active[place] = execution
         try:
             finished = Finished(run, self._executor.execute(execution), execution.task.retry)
-            limit = self._runtime.settings.max_events
+            limit, wakes = self._runtime.settings.max_events, self._runtime.registry.wakes
             after = self._runtime.database.transact(
-                lambda tx: complete(tx, [finished], tx.now(), limit)[0], self._runtime.clock
+                lambda tx: complete(tx, [finished], tx.now(), limit, wakes)[0], self._runtime.clock
             )
         finally:
             with self._lock:

@@ -11,7 +11,7 @@ from attrs import Factory, field, frozen
 
 from runlane.errors import ConfigurationInvalid
 from runlane.storage.database import Database
-from runlane.transport import Transport
+from runlane.transport import Publisher, Transport
 from runlane.transport.local import LocalTransport
 from runlane.transport.notify import NotifyTransport
 from runlane.transport.watch import FileTransport
@@ -73,6 +73,14 @@ class Lane:
     database: Database = field(alias="storage")
     transport: Transport = field(default=Factory(lambda lane: transport_for(lane.database), takes_self=True))
     name: str = field(default="lane", converter=_lane_name)
+
+    def __attrs_post_init__(self) -> None:
+        self.database.publishes = self.delivers
+
+    @property
+    def delivers(self) -> bool:
+        """Whether its transport carries one wakeup per run, to consumers that need no polling worker."""
+        return isinstance(self.transport, Publisher)
 
     @property
     def migrates_itself(self) -> bool:

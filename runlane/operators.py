@@ -243,7 +243,7 @@ class Runs:
         run = runtime.transact(
             lambda tx: operate.run_again(tx, runtime.environment, wanted, runtime.registry, type_, said)
         )
-        runtime.ring({run.queue})
+        runtime.announce([run])
         return run
 
     def wait(self, id: UUID | str, *, timeout: float | None = None) -> Run:

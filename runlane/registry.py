@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from attrs import frozen
 
 from runlane.errors import ConfigurationInvalid, TaskNotFound
+from runlane.jsontext import dumps
 from runlane.tasks import Queue, Task
+from runlane.values import duration
 
 
 @frozen
@@ -18,10 +22,11 @@ class Registry:
     queues: Mapping[str, Queue]
     tasks: Mapping[str, Task[..., Any]]
     default_queue: Queue | None
+    delivers: bool = False
 
     @classmethod
-    def of(cls, queues: Iterable[Queue], tasks: Iterable[Task[..., Any]]) -> Registry:
-        """Check and index the definitions.
+    def of(cls, queues: Iterable[Queue], tasks: Iterable[Task[..., Any]], delivers: bool = False) -> Registry:
+        """Check and index the definitions; `delivers` as the lane does.
 
         Raises:
             ConfigurationInvalid: two definitions share a name, a task uses a queue that is not registered, …
@@ -32,7 +37,8 @@ class Registry:
         defaults = [queue for queue in by_name.values() if queue.default]
         if len(defaults) > 1:
             raise ConfigurationInvalid(f"at most one queue may be the default: {[queue.name for queue in defaults]}")
-        registry = cls(by_name, _unique("task", tasks, Task, lambda task: task.id), defaults[0] if defaults else None)
+        by_id = _unique("task", tasks, Task, lambda task: task.id)
+        registry = cls(by_name, by_id, defaults[0] if defaults else None, delivers)
         seen: dict[str, str] = {}
         for task in registry.tasks.values():
             registry.queue_of(task)
@@ -65,10 +71,38 @@ class Registry:
             raise ConfigurationInvalid(f"task {task.id} has no queue and no queue is the default (Queue(default=True))")
         return self.registered(queue)
 
+    def asks_at_once(self, queue: str) -> bool:
+        """Whether a due run of `queue` asks for its delivery when it is made, rather than once a slot is reserved."""
+        return not self.delivers or not self._is_bounded(queue)
+
+    def wakes(self, queue: str) -> bool:
+        """Whether a run of `queue` that is queued again needs another wakeup."""
+        return self.delivers and not self._is_bounded(queue)
+
+    def _is_bounded(self, queue: str) -> bool:
+        return queue in self.queues and self.queues[queue].concurrency_limit is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for processes whose maintenance would do the same."""
+        tasks = sorted(
+            [task.id, task.retry.max_lost, sorted(schedule.id for schedule in task.schedules)]
+            for task in self.tasks.values()
+        )
+        queues = sorted(
+            [name, queue.concurrency_limit, str(queue.dispatch_timeout)] for name, queue in self.queues.items()
+        )
+        return hashlib.sha256(dumps([tasks, queues, self.delivers]).encode()).hexdigest()[:32]
+
     def limits(self) -> dict[str, int]:
         """The bounded queues, each with its limit."""
         limits = {queue.name: queue.concurrency_limit for queue in self.queues.values()}
         return {name: limit for name, limit in limits.items() if limit is not None}
+
+    def dispatch_timeouts(self) -> dict[str, timedelta]:
+        """The queues that have one: for how long a reserved slot may wait for its run."""
+        timeouts = {queue.name: queue.dispatch_timeout for queue in self.queues.values()}
+        return {name: duration("dispatch_timeout", given) for name, given in timeouts.items() if given is not None}
 
     def registered(self, queue: Queue) -> str:
         """The name of `queue`, if it is registered here."""

@@ -6,26 +6,34 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol, TypeVar
 from uuid import UUID
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from runlane.clock import Clock
 from runlane.decisions import MAX_EVENTS
-from runlane.engine.tick import TickReport, tick
+from runlane.dispatch import Dispatcher
+from runlane.engine.tick import Tick, TickReport
 from runlane.errors import ConfigurationInvalid, InternalError
 from runlane.lanes import Lane
+from runlane.projections.runs import Run
 from runlane.registry import Registry
 from runlane.session import HEARTBEAT, LEASE_DURATION, Session
+from runlane.storage import maintainers
 from runlane.storage.database import Database
+from runlane.storage.maintainers import Maintainer
 from runlane.storage.transaction import Transaction
+from runlane.transport import Publisher
 from runlane.values import identifier
 
 T = TypeVar("T")
+
+#: The least time, in seconds, for which a process that keeps house is believed to go on.
+_HOUSE = 5.0
 
 
 @frozen
@@ -36,6 +44,7 @@ class Settings:
     lease_duration: timedelta = LEASE_DURATION
     max_events: int = MAX_EVENTS
     redact_failures: bool = False
+    eager: bool = True
 
     def __attrs_post_init__(self) -> None:
         if self.lease_duration < 2 * self.heartbeat:
@@ -86,6 +95,11 @@ class Runtime:
         self.clock = clock
         self.worker_id = default_worker_id() if worker_id is None else identifier("worker_id", worker_id)
         self.settings = settings
+        self._dispatcher = (
+            Dispatcher(lane.database, lane.transport, self.environment, clock)
+            if isinstance(lane.transport, Publisher)
+            else None
+        )
         self._lock = threading.RLock()
         self._session: Session | None = None
         self._holding: list[Holding] = []
@@ -149,6 +163,8 @@ class Runtime:
                     held=self.held,
                     lost=self._lease_lost,
                     cancelled=self.cancel,
+                    wakes=self.registry.wakes,
+                    tasks=list(self.registry.tasks),
                 )
                 session.open()
                 self._session = session
@@ -184,16 +200,59 @@ class Runtime:
         if queues is None or queues:
             self.lane.transport.ring(self.environment, queues)
 
+    def announce(self, runs: Sequence[Run]) -> None:
+        """Wake workers and consumers for runs just made, unless that is left to maintenance (``deferred``)."""
+        if not runs or not self.settings.eager:
+            return
+        self.ring({run.queue for run in runs})
+        if self._dispatcher is not None:
+            self._dispatcher.publish([run.id for run in runs])
+
     def tick(self) -> TickReport:
         """One maintenance pass; the first of a process records its schedules."""
         deploy = not self._deployed
-        report = tick(
-            self.database, self.clock, self.environment, self.registry, self.settings.max_events, deploy=deploy
-        )
+        pass_ = Tick(self.database, self.clock, self.environment, self.registry, self.settings.max_events)
+        report = pass_.run(deploy=deploy)
         self._deployed = True
         if report.runs_recovered or report.schedules_fired:
             self.ring()
-        return report
+        if self._dispatcher is None:
+            return report
+        flushed = self._dispatcher.flush()
+        return evolve(
+            report,
+            wakeups_published=flushed.published,
+            wakeups_failed=flushed.failed,
+            wakeups_dead_lettered=flushed.dead_lettered,
+            more=report.more or flushed.more,
+        )
+
+    def keep_house(self, interval: float) -> TickReport | None:
+        """A maintenance pass, unless another process with the same definitions makes them at present.
+
+        Whoever does is believed for some passes; if it vanishes, somebody else takes over by then.
+
+        Args:
+            interval: seconds between the passes of this process.
+        """
+        me, of = self.session().holder.session_id, self.registry.fingerprint
+        lease = timedelta(seconds=max(_HOUSE, 2.5 * interval))
+        with self.reading() as tx:
+            now, seen = tx.now(), maintainers.find(tx, self.environment, of)
+        if seen is not None and seen.session_id != me and seen.expires_at > now:
+            return None
+        if seen is None or seen.session_id != me or seen.expires_at < now + lease / 2:
+            wanted = Maintainer(me, now + lease)
+            if not self.transact(lambda tx: maintainers.take(tx, self.environment, of, seen, wanted)):
+                return None
+        return self.tick()
+
+    def leave_house(self) -> None:
+        """Let another process keep house at once, if this one does."""
+        session = self._session
+        if session is not None:
+            me, of = session.holder.session_id, self.registry.fingerprint
+            self.transact(lambda tx: maintainers.retire(tx, self.environment, of, me))
 
     def _lease_lost(self, session_id: UUID) -> None:
         for holding in tuple(self._holding):

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from uuid import UUID, uuid4
 
 from runlane.clock import Clock
 from runlane.engine import lease
+from runlane.engine.complete import Wakes, no_wakeups
 from runlane.engine.lease import Holder
 from runlane.errors import RunlaneError
 from runlane.storage import claims, sessions
@@ -43,6 +44,8 @@ class Session:
         held: the attempts this process knows it has (run id to attempt).
         lost: called once when the session can no longer be trusted.
         cancelled: called with the runs leased to the session that are asked to stop.
+        wakes: says of a queue whether its runs need a wakeup when they are queued again.
+        tasks: the ids of the tasks this process knows.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class Session:
         held: Callable[[], dict[UUID, int]],
         lost: Callable[[UUID], None],
         cancelled: Callable[[Collection[UUID]], None],
+        wakes: Wakes = no_wakeups,
+        tasks: Sequence[str] = (),
     ) -> None:
         self.holder = Holder(uuid4(), worker_id)
         self._database = database
@@ -70,6 +75,8 @@ class Session:
         self._held = held
         self._lost = lost
         self._cancelled = cancelled
+        self._wakes = wakes
+        self._tasks = tasks
         self._suspects: dict[UUID, int] = {}
         self._stop = threading.Event()
         self._trusted_until = 0.0
@@ -83,7 +90,13 @@ class Session:
         def register(tx: Transaction) -> None:
             now = tx.now()
             sessions.open_session(
-                tx, self.holder.session_id, self._environment, self.holder.worker_id, now, now + self._lease_duration
+                tx,
+                self.holder.session_id,
+                self._environment,
+                self.holder.worker_id,
+                now,
+                now + self._lease_duration,
+                self._tasks,
             )
 
         self._database.transact(register, self._clock, beat=True)
@@ -126,7 +139,9 @@ class Session:
         self._suspects = unknown
         if strays:
             given = self._database.transact(
-                lambda tx: lease.give_back(tx, self.holder, strays, "stray", self._max_events), self._clock, beat=True
+                lambda tx: lease.give_back(tx, self.holder, strays, "stray", self._max_events, self._wakes),
+                self._clock,
+                beat=True,
             )
             log.warning("gave back %d leases that this process did not know", given)
         return True

@@ -93,7 +93,7 @@ class Schedules:
             return schedule.trigger_now(tx, runtime.environment, wanted, runtime.registry, new_id, who, parent)
 
         done = runtime.database.transact(work, runtime.clock)
-        runtime.ring()
+        runtime.announce([done.run])
         return done
 
     def preview(self, id: str, count: int = 5) -> tuple[datetime, ...]:

@@ -150,6 +150,10 @@ class Worker:
         self._stop.set()
         if self._housekeeper is not None:
             self._housekeeper.join()
+            try:
+                self._runtime.leave_house()
+            except RunlaneError as error:
+                log.debug("others keep house only after a while: %s", error)
         self._closed.set()
 
     def _raise(self) -> None:
@@ -160,7 +164,8 @@ class Worker:
         wait = self._maintenance_interval
         while not self._stop.wait(wait * random.uniform(0.9, 1.1)):  # noqa: S311
             try:
-                wait = 0.001 if self._runtime.tick().more else self._maintenance_interval
+                report = self._runtime.keep_house(self._maintenance_interval)
+                wait = 0.001 if report is not None and report.more else self._maintenance_interval
             except RunlaneError as error:
                 log.warning("maintenance has to wait: %s", error)
             except Exception:

@@ -87,16 +87,27 @@ def _log(program: Program) -> None:
 @click.pass_obj
 def tick(program: Program, /) -> None:
     """One maintenance pass: recover lost runs, make the runs of due schedules."""
-    report = program.started(tasks=True).tick()
+    app = program.started(tasks=True)
+    report = app.tick()
     if program.json:
         show.json_lines([asdict(report)])
     else:
-        counts = (
+        counts: tuple[tuple[int, str, str], ...] = (
             (report.sessions_expired, "session", "expired"),
             (report.runs_recovered, "run", "recovered"),
+            (report.cancellations_finalized, "cancellation", "finalized"),
             (report.schedules_changed, "schedule", "changed"),
             (report.schedules_fired, "schedule", "fired"),
         )
+        if app.lane.delivers:
+            counts += (
+                (report.reservations_expired, "reservation", "expired"),
+                (report.deliveries_requested, "delivery request", "made"),
+                (report.slots_reserved, "slot", "reserved"),
+                (report.wakeups_published, "wakeup", "published"),
+                (report.wakeups_failed, "wakeup", "failed"),
+                (report.wakeups_dead_lettered, "wakeup", "given up"),
+            )
         done = ", ".join(f"{show.counted(number, what)} {how}" for number, what, how in counts)
         show.say(done + ("; more waits" if report.more else ""))
     for error in report.errors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from attrs import frozen
@@ -26,31 +26,44 @@ class Finished:
     retry: Retry
 
 
-def complete(tx: Transaction, finished: Sequence[Finished], now: datetime, max_events: int) -> list[Run | None]:
+#: Says of a queue whether its runs need a wakeup when they are queued again.
+Wakes = Callable[[str], bool]
+
+
+def no_wakeups(_: str) -> bool:
+    """As on lanes whose workers look into the database by themselves."""
+    return False
+
+
+def complete(
+    tx: Transaction, finished: Sequence[Finished], now: datetime, max_events: int, wakes: Wakes = no_wakeups
+) -> list[Run | None]:
     """Append the outcomes; for each the run as it is then, or None if the lease was lost and the outcome is dropped."""
     actors: dict[str, Actor] = {}
-    decided = [_decide(one.run, one, now, max_events, actors) for one in finished]
+    decided = [_decide(one.run, one, now, max_events, wakes, actors) for one in finished]
     lost = log.append_runs(tx, [change for change in decided if change is not None])
     after = [None if change is None or change.after.id in lost else change.after for change in decided]
     if lost:
         current = {run.id: run for run in claims.lock_runs(tx, list(lost))}
         for index, one in enumerate(finished):
             run = current.get(one.run.id)
-            change = None if run is None else _decide(run, one, now, max_events, actors)
+            change = None if run is None else _decide(run, one, now, max_events, wakes, actors)
             if change is not None and not log.append_runs(tx, [change]):
                 after[index] = change.after
     return after
 
 
 def _decide(
-    run: Run, one: Finished, now: datetime, max_events: int, actors: dict[str, Actor]
+    run: Run, one: Finished, now: datetime, max_events: int, wakes: Wakes, actors: dict[str, Actor]
 ) -> decisions.Change | None:
     lease = one.run.lease
     if lease is None:
         raise ValueError("an outcome belongs to a leased run")
     # Drawn once, and recorded in the event.
     spread = random.uniform(-1.0, 1.0) if isinstance(one.outcome, Failed) else 0.0  # noqa: S311
-    events = decisions.complete(run, lease.session_id, lease.attempt, one.outcome, one.retry, now, spread, max_events)
+    events = decisions.complete(
+        run, lease.session_id, lease.attempt, one.outcome, one.retry, now, spread, max_events, wakes(run.queue)
+    )
     if not events:
         return None
     actor = actors.get(lease.worker_id)

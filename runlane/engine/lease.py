@@ -11,6 +11,7 @@ from attrs import frozen
 
 from runlane import decisions
 from runlane.decisions import Change, Interrupted
+from runlane.engine.complete import Wakes, no_wakeups
 from runlane.engine.trigger import NewRun, Triggered, birth, give_birth, trigger
 from runlane.errors import InvariantViolation, QueueCapacityExceeded
 from runlane.events import RunStep
@@ -19,10 +20,19 @@ from runlane.projections.runs import Run
 from runlane.storage import claims, log, partitions, sessions
 from runlane.storage.partitions import Partition
 from runlane.storage.transaction import Transaction
-from runlane.values import SYSTEM, Actor, ActorType, TriggerOutcome
+from runlane.values import SYSTEM, Actor, ActorType, RunStatus, TriggerOutcome
 
 #: No queue has a limit.
 UNLIMITED: Mapping[str, int] = MappingProxyType({})
+
+
+@frozen
+class Recovered:
+    """What was taken from a session: runs queued again or failed, cancellations finalized; whether some are left."""
+
+    runs: int = 0
+    cancelled: int = 0
+    more: bool = False
 
 
 @frozen
@@ -125,7 +135,7 @@ def _lease_bounded(tx: Transaction, holder: Holder, run: Run, limit: int) -> Tri
     The lease is written once the slot is certain, so that at no position of the log there is one lease too many.
     """
     partition = Partition(run.queue, run.concurrency_key, limit)
-    if not partitions.lock(tx, run.environment, [partition])[partition]:
+    if not partitions.lock(tx, run.environment, [partition])[partition].free:
         place = f"queue {run.queue!r}" + (f", concurrency key {run.concurrency_key!r}" if run.concurrency_key else "")
         raise QueueCapacityExceeded(
             f"{place}: all {limit} slots are in use",
@@ -138,14 +148,29 @@ def _lease_bounded(tx: Transaction, holder: Holder, run: Run, limit: int) -> Tri
     return Triggered(change.after, TriggerOutcome.CREATED)
 
 
-def give_back(tx: Transaction, holder: Holder, strays: dict[UUID, int], reason: str, max_events: int) -> int:
+def give_back(
+    tx: Transaction,
+    holder: Holder,
+    strays: dict[UUID, int],
+    reason: str,
+    max_events: int,
+    wakes: Wakes = no_wakeups,
+) -> int:
     """Queue again those of `strays` (run to attempt) that the session still holds; how many those were."""
     runs = claims.lock_runs(tx, list(strays))
     now = tx.now()
     changes = []
     for run in runs:
         events = decisions.complete(
-            run, holder.session_id, strays[run.id], Interrupted(reason), ONE_ATTEMPT, now, 0.0, max_events
+            run,
+            holder.session_id,
+            strays[run.id],
+            Interrupted(reason),
+            ONE_ATTEMPT,
+            now,
+            0.0,
+            max_events,
+            wakes(run.queue),
         )
         if events:
             changes.append(decisions.advance(run, events, now, holder.actor))
@@ -153,23 +178,27 @@ def give_back(tx: Transaction, holder: Holder, strays: dict[UUID, int], reason: 
 
 
 def recover_session(
-    tx: Transaction, session_id: UUID, max_lost: Callable[[str], int], max_events: int, limit: int = 500
-) -> tuple[int, bool]:
-    """Take the runs of a session whose time has run out, or that has no row, away from it.
-
-    Returns how many runs were recovered, and whether some are left for another transaction.
-    """
+    tx: Transaction,
+    session_id: UUID,
+    max_lost: Callable[[str], int],
+    max_events: int,
+    wakes: Wakes = no_wakeups,
+    limit: int = 500,
+) -> Recovered:
+    """Take the runs of a session whose time has run out, or that has no row, away from it."""
     expires_at = sessions.lock_expired(tx, session_id)
     now = tx.now()
     if expires_at is not None and expires_at > now:
-        return 0, False
+        return Recovered()
     runs = claims.lock_leased(tx, session_id, limit)
     changes = [
         decisions.advance(run, events, now, SYSTEM)
         for run in runs
-        if (events := decisions.recover(run, max_lost(run.task_id), max_events))
+        if (events := decisions.recover(run, max_lost(run.task_id), max_events, wakes(run.queue)))
     ]
-    recovered = len(changes) - len(log.append_runs(tx, changes)) if changes else 0
+    lost = log.append_runs(tx, changes) if changes else set()
+    done = [change.after for change in changes if change.after.id not in lost]
     if expires_at is not None and len(runs) < limit:
         sessions.close_session(tx, session_id)
-    return recovered, len(runs) == limit
+    cancelled = sum(run.status is RunStatus.CANCELLED for run in done)
+    return Recovered(len(done) - cancelled, cancelled, len(runs) == limit)

@@ -69,7 +69,8 @@ def run_again(
         queue=created.queue if created.queue in registry.queues else registry.queue_of(task),
         meta=_meta(created.meta, said),
     )
-    found = trigger(tx, environment, [NewRun(new_run_id(), created, said.actor)])[0]
+    new = NewRun(new_run_id(), created, said.actor, deliver=registry.asks_at_once(created.queue))
+    found = trigger(tx, environment, [new])[0]
     if found.outcome is not TriggerOutcome.CREATED:
         raise StorageConflict(
             f"run {found.run.id} is active and owns the singleton key {created.singleton_key!r}",

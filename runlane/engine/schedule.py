@@ -86,7 +86,8 @@ def fire(tx: Transaction, stream_id: UUID, registry: Registry, new_id: UUID) -> 
     if not due:
         return None
     task = registry.task(state.task_id)
-    wanted = _occurrence(state, task, new_id, due[0].scheduled_for)
+    deliver = registry.asks_at_once(state.queue)
+    wanted = _occurrence(state, task, new_id, due[0].scheduled_for, deliver)
     triggered = trigger(tx, state.environment, [wanted])[0]
     # Decided again with the run that the task's key may have led to.
     events = schedule_decisions.fire(state, triggered.run.id, now)
@@ -133,7 +134,8 @@ def trigger_now(
     schedule_decisions.fires_by_hand(state)
     task = registry.task(state.task_id)
     task.payload.from_json(state.payload, f"payload of schedule {schedule_id}")
-    created = _occurrence(state, task, new_id, None).created
+    wanted = _occurrence(state, task, new_id, None, registry.asks_at_once(state.queue))
+    created = wanted.created
     if parent is not None:
         created = evolve(
             created,
@@ -141,7 +143,7 @@ def trigger_now(
             correlation_id=parent.correlation_id,
             trace_carrier=parent.trace_carrier,
         )
-    return trigger(tx, environment, [NewRun(new_id, created, actor)])[0]
+    return trigger(tx, environment, [evolve(wanted, created=created, actor=actor)])[0]
 
 
 def _found(state: ScheduleState | None, environment: str, schedule_id: str) -> ScheduleState:
@@ -167,7 +169,9 @@ def _moved(tx: Transaction, state: ScheduleState, events: Sequence[ScheduleEvent
     return change.after
 
 
-def _occurrence(state: ScheduleState, task: Task[..., object], new_id: UUID, scheduled_for: datetime | None) -> NewRun:
+def _occurrence(
+    state: ScheduleState, task: Task[..., object], new_id: UUID, scheduled_for: datetime | None, deliver: bool
+) -> NewRun:
     """A run of the occurrence at `scheduled_for`, or of none."""
     key = task.key("idempotency_key", None, state.payload)
     occurrence = None
@@ -184,7 +188,7 @@ def _occurrence(state: ScheduleState, task: Task[..., object], new_id: UUID, sch
         singleton_key=task.key("singleton_key", None, state.payload),
         concurrency_key=task.key("concurrency_key", None, state.payload),
     )
-    return NewRun(new_id, created, Actor(ActorType.SCHEDULE, state.schedule_id))
+    return NewRun(new_id, created, Actor(ActorType.SCHEDULE, state.schedule_id), deliver=deliver)
 
 
 def _move(

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 from attrs import frozen
 
+from runlane import decisions
 from runlane.clock import Clock
-from runlane.engine import lease, schedule
+from runlane.engine import deliver, lease, schedule
+from runlane.engine.lease import Recovered
 from runlane.errors import RunlaneError, StorageConflict
 from runlane.policy import ONE_ATTEMPT
 from runlane.registry import Registry
-from runlane.storage import claims, schedules, sessions
+from runlane.storage import claims, schedules, sessions, waiting
 from runlane.storage.database import Database
 from runlane.storage.transaction import Transaction
 from runlane.values import new_run_id
+
+T = TypeVar("T")
 
 log = logging.getLogger("runlane.tick")
 
@@ -31,92 +37,150 @@ class TickReport:
 
     sessions_expired: int = 0
     runs_recovered: int = 0
+    cancellations_finalized: int = 0
+    reservations_expired: int = 0
     schedules_changed: int = 0
     schedules_fired: int = 0
+    deliveries_requested: int = 0
+    slots_reserved: int = 0
+    wakeups_published: int = 0
+    wakeups_failed: int = 0
+    wakeups_dead_lettered: int = 0
     errors: tuple[str, ...] = ()
     more: bool = False
 
 
-def tick(
-    database: Database, clock: Clock | None, environment: str, registry: Registry, max_events: int, *, deploy: bool
-) -> TickReport:
-    """One pass: recover what expired sessions held, then make the runs of due schedules.
+class Tick:
+    """One pass of maintenance over an environment.
 
     Args:
+        registry: the definitions of this process; schedules of other tasks, and slots of other queues, are left to
+            those who know them.
         max_events: the greatest length of a run's history.
-        deploy: also record the registered schedules, as the first pass of a process does.
-
-    Raises:
-        StorageUnavailable: the database cannot be reached; other faults of single items are in the report.
     """
-    errors: list[str] = []
-    expired, recovered, more = _recover(database, clock, environment, registry, max_events, errors)
-    changed = 0
-    if deploy:
-        wanted, tasks = schedule.definitions(registry), list(registry.tasks)
-        changed = database.transact(lambda tx: schedule.deploy(tx, environment, wanted, tasks), clock)
-    fired, more_due = _fire(database, clock, environment, registry, errors)
-    return TickReport(expired, recovered, changed, fired, tuple(errors), more or more_due)
 
+    def __init__(
+        self, database: Database, clock: Clock | None, environment: str, registry: Registry, max_events: int
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._environment = environment
+        self._registry = registry
+        self._max_events = max_events
+        self._counts: Counter[str] = Counter()
+        self._errors: list[str] = []
+        self._more = False
 
-def _recover(
-    database: Database, clock: Clock | None, environment: str, registry: Registry, max_events: int, errors: list[str]
-) -> tuple[int, int, bool]:
-    with database.read(clock) as tx:
-        found = sessions.expired_sessions(tx, environment, tx.now(), BATCH)
-        found += claims.orphaned_sessions(tx, environment, BATCH)
-    expired, recovered, more = 0, 0, len(found) >= BATCH
+    def run(self, *, deploy: bool) -> TickReport:
+        """Recover what expired sessions held, give back slots, make the runs of due schedules, ask for deliveries.
 
-    def max_lost(task_id: str) -> int:
-        task = registry.tasks.get(task_id)
+        Args:
+            deploy: also record the registered schedules, as the first pass of a process does.
+
+        Raises:
+            StorageUnavailable: the database cannot be reached; other faults of single items are in the report.
+        """
+        self._recover()
+        if self._registry.delivers:
+            self._expire_reservations()
+        if deploy:
+            wanted, tasks = schedule.definitions(self._registry), list(self._registry.tasks)
+            self._counts["schedules_changed"] = self._transact(
+                lambda tx: schedule.deploy(tx, self._environment, wanted, tasks)
+            )
+        self._fire()
+        if self._registry.delivers:
+            self._request_deliveries()
+            self._reserve()
+        return TickReport(**self._counts, errors=tuple(self._errors), more=self._more)
+
+    def _recover(self) -> None:
+        with self._database.read(self._clock) as tx:
+            found = sessions.expired_sessions(tx, self._environment, tx.now(), BATCH)
+            found += claims.orphaned_sessions(tx, self._environment, BATCH)
+        self._more |= len(found) >= BATCH
+        for session_id in found:
+            self._guard(partial(self._recover_session, session_id), f"recovering session {session_id}")
+
+    def _recover_session(self, session_id: UUID) -> None:
+        done = Recovered(more=True)
+        while done.more:
+            done = self._transact(
+                lambda tx: lease.recover_session(tx, session_id, self._max_lost, self._max_events, self._registry.wakes)
+            )
+            self._counts["runs_recovered"] += done.runs
+            self._counts["cancellations_finalized"] += done.cancelled
+        self._counts["sessions_expired"] += 1
+
+    def _max_lost(self, task_id: str) -> int:
+        task = self._registry.tasks.get(task_id)
         return (task.retry if task is not None else ONE_ATTEMPT).max_lost
 
-    for session_id in found:
-        recover_some = partial(lease.recover_session, session_id=session_id, max_lost=max_lost, max_events=max_events)
+    def _expire_reservations(self) -> None:
+        with self._database.read(self._clock) as tx:
+            now = tx.now()
+            held = waiting.reserved(tx, self._environment, list(self._registry.limits()))
+        late = [run.id for run in held if decisions.expire_reservation(run, now)]
+        for start in range(0, len(late), BATCH):
+            some = partial(deliver.expire_reservations, run_ids=late[start : start + BATCH])
+            self._count("reservations_expired", some)
 
-        def recover_one(recover_some: Callable[[Transaction], tuple[int, bool]] = recover_some) -> None:
-            nonlocal expired, recovered, more
-            left = True
-            while left:
-                count, left = database.transact(recover_some, clock)
-                recovered += count
-            expired += 1
+    def _fire(self) -> None:
+        tasks = [task.id for task in self._registry.tasks.values() if task.schedules]
+        if not tasks:
+            return
+        with self._database.read(self._clock) as tx:
+            due = schedules.due_schedules(tx, self._environment, tasks, tx.now(), BATCH)
+        self._more |= len(due) >= BATCH
+        for stream_id in due:
+            self._guard(partial(self._fire_one, stream_id), f"firing schedule {stream_id}")
 
-        _guard(recover_one, f"recovering session {session_id}", errors)
-    return expired, recovered, more
+    def _fire_one(self, stream_id: UUID) -> None:
+        new_id = new_run_id()
+        run = self._transact(lambda tx: schedule.fire(tx, stream_id, self._registry, new_id))
+        self._counts["schedules_fired"] += run is not None
 
+    def _request_deliveries(self) -> None:
+        """Of unbounded queues; those of bounded ones are asked for once they have a slot."""
+        for queue in filter(self._registry.wakes, self._registry.queues):
+            with self._database.read(self._clock) as tx:
+                due = waiting.due_waiting(tx, self._environment, queue, tx.now(), BATCH)
+            self._more |= len(due) >= BATCH
+            if due:
+                self._count("deliveries_requested", partial(deliver.request_deliveries, run_ids=due))
 
-def _fire(
-    database: Database, clock: Clock | None, environment: str, registry: Registry, errors: list[str]
-) -> tuple[int, bool]:
-    tasks = [task.id for task in registry.tasks.values() if task.schedules]
-    if not tasks:
-        return 0, False
-    with database.read(clock) as tx:
-        due = schedules.due_schedules(tx, environment, tasks, tx.now(), BATCH)
-    fired = 0
-    for stream_id in due:
+    def _reserve(self) -> None:
+        limits, tasks = self._registry.limits(), list(self._registry.tasks)
+        timeouts = self._registry.dispatch_timeouts()
+        before = self._counts["slots_reserved"]
+        self._count(
+            "slots_reserved",
+            lambda tx: deliver.reserve_slots(tx, self._environment, limits, timeouts, tasks, self._max_events, BATCH),
+        )
+        self._more |= self._counts["slots_reserved"] - before >= BATCH
 
-        def fire_one(stream_id: UUID = stream_id) -> None:
-            nonlocal fired
-            run = database.transact(lambda tx: schedule.fire(tx, stream_id, registry, new_run_id()), clock)
-            fired += run is not None
+    def _count(self, what: str, work: Callable[[Transaction], int]) -> None:
+        """Do `work` in a transaction of its own, and count what it did."""
 
-        _guard(fire_one, f"firing schedule {stream_id}", errors)
-    return fired, len(due) >= BATCH
+        def counted() -> None:
+            self._counts[what] += self._transact(work)
 
+        self._guard(counted, what.replace("_", " "))
 
-def _guard(work: Callable[[], None], what: str, errors: list[str]) -> None:
-    """One bad item does not stop the rest; a database that is away does."""
-    try:
-        work()
-    except StorageConflict:
-        log.debug("%s was done by somebody else", what)
-    except RunlaneError as error:
-        if error.retryable:
-            raise
-        log.exception("%s failed", what)
-        errors.append(f"{what}: {error}")
-    except Exception as error:
-        log.exception("%s failed", what)
-        errors.append(f"{what}: {type(error).__name__}")
+    def _transact(self, work: Callable[[Transaction], T]) -> T:
+        return self._database.transact(work, self._clock)
+
+    def _guard(self, work: Callable[[], None], what: str) -> None:
+        """One bad item does not stop the rest; a database that is away does."""
+        try:
+            work()
+        except StorageConflict:
+            log.debug("%s was done by somebody else", what)
+        except RunlaneError as error:
+            if error.retryable:
+                raise
+            log.exception("%s failed", what)
+            self._errors.append(f"{what}: {error}")
+        except Exception as error:
+            log.exception("%s failed", what)
+            self._errors.append(f"{what}: {type(error).__name__}")

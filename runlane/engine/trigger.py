@@ -20,12 +20,13 @@ from runlane.values import Actor, TriggerOutcome
 
 @frozen
 class NewRun:
-    """A validated request for a run."""
+    """A validated request for a run; `deliver` says that its delivery is asked for at once, if it is due."""
 
     id: UUID
     created: RunCreated
     actor: Actor
     delay: timedelta | None = None
+    deliver: bool = True
 
 
 @frozen
@@ -66,7 +67,8 @@ def give_birth(tx: Transaction, births: Sequence[Change], now: datetime) -> list
 
 def birth(new: NewRun, environment: str, now: datetime) -> Change:
     """The change that creates a run."""
-    return decisions.begin(new.id, environment, decisions.create(new.created, new.delay, now), now, new.actor)
+    events = decisions.create(new.created, new.delay, now, new.deliver)
+    return decisions.begin(new.id, environment, events, now, new.actor)
 
 
 def _settled(

@@ -45,6 +45,12 @@ def lock_runs(tx: Transaction, ids: Sequence[UUID]) -> list[Run]:
     return queries.load(tx, statement)
 
 
+def lock_run(tx: Transaction, run_id: UUID) -> Run | None:
+    """The run with this id, locked; None if somebody else holds it, or there is none."""
+    statement = queries.RUN.where(_RUNS.c.id == run_id).with_for_update(of=_RUNS, skip_locked=True)
+    return next(iter(queries.load(tx, statement)), None)
+
+
 def lock_leased(tx: Transaction, session_id: UUID, limit: int) -> list[Run]:
     """Up to `limit` runs leased to a session, locked; those that others hold at the moment are left out."""
     statement = (

@@ -60,6 +60,8 @@ class Database:
         self.is_memory = parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:")
         self.where = "the memory lane" if self.is_memory else _describe(parsed)
         self.url = parsed
+        #: Whether the transport beside it carries one wakeup per run; the lane says so.
+        self.publishes = False
         self.dialect: StorageDialect
         self._busy_timeout = busy_timeout
         self._synchronous = synchronous_commit
@@ -153,7 +155,7 @@ class Database:
             raise ConfigurationInvalid(
                 f"connection= must use {accepted}, as it joins {self.where}; it uses {name}+{driver}"
             )
-        return Transaction(connection, self.dialect, self.schema, clock)
+        return Transaction(connection, self.dialect, self.schema, clock, self.publishes)
 
     def transact(self, work: Callable[[Transaction], T], clock: Clock | None = None, *, beat: bool = False) -> T:
         """Run `work` in a transaction of its own, and again if the database resolved a conflict against it."""

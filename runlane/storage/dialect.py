@@ -82,7 +82,7 @@ class StorageDialect(Protocol):
     def lock_due_in(
         self, conn: Connection, environment: str, rooms: Sequence[Room], tasks: Sequence[str], now: datetime
     ) -> list[tuple[UUID, str, str | None]]:
-        """Lock claimable runs of partitions, at least the best ones of each up to its room.
+        """Lock claimable runs of partitions that hold no reservation, at least the best ones of each up to its room.
 
         Returns id, queue and concurrency key, in claim order.
         """

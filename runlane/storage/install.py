@@ -9,7 +9,7 @@ from importlib import resources
 from sqlalchemy import Connection, insert, inspect, select
 
 from runlane.errors import ConfigurationInvalid
-from runlane.storage import faults, tables
+from runlane.storage import faults, tables, upgrades
 from runlane.storage.tables import SCHEMA, VERSION
 
 #: Serialises concurrent migrators of one database; any constant nobody else uses.
@@ -40,12 +40,14 @@ def migrate(connection: Connection, schema: str | None) -> int:
     version = installed_version(connection, schema)
     if version is None:
         _create(connection, schema)
-        stamp = insert(tables.schema_version).values(version=VERSION, applied_at=datetime.now(UTC))
-        connection.execute(stamp, execution_options={"schema_translate_map": {SCHEMA: schema}})
+        _stamp(connection, schema, VERSION)
         return VERSION
     if version > VERSION:
         raise ConfigurationInvalid(_too_new(version))
-    return version
+    for reached in range(version + 1, VERSION + 1):
+        upgrades.STEPS[reached](connection.execution_options(schema_translate_map={SCHEMA: schema}), schema)
+        _stamp(connection, schema, reached)
+    return VERSION
 
 
 def check(connection: Connection, schema: str | None, where: str) -> None:
@@ -77,6 +79,11 @@ def ddl(schema: str) -> str:
         raise ConfigurationInvalid("schema.sql has lost its first two statements")
     name = quoted(schema)
     return text.replace(_HEAD, f"create schema if not exists {name};\nset local search_path to {name}, pg_temp;\n")
+
+
+def _stamp(connection: Connection, schema: str | None, version: int) -> None:
+    stamp = insert(tables.schema_version).values(version=version, applied_at=datetime.now(UTC))
+    connection.execute(stamp, execution_options={"schema_translate_map": {SCHEMA: schema}})
 
 
 def _create(connection: Connection, schema: str | None) -> None:

@@ -24,11 +24,11 @@ from sqlalchemy.exc import IntegrityError
 from runlane import codec, jsontext
 from runlane.decisions import Change, QueueChange, environment_stream
 from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
-from runlane.events import EnvironmentEvent, Event, IdempotencyReset, Recorded, ScheduleFired
+from runlane.events import EnvironmentEvent, Event, IdempotencyReset, Recorded, RunDeliveryRequested, ScheduleFired
 from runlane.projections.queues import QueueControl
 from runlane.projections.schedules import ScheduleState
 from runlane.schedule_decisions import ScheduleChange
-from runlane.storage import faults, rows, tables
+from runlane.storage import faults, outbox, rows, tables
 from runlane.storage.dialect import EventRow
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor
@@ -77,6 +77,7 @@ def append_runs(tx: Transaction, changes: Sequence[Change]) -> set[UUID]:
         expected = [change.before.sequence for change in steps if change.before is not None]
         states = [rows.state_values(change.after) for change in steps]
         won = tx.dialect.update_runs(tx.connection, expected, states, _event_rows(steps))
+        _ask_for_delivery(tx, [change for change in steps if change.after.id in won])
         lost |= {change.after.id for change in steps} - won
     return lost
 
@@ -93,6 +94,7 @@ def append_singleton(tx: Transaction, change: Change) -> bool:
         if not tx.dialect.insert_singleton(tx.connection, rows.birth_values(change.after)):
             return False
     tx.dialect.insert_events(tx.connection, _event_rows([change]))
+    _ask_for_delivery(tx, [change])
     return True
 
 
@@ -301,6 +303,21 @@ def _insert_births(tx: Transaction, births: Sequence[Change]) -> None:
     runs = [rows.birth_values(change.after) for change in births]
     with _unique_ids():
         tx.dialect.insert_runs(tx.connection, runs, _event_rows(births))
+    _ask_for_delivery(tx, births)
+
+
+def _ask_for_delivery(tx: Transaction, changes: Sequence[Change]) -> None:
+    """Where the transport carries one wakeup per run: each event that asks for one has its row in the outbox."""
+    if tx.publishes:
+        outbox.enqueue(
+            tx,
+            (
+                outbox.Requested(change.after, record.sequence, record.occurred_at)
+                for change in changes
+                for record in change.records
+                if isinstance(record.event, RunDeliveryRequested)
+            ),
+        )
 
 
 @contextmanager

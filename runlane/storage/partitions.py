@@ -1,7 +1,8 @@
-"""Bounded queues: which runs may start without more than `concurrency_limit` of a partition being leased at once.
+"""Bounded queues: which runs may start without more than `concurrency_limit` slots of a partition being in use at once.
 
 A partition is (environment, queue, concurrency key); runs without a key are one of their own.  A slot is not a thing
-that is stored: the leased runs themselves are counted, so nothing can leak whatever dies.
+that is stored: the runs that are leased or hold a reservation are counted themselves, so nothing can leak, whatever
+dies.  A run with a reservation has its slot already: it may be claimed when no other slot is free.
 
 Claims of one partition go one after the other, under a lock that ends with the transaction; the count is read by a
 later statement than the one that waited for the lock, so it sees what the claim before committed.  The lock is one of
@@ -23,7 +24,7 @@ from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import TextClause, bindparam, text
+from sqlalchemy import TextClause, bindparam, select, text
 
 from runlane import jsontext
 from runlane.projections.runs import Run
@@ -37,7 +38,7 @@ _ABOVE_ALL = 32768  # one more than the highest priority
 
 @frozen
 class Partition:
-    """A part of a bounded queue whose leased runs are counted together, and the limit that holds for them here."""
+    """A part of a bounded queue whose slots are counted together, and the limit that holds for them here."""
 
     queue: str
     key: str | None
@@ -49,17 +50,29 @@ class Partition:
         return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
 
 
-def lock(tx: Transaction, environment: str, partitions: Sequence[Partition]) -> dict[Partition, int]:
-    """Wait for the partitions' locks, which end with the transaction; for each how many slots are free then."""
+@frozen
+class Slots:
+    """The slots of a partition: how many are free, and how many are set aside for runs that are not leased yet."""
+
+    free: int
+    reserved: int
+
+
+def lock(tx: Transaction, environment: str, partitions: Sequence[Partition]) -> dict[Partition, Slots]:
+    """Wait for the partitions' locks, which end with the transaction; the slots of each as they are then."""
     numbers = {partition.number(tx.schema, environment) for partition in partitions}
     tx.dialect.lock_numbers(tx.connection, sorted(numbers))
     # A statement of its own: one that waited for the lock would count what was leased before it waited.
     wanted = [{"queue": partition.queue, "key": partition.key} for partition in partitions]
-    found = tx.connection.execute(
-        _occupied(tx.schema), {"environment": environment, "partitions": jsontext.dumps(wanted)}
-    )
-    occupied = {(row.queue, row.key): row.occupied for row in found}
-    return {p: max(0, p.limit - occupied[p.queue, p.key]) for p in partitions}
+    found = tx.connection.execute(_slots(tx.schema), {"environment": environment, "partitions": jsontext.dumps(wanted)})
+    used = {(row.queue, row.key): (row.occupied, row.reserved) for row in found}
+    slots = {}
+    for partition in partitions:
+        occupied, reserved = used[partition.queue, partition.key]
+        # No more may be claimed than are free if the limit has been lowered since they were set aside.
+        unleased = max(0, partition.limit - occupied + reserved)
+        slots[partition] = Slots(max(0, partition.limit - occupied), min(reserved, unleased))
+    return slots
 
 
 def lock_due(
@@ -71,30 +84,55 @@ def lock_due(
     now: datetime,
     limit: int,
 ) -> list[Run]:
-    """Up to `limit` runs of bounded queues that are due at `now` and have a slot, best first, locked.
+    """Up to `limit` runs of bounded queues that are due at `now` and have or get a slot, best first, locked.
 
     The caller leases them in this transaction or leaves them; their partitions stay locked until its end.
 
     Args:
         limits: the concurrency limit of each queue.
     """
+    return _best(tx, environment, session_id, limits, tasks, now, limit)
+
+
+def lock_unreserved(
+    tx: Transaction, environment: str, limits: Mapping[str, int], tasks: Sequence[str], now: datetime, limit: int
+) -> list[Run]:
+    """The same for a maintainer that sets slots aside: runs that need one and get one."""
+    return _best(tx, environment, None, limits, tasks, now, limit)
+
+
+def _best(
+    tx: Transaction,
+    environment: str,
+    session_id: UUID | None,
+    limits: Mapping[str, int],
+    tasks: Sequence[str],
+    now: datetime,
+    limit: int,
+) -> list[Run]:
+    """For a worker session runs to lease, for nobody runs to reserve a slot for."""
     if not limits or not tasks or limit < 1:
         return []
     tried: set[Partition] = set()
     while True:
-        found = _open(tx, environment, session_id, limits, tasks, now, min(limit, MOST_PARTITIONS) + len(tried))
+        most = min(limit, MOST_PARTITIONS) + len(tried)
+        found = _open(tx, environment, session_id, limits, tasks, now, most)
         chosen = [partition for partition in found if partition not in tried][:MOST_PARTITIONS]
         if not chosen:
             return []
         # Whoever was faster may have filled all of them.  Going back to the savepoint gives their locks back, so that
         # others can be taken: in the order of numbers once more, and never while some are held.
         with tx.connection.begin_nested() as savepoint:
-            ids = _take(tx, environment, lock(tx, environment, chosen), tasks, now, limit)
+            slots = lock(tx, environment, chosen)
+            ids = _take(tx, environment, {p: s.free for p, s in slots.items()}, tasks, now, limit)
+            if session_id is not None:
+                held = {p: s.reserved for p, s in slots.items() if s.reserved}
+                ids += _holding(tx, environment, held, tasks, now) if held else []
             if not ids:
                 savepoint.rollback()
         if ids:
-            runs = {run.id: run for run in queries.load(tx, queries.RUN.where(tables.runs.c.id.in_(ids)))}
-            return [runs[run_id] for run_id in ids]
+            runs = queries.get_runs(tx, ids).values()
+            return sorted(runs, key=lambda run: (-run.priority, run.due_at, run.id))[:limit]
         tried.update(chosen)
 
 
@@ -119,16 +157,35 @@ def _take(
     return ids
 
 
+def _holding(
+    tx: Transaction, environment: str, held: Mapping[Partition, int], tasks: Sequence[str], now: datetime
+) -> list[UUID]:
+    """The best due runs that hold a reservation, of each partition as many as may be claimed."""
+    c = tables.runs.c
+    ids: list[UUID] = []
+    for partition, most in held.items():
+        key = c.concurrency_key.is_(None) if partition.key is None else c.concurrency_key == partition.key
+        mine = (c.environment == environment, c.queue == partition.queue, key, c.reservation.is_not(None))
+        statement = (
+            select(c.id)
+            .where(*mine, c.due_at <= now, c.task_id.in_(list(tasks)))
+            .order_by(c.priority.desc(), c.due_at, c.id)
+            .limit(most)
+        )
+        ids += tx.execute(statement.with_for_update(skip_locked=True)).scalars()
+    return ids
+
+
 def _open(
     tx: Transaction,
     environment: str,
-    session_id: UUID,
+    session_id: UUID | None,
     limits: Mapping[str, int],
     tasks: Sequence[str],
     now: datetime,
     most: int,
 ) -> list[Partition]:
-    """Up to `most` partitions that seem to have a free slot and a due run, the one with the best run first.
+    """Up to `most` partitions that seem to have a slot and a due run for it, the one with the best run first.
 
     Seen without a lock: one that is full here is full at this moment; one that is open may be full when it is locked.
     The best runs are in the first partitions, as each of those has at least one run that is as good.
@@ -136,10 +193,10 @@ def _open(
     queues = [{"queue": queue, "most": most_leased} for queue, most_leased in limits.items()]
     known: Any = list(tasks) if tx.schema is not None else jsontext.dumps(list(tasks))
     found = tx.connection.execute(
-        _find_open(tx.schema),
+        _find_open(tx.schema, session_id is None),
         {
             "environment": environment,
-            "session_id": session_id,
+            **({} if session_id is None else {"session_id": session_id}),
             "queues": jsontext.dumps(queues),
             "tasks": known,
             "now": now,
@@ -158,12 +215,14 @@ def _rows(schema: str | None, parameter: str, columns: Mapping[str, str]) -> str
     return f"(select {values} from json_each(:{parameter})) p"
 
 
-def _leased(runs: str) -> str:
-    """How many runs of partition `p` are leased: one look into an index either way."""
-    count = f"select count(*) from {runs} where environment = :environment and queue = p.queue"
+def _in_partition(runs: str, what: str, which: str) -> str:
+    """What is found of the runs of partition `p`, with a key or without: one look into an index either way."""
+    found = f"select {what} from {runs} where environment = :environment and queue = p.queue and ({which})"
     return f"""case when p.key is null
-        then ({count} and concurrency_key is null and lease_session_id is not null)
-        else ({count} and concurrency_key = p.key and lease_session_id is not null) end"""
+        then ({found} and concurrency_key is null) else ({found} and concurrency_key = p.key) end"""
+
+
+_OCCUPIED = "lease_session_id is not null or reservation is not null"
 
 
 def _prefix(schema: str | None) -> str:
@@ -171,13 +230,16 @@ def _prefix(schema: str | None) -> str:
 
 
 @cache
-def _occupied(schema: str | None) -> TextClause:
+def _slots(schema: str | None) -> TextClause:
+    runs = _prefix(schema) + "runs"
+    occupied = _in_partition(runs, "count(*)", _OCCUPIED)
+    reserved = _in_partition(runs, "count(reservation)", _OCCUPIED)
     partitions = _rows(schema, "partitions", {"queue": "text", "key": "text"})
-    return text(f"select p.queue, p.key, {_leased(_prefix(schema) + 'runs')} as occupied from {partitions}")
+    return text(f"select p.queue, p.key, {occupied} as occupied, {reserved} as reserved from {partitions}")
 
 
 @cache
-def _find_open(schema: str | None) -> TextClause:
+def _find_open(schema: str | None, reserving: bool) -> TextClause:
     """Keys one after the other, levels of priority one after the other: nothing that lies in between is read."""
     prefix = _prefix(schema)
     known = "= any(:tasks)" if schema is not None else "in (select value from json_each(:tasks))"
@@ -185,12 +247,19 @@ def _find_open(schema: str | None) -> TextClause:
     key = f"select min(concurrency_key) {of_queue} and due_at is not null and concurrency_key"
     keyed = f"{of_queue} and concurrency_key = p.key and due_at is not null"
     waiting = f"{of_queue} and status in ('scheduled', 'released', 'retrying')"
-    due = f"due_at <= :now and task_id {known} order by priority desc, due_at, id limit 1"
+    # What reserves looks for runs without a slot; what claims takes those that have one too, even where none is free.
+    unreserved = " and reservation is null" if reserving else ""
+    in_session = "" if reserving else f"exists (select 1 from {prefix}sessions where id = :session_id) and"
+    has_slot = f"most > {_in_partition(prefix + 'runs', 'count(*)', _OCCUPIED)}"
+    if not reserving:
+        reserved = _in_partition(prefix + "runs", "count(reservation)", _OCCUPIED)
+        has_slot = f"case when {has_slot} then true else {reserved} > 0 end"
+    due = f"due_at <= :now and task_id {known}{unreserved} order by priority desc, due_at, id limit 1"
     by_id = f"from {prefix}runs r where r.id = b.id"  # no join: the planner might read the whole table for it
     statement = f"""
         with recursive names as materialized (
           select queue, most from {_rows(schema, "queues", {"queue": "text", "most": "int"})}
-          where exists (select 1 from {prefix}sessions where id = :session_id) and not exists
+          where {in_session} not exists
             (select 1 from {prefix}queues where environment = :environment and name = p.queue and paused)
         ), keys (queue, most, key) as (
           select queue, most, ({key} is not null) from names p
@@ -201,7 +270,7 @@ def _find_open(schema: str | None) -> TextClause:
           union all
           select queue, most, null from names
         ), free as materialized (
-          select queue, key from partitions p where most > {_leased(prefix + "runs")}
+          select queue, key from partitions p where {has_slot}
         ), keyed (queue, key, level) as (
           select queue, key, (select max(priority) {keyed}) from free p where key is not null
           union all
@@ -226,6 +295,5 @@ def _find_open(schema: str | None) -> TextClause:
           from known
         )
         select queue, key from ranked where place = 1 order by priority desc, due_at, id limit :most"""
-    return text(statement).bindparams(
-        bindparam("now", type_=tables.Instant), bindparam("session_id", type_=tables.Guid)
-    )
+    typed = text(statement).bindparams(bindparam("now", type_=tables.Instant))
+    return typed if reserving else typed.bindparams(bindparam("session_id", type_=tables.Guid))

@@ -91,7 +91,7 @@ def _lock_due_in(schema: str) -> str:
         best = runs.format(what="id, priority, due_at", of=of, which=which.format(of=of))
         return f"""
               select {of}.queue, {of}.key, r.* from {condition} cross join lateral (
-                {best} and due_at <= %b and task_id = any(%b::text[])
+                {best} and reservation is null and due_at <= %b and task_id = any(%b::text[])
                 order by priority desc, due_at, id limit {of}.room for update skip locked
               ) r"""
 

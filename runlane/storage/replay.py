@@ -18,7 +18,7 @@ from runlane.events import IdempotencyReset, ScheduleFired
 from runlane.projections import queues as queue_fold
 from runlane.projections import runs as run_fold
 from runlane.projections import schedules as schedule_fold
-from runlane.storage import log, rows, tables
+from runlane.storage import log, outbox, rows, tables
 from runlane.storage.log import Stream
 from runlane.storage.transaction import Transaction
 
@@ -87,6 +87,10 @@ def verify(
         for stream in streams:
             counts["events"] += len(stream.records)
             differences.extend(_compare_reset(tx, stream))
+    differences.extend(
+        Difference(run_id, sequence, "outbox", "present", "an event run.delivery_requested at this place")
+        for run_id, sequence in outbox.orphans(tx, environment, most)
+    )
     return _verification(counts, differences[:most])
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import delete, func, insert, select, update
@@ -14,12 +16,23 @@ _SESSIONS = tables.sessions
 
 
 def open_session(
-    tx: Transaction, session_id: UUID, environment: str, worker_id: str, now: datetime, expires_at: datetime
+    tx: Transaction,
+    session_id: UUID,
+    environment: str,
+    worker_id: str,
+    now: datetime,
+    expires_at: datetime,
+    tasks: Sequence[str] = (),
 ) -> None:
-    """Register a worker process."""
+    """Register a worker process that knows these tasks."""
     tx.execute(
         insert(_SESSIONS).values(
-            id=session_id, environment=environment, worker_id=worker_id, started_at=now, expires_at=expires_at
+            id=session_id,
+            environment=environment,
+            worker_id=worker_id,
+            started_at=now,
+            expires_at=expires_at,
+            tasks=list(tasks),
         )
     )
 
@@ -41,6 +54,13 @@ def count_alive(tx: Transaction, environment: str, now: datetime) -> int:
     """How many worker processes of an environment are alive."""
     alive = select(func.count()).where(_SESSIONS.c.environment == environment, _SESSIONS.c.expires_at > now)
     return int(tx.execute(alive).scalar_one())
+
+
+def known_tasks(tx: Transaction, environment: str, now: datetime) -> set[str] | None:
+    """The tasks that the living worker processes know; None if one of them does not say, or there is none."""
+    alive = select(_SESSIONS.c.tasks).where(_SESSIONS.c.environment == environment, _SESSIONS.c.expires_at > now)
+    found: Sequence[Any] = tx.execute(alive).scalars().all()
+    return None if not found or None in found else set().union(*found)
 
 
 def extend_session(tx: Transaction, session_id: UUID, expires_at: datetime) -> bool:

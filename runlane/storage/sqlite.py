@@ -37,7 +37,8 @@ _DUE = f"""
     and r.task_id in (select value from json_each(?)) order by {{order}} limit ?"""
 _IN = """
     select id, priority, due_at from runs where environment = ? and queue = ? and {which} and due_at <= ?
-    and task_id in (select value from json_each(?)) order by priority desc, due_at, id limit ?"""
+    and reservation is null and task_id in (select value from json_each(?))
+    order by priority desc, due_at, id limit ?"""
 _LEVEL_IN = "select max(priority) from runs where environment = ? and queue = ? and {which} and priority < ?"
 _SESSION = (
     "select (select json_group_array(name) from queues where environment = ? and paused) from sessions where id = ?"

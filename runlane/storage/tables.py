@@ -35,7 +35,7 @@ from runlane.values import RunStatus
 
 #: The schema that statements name; the real one replaces it by SQLAlchemy's schema_translate_map.
 SCHEMA = "runlane"
-VERSION = 1
+VERSION = 2
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -249,15 +249,16 @@ Index(
     postgresql_where=_KEYED,
     sqlite_where=_KEYED,
 )
-_LEASED = text("lease_session_id is not null")
+_OCCUPIED = text("lease_session_id is not null or reservation is not null")
 Index(
     "runs_occupied",
     runs.c.environment,
     runs.c.queue,
     runs.c.concurrency_key,
-    postgresql_where=_LEASED,
-    sqlite_where=_LEASED,
+    postgresql_where=_OCCUPIED,
+    sqlite_where=_OCCUPIED,
 )
+_LEASED = text("lease_session_id is not null")
 Index("runs_leased", runs.c.lease_session_id, postgresql_where=_LEASED, sqlite_where=_LEASED)
 
 idempotency_keys = Table(
@@ -279,8 +280,42 @@ sessions = Table(
     _not_null("worker_id", Text),
     _not_null("started_at", Instant),
     _not_null("expires_at", Instant),
+    Column("tasks", Json),
     PrimaryKeyConstraint("id", name="sessions_pkey"),
 )
+
+maintainers = Table(
+    "maintainers",
+    metadata,
+    _not_null("environment", Text),
+    _not_null("definitions", Text),
+    _not_null("session_id", Guid),
+    _not_null("expires_at", Instant),
+    PrimaryKeyConstraint("environment", "definitions", name="maintainers_pkey"),
+    postgresql_with={"fillfactor": "50"},
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    _not_null("run_id", Guid),
+    _not_null("sequence", Integer),
+    _not_null("environment", Text),
+    _not_null("queue", Text),
+    _not_null("requested_at", Instant),
+    _not_null("status", Text),
+    Column("due_at", Instant),
+    _not_null("attempts", Integer),
+    Column("claimed_by", Guid),
+    Column("detail", Text),
+    PrimaryKeyConstraint("run_id", "sequence", name="outbox_pkey"),
+    CheckConstraint(
+        "status in ('pending', 'claimed', 'published', 'failed', 'dead_lettered')", name="outbox_status_known"
+    ),
+    postgresql_with={"fillfactor": "70", "autovacuum_vacuum_scale_factor": "0.02"},
+)
+_UNSETTLED = text("due_at is not null")
+Index("outbox_due", outbox.c.environment, outbox.c.due_at, postgresql_where=_UNSETTLED, sqlite_where=_UNSETTLED)
 
 queues = Table(
     "queues",

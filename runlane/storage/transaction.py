@@ -19,12 +19,16 @@ from runlane.storage.tables import SCHEMA
 
 @frozen
 class Transaction:
-    """An open transaction on one of Runlane's databases, ours or a caller's."""
+    """An open transaction on one of Runlane's databases, ours or a caller's.
+
+    `publishes` says that the lane's transport carries one wakeup per run, so that requests for them are kept.
+    """
 
     connection: Connection
     dialect: StorageDialect
     schema: str | None
     clock: Clock | None = None
+    publishes: bool = False
 
     def now(self) -> datetime:
         """The instant to decide with: the injected clock's, else the database's, read now and not earlier."""

@@ -1,13 +1,17 @@
-"""Wakeups: doorbells that make idle workers look into the database at once.
+"""Wakeups: doorbells that make idle workers look into the database, and publishers that send one message per run.
 
-A transport never decides whether a run exists or what state it is in.  Rings may be lost, doubled, late or out of
-order: workers poll beside them, so only latency depends on them.
+A transport never decides whether a run exists or what state it is in.  Wakeups may be lost, doubled, late or out of
+order: whoever gets one reads the run from storage first, so only latency depends on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Protocol
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol, runtime_checkable
+
+from runlane.wakeup import PublishOutcome, PublishStatus, Wakeup
+
+__all__ = ["Bell", "PublishOutcome", "PublishStatus", "Publisher", "Transport", "Wakeup"]
 
 #: Called when there may be work.  It returns at once and raises nothing.
 Bell = Callable[[], None]
@@ -36,4 +40,17 @@ class Transport(Protocol):
 
     def unlisten(self, bell: Bell) -> None:
         """The inverse of ``listen``."""
+        ...
+
+
+@runtime_checkable
+class Publisher(Transport, Protocol):
+    """A transport that carries one wakeup per run to consumers, who call ``execute_delivery``."""
+
+    def publish(self, wakeups: Sequence[Wakeup]) -> Sequence[PublishOutcome]:
+        """Hand wakeups of one environment to the provider; one outcome each, in their order.
+
+        Raises:
+            TransportUnavailable: nothing can be published at the moment; all of them are tried again.
+        """
         ...

@@ -22,6 +22,7 @@ def take(app: Runlane, clock: SettableClock, limit: int = 1) -> list[Run]:
     """Lease due runs to a runtime's session without telling anything in the process of it."""
     holder = session_of(app).holder
     names, tasks = list(app.registry.queues), list(app.registry.tasks)
+    limits = app.registry.limits()
     return database_of(app).transact(
-        lambda tx: lease.claim(tx, app.environment, holder, names, tasks, limit, clock()), clock
+        lambda tx: lease.claim(tx, app.environment, holder, names, tasks, limit, clock(), limits), clock
     )

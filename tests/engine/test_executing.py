@@ -42,7 +42,7 @@ def test_run_now_executes_its_own_run_and_no_other(app: Runlane, used: Any) -> N
     assert (done.run.status, done.run.result, done.run.source.type) == ("succeeded", "now", SourceType.RUN_NOW)
     assert (done.run.correlation_id, done.run.meta) == ("c", {"a": 1})
     assert done.run == app.runs.get(done.run.id)
-    assert types_of(app, done.run.id) == ["RunCreated", "RunDeliveryRequested", "RunLeased", "RunSucceeded"]
+    assert types_of(app, done.run.id) == ["RunCreated", "RunLeased", "RunSucceeded"]
     assert app.runs.get(waiting.id) == waiting
 
 

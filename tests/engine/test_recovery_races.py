@@ -8,6 +8,7 @@ from typing import Any
 
 from runlane import Runlane, RunStatus, SettableClock, task
 from runlane.engine import lease
+from runlane.engine.lease import Recovered
 from runlane.storage import sessions
 
 
@@ -39,5 +40,5 @@ def test_a_late_heartbeat_that_commits_first_keeps_its_runs(shared_url: str, clo
             maintainer.join(0.3)  # it has to wait: nothing was decided yet
             assert found == []
         maintainer.join(30)
-        assert found == [(0, False)]
+        assert found == [Recovered()]
         assert app.runs.get(run.id).status is RunStatus.RUNNING

@@ -16,7 +16,7 @@ from runlane.events import RunCancellationRequested, RunLeased, RunReleased, Run
 from runlane.projections.runs import Run
 from runlane.storage import log, partitions, sessions
 from runlane.storage.database import Database
-from runlane.storage.partitions import Partition
+from runlane.storage.partitions import Partition, Slots
 from tests.support import PATIENCE, SECOND, START, at_once, birth, database_at, raw, step
 
 LATER = START + timedelta(hours=1)
@@ -205,11 +205,11 @@ def test_two_claims_step_by_step_the_second_waits_and_then_sees_the_firsts_lease
                     partitions._open(tx, "default", second.session_id, ONE, ["work"], LATER, 5)
                 )  # seen open
                 waited.set()
-                rooms["after"] = partitions.lock(tx, "default", [partition])[partition]
+                rooms["after"] = partitions.lock(tx, "default", [partition])[partition].free
                 return lease.claim(tx, "default", second, ["default"], ["work"], 5, LATER, ONE)
 
         with database.write() as tx:
-            assert partitions.lock(tx, "default", [partition]) == {partition: 1}
+            assert partitions.lock(tx, "default", [partition]) == {partition: Slots(1, 0)}
             thread = threading.Thread(target=lambda: rooms.setdefault("claimed", len(late())))
             thread.start()
             assert waited.wait(PATIENCE)

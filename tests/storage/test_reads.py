@@ -224,7 +224,7 @@ def test_the_largest_page(make_app: Make) -> None:
     assert len(app.runs.list(limit=500, cursor=page.next_cursor).data) == 1
 
 
-@pytest.mark.parametrize("id", [uuid4(), str(uuid4())])
+@pytest.mark.parametrize("id", [uuid4(), str(uuid4())], ids=["uuid", "text"])
 def test_a_missing_run_is_told_by_every_read(app: Runlane, id: Any) -> None:
     for read in (app.runs.get, app.runs.events, app.runs.attempts, app.runs.wait, app.audit.verify):
         with pytest.raises(RunNotFound, match=str(id)):

@@ -138,7 +138,7 @@ def test_a_history_that_could_not_end_within_its_limit_fails(outcome: str) -> No
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
 def test_below_the_limit_of_history_everything_is_as_ever(outcome: str) -> None:
-    run = at_sequence(7)
+    run = at_sequence(5)
     limited = decisions.complete(run, SESSION, 1, OUTCOMES[outcome], RETRY, LATER, 0.0, max_events=10)
     assert limited == completed(run, OUTCOMES[outcome])
 

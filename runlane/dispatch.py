@@ -1,0 +1,97 @@
+"""Publishing wakeups: claimed in one transaction, handed to the transport outside of any, settled in another."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Sequence
+from uuid import UUID, uuid4
+
+from attrs import frozen
+
+from runlane.clock import Clock
+from runlane.errors import AdapterContractViolation, RunlaneError, TransportUnavailable
+from runlane.storage import outbox
+from runlane.storage.database import Database
+from runlane.storage.outbox import Claimed
+from runlane.transport import Publisher
+from runlane.wakeup import OutboxStatus, PublishOutcome, PublishStatus
+
+log = logging.getLogger("runlane.dispatch")
+
+#: The most wakeups that are claimed at once.
+BATCH = 100
+
+
+@frozen
+class Flushed:
+    """How many wakeups were published, failed for now, or were given up; whether more wait."""
+
+    published: int = 0
+    failed: int = 0
+    dead_lettered: int = 0
+    more: bool = False
+
+
+class Dispatcher:
+    """Publishes the wakeups of one environment."""
+
+    def __init__(self, database: Database, transport: Publisher, environment: str, clock: Clock | None) -> None:
+        self._database = database
+        self._transport = transport
+        self._environment = environment
+        self._clock = clock
+        self._me = uuid4()
+
+    def flush(self) -> Flushed:
+        """Publish what is due, and look after what was published a while ago.
+
+        Raises:
+            StorageUnavailable: the database cannot be reached.
+        """
+        more = self._database.transact(
+            lambda tx: outbox.look_again(tx, self._environment, tx.now(), BATCH), self._clock
+        )
+        flushed = self._publish(None)
+        return Flushed(flushed.published, flushed.failed, flushed.dead_lettered, more or flushed.more)
+
+    def publish(self, run_ids: Collection[UUID]) -> None:
+        """Publish the wakeups of runs just made; what fails here is the next maintenance pass's business."""
+        try:
+            while self._publish(run_ids).more:
+                pass
+        except RunlaneError as error:
+            log.warning("wakeups are left to maintenance: %s", error)
+
+    def _publish(self, run_ids: Collection[UUID] | None) -> Flushed:
+        claimed, more = self._database.transact(
+            lambda tx: outbox.claim(tx, self._environment, self._me, tx.now(), BATCH, run_ids), self._clock
+        )
+        if not claimed:
+            return Flushed(more=more)
+        outcomes = list(zip(claimed, self._hand_over(claimed), strict=True))
+        counts = self._database.transact(lambda tx: outbox.settle(tx, self._me, outcomes, tx.now()), self._clock)
+        for one, outcome in outcomes:
+            if outcome.status is PublishStatus.REJECTED:
+                log.error("the wakeup of run %s is given up: %s", one.wakeup.run_id, outcome.detail)
+        found = Counter(counts)
+        return Flushed(
+            found[OutboxStatus.PUBLISHED], found[OutboxStatus.FAILED], found[OutboxStatus.DEAD_LETTERED], more
+        )
+
+    def _hand_over(self, claimed: Sequence[Claimed]) -> Sequence[PublishOutcome]:
+        """What the transport made of them; whatever it raises, they are tried again."""
+        try:
+            outcomes = list(self._transport.publish([one.wakeup for one in claimed]))
+            if len(outcomes) != len(claimed):
+                raise AdapterContractViolation(
+                    f"transport {self._transport.name} answered {len(outcomes)} times for {len(claimed)} wakeups"
+                )
+            return outcomes
+        except TransportUnavailable as error:
+            log.warning("%d wakeups have to wait: %s", len(claimed), error)
+            reason = str(error)
+        except Exception as error:
+            log.exception("transport %s failed", self._transport.name)
+            reason = f"{type(error).__name__}: {error}"
+        return [PublishOutcome(PublishStatus.FAILED, reason)] * len(claimed)

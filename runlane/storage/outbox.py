@@ -1,0 +1,219 @@
+"""The outbox: which wakeups are to be published, and how far that has come.
+
+A row belongs to the ``run.delivery_requested`` event it was written with.  Rows are claimed by a publisher for a time,
+published outside of any transaction, then settled, so that a wakeup is published at least once whoever dies when.
+Nothing here is folded: what has become of a wakeup decides nothing about its run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from attrs import frozen
+from sqlalchemy import and_, bindparam, delete, exists, insert, select, update
+
+from runlane.projections.runs import Run
+from runlane.storage import queries, tables
+from runlane.storage.transaction import Transaction
+from runlane.values import CLAIMABLE
+from runlane.wakeup import OutboxStatus, PublishOutcome, PublishStatus, Wakeup
+
+#: For how long a publisher may keep rows before others take them over.
+CLAIM = timedelta(seconds=30)
+#: After which time a wakeup is published again if its run is still waiting for it.
+REDELIVERY = timedelta(minutes=10)
+#: How often publishing is tried before the row is given up.
+MOST_TRIES = 20
+_BACKOFF = (timedelta(seconds=1), timedelta(minutes=5))
+_OUTBOX, _RUNS, _EVENTS = tables.outbox, tables.runs, tables.events
+_C = _OUTBOX.c
+#: What a publisher may take: rows that are due, those of a publisher whose time is up among them.
+_OPEN = (OutboxStatus.PENDING, OutboxStatus.FAILED, OutboxStatus.CLAIMED)
+
+
+@frozen
+class Requested:
+    """A delivery that an event has asked for."""
+
+    run: Run
+    sequence: int
+    requested_at: datetime
+
+
+@frozen
+class Claimed:
+    """A row taken for publishing, for the how-manieth time."""
+
+    wakeup: Wakeup
+    sequence: int
+    attempts: int
+
+    @property
+    def key(self) -> tuple[UUID, int]:
+        """Its run, and the place of its event in that run's history."""
+        return self.wakeup.run_id, self.sequence
+
+
+def enqueue(tx: Transaction, requested: Iterable[Requested]) -> None:
+    """Write the rows of deliveries asked for in this transaction."""
+    found = [
+        {
+            "run_id": one.run.id,
+            "sequence": one.sequence,
+            "environment": one.run.environment,
+            "queue": one.run.queue,
+            "requested_at": one.requested_at,
+            "status": OutboxStatus.PENDING,
+            "due_at": one.requested_at,
+            "attempts": 0,
+        }
+        for one in requested
+    ]
+    if found:
+        tx.execute(insert(_OUTBOX), found)
+
+
+def claim(
+    tx: Transaction,
+    environment: str,
+    publisher: UUID,
+    now: datetime,
+    limit: int,
+    run_ids: Collection[UUID] | None = None,
+) -> tuple[list[Claimed], bool]:
+    """Take up to `limit` rows that are due (of these runs) until ``CLAIM`` from now.
+
+    Rows whose run has gone on meanwhile are settled without being published.  Returns the others, and whether there
+    may be more.
+    """
+    mine = [_C.environment == environment, _C.due_at <= now, _C.status.in_(_OPEN)]
+    if run_ids is not None:
+        mine.append(_C.run_id.in_(list(run_ids)))
+    statement = select(_OUTBOX).where(*mine).order_by(_C.due_at, _C.run_id).limit(limit)
+    rows: Sequence[Any] = tx.execute(statement.with_for_update(skip_locked=True)).all()
+    runs = queries.get_runs(tx, [row.run_id for row in rows]) if rows else {}
+    taken, passed = [], []
+    for row in rows:
+        run = runs.get(row.run_id)
+        if run is not None and _is_waiting(run, row.sequence):
+            wakeup = Wakeup(environment, run.id, row.queue, row.requested_at, run.trace_carrier)
+            taken.append(Claimed(wakeup, row.sequence, row.attempts + 1))
+        else:
+            passed.append((row.run_id, row.sequence))
+    _set(tx, [(one.key, _claimed(publisher, now, one.attempts)) for one in taken])
+    _set(tx, [(key, _settled("the run had gone on")) for key in passed])
+    return taken, len(rows) == limit
+
+
+def settle(
+    tx: Transaction, publisher: UUID, outcomes: Sequence[tuple[Claimed, PublishOutcome]], now: datetime
+) -> dict[OutboxStatus, int]:
+    """Record what became of claimed rows; those that somebody else has taken over meanwhile are left alone.
+
+    Returns how many rows got which status.
+    """
+    mine = and_(_C.claimed_by == publisher, _C.status == OutboxStatus.CLAIMED)
+    counts: dict[OutboxStatus, int] = {}
+    for claimed, outcome in outcomes:
+        values = _outcome(claimed, outcome, now)
+        key = and_(_C.run_id == claimed.wakeup.run_id, _C.sequence == claimed.sequence, _C.attempts == claimed.attempts)
+        if tx.execute(update(_OUTBOX).where(key, mine).values(**values)).rowcount:
+            counts[values["status"]] = counts.get(values["status"], 0) + 1
+    return counts
+
+
+def look_again(tx: Transaction, environment: str, now: datetime, limit: int) -> bool:
+    """Settle wakeups that were published a while ago and have done their work; the others become pending again.
+
+    Returns whether there may be more.
+    """
+    due = (_C.environment == environment, _C.due_at <= now, _C.status == OutboxStatus.PUBLISHED)
+    statement = select(_C.run_id, _C.sequence).where(*due).order_by(_C.due_at, _C.run_id).limit(limit)
+    rows: Sequence[Any] = tx.execute(statement.with_for_update(skip_locked=True)).all()
+    runs = queries.get_runs(tx, [row.run_id for row in rows]) if rows else {}
+    changes = []
+    for row in rows:
+        run = runs.get(row.run_id)
+        waits = run is not None and _is_waiting(run, row.sequence)
+        changes.append(((row.run_id, row.sequence), _pending(now) if waits else {"due_at": None}))
+    _set(tx, changes)
+    return len(rows) == limit
+
+
+def publish_again(tx: Transaction, environment: str, queue: str, now: datetime) -> None:
+    """Look at once at what was published for a queue: while it was paused, wakeups were ignored."""
+    published = (_C.environment == environment, _C.queue == queue, _C.status == OutboxStatus.PUBLISHED)
+    tx.execute(update(_OUTBOX).where(*published, _C.due_at.is_not(None)).values(due_at=now))
+
+
+def remove(tx: Transaction, run_ids: Sequence[UUID]) -> None:
+    """Forget the wakeups of runs that are being pruned."""
+    tx.execute(delete(_OUTBOX).where(_C.run_id.in_(list(run_ids))))
+
+
+def orphans(tx: Transaction, environment: str | None, limit: int) -> list[tuple[UUID, int]]:
+    """Rows without the event they belong to."""
+    event = and_(
+        _EVENTS.c.stream_id == _C.run_id,
+        _EVENTS.c.sequence == _C.sequence,
+        _EVENTS.c.type == "run.delivery_requested",
+    )
+    statement = select(_C.run_id, _C.sequence).where(~exists().where(event)).limit(limit)
+    if environment is not None:
+        statement = statement.where(_C.environment == environment)
+    rows: Sequence[Any] = tx.execute(statement).all()
+    return [(row.run_id, row.sequence) for row in rows]
+
+
+def _is_waiting(run: Run, sequence: int) -> bool:
+    """Whether a run still waits for the wakeup that its event `sequence` asked for.
+
+    A reservation is written beside the request, and may be the later one of the two.
+    """
+    return run.status in CLAIMABLE and run.sequence <= sequence + 1
+
+
+def _set(tx: Transaction, changes: Sequence[tuple[tuple[UUID, int], dict[str, Any]]]) -> None:
+    """Change rows that this transaction has locked; one statement for those that change the same columns."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for (run_id, sequence), values in changes:
+        groups.setdefault(tuple(values), []).append({"of_run": run_id, "at": sequence, **values})
+    for names, group in groups.items():
+        statement = update(_OUTBOX).where(_C.run_id == bindparam("of_run"), _C.sequence == bindparam("at"))
+        tx.execute(statement.values({name: bindparam(name) for name in names}), group)
+
+
+def _claimed(publisher: UUID, now: datetime, attempts: int) -> dict[str, Any]:
+    return {
+        "status": OutboxStatus.CLAIMED,
+        "claimed_by": publisher,
+        "due_at": now + CLAIM,
+        "attempts": attempts,
+    }
+
+
+def _pending(now: datetime) -> dict[str, Any]:
+    return {"status": OutboxStatus.PENDING, "due_at": now, "attempts": 0}
+
+
+def _settled(detail: str) -> dict[str, Any]:
+    return {"status": OutboxStatus.PUBLISHED, "due_at": None, "claimed_by": None, "detail": detail}
+
+
+def _outcome(claimed: Claimed, outcome: PublishOutcome, now: datetime) -> dict[str, Any]:
+    """The row once the transport has answered."""
+    if outcome.status is PublishStatus.PUBLISHED:
+        return {"status": OutboxStatus.PUBLISHED, "due_at": now + REDELIVERY, "claimed_by": None, "detail": None}
+    if outcome.status is PublishStatus.REJECTED or claimed.attempts >= MOST_TRIES:
+        return {
+            "status": OutboxStatus.DEAD_LETTERED,
+            "due_at": None,
+            "claimed_by": None,
+            "detail": outcome.detail,
+        }
+    least, most = _BACKOFF
+    wait = min(least * 2 ** (claimed.attempts - 1), most)
+    return {"status": OutboxStatus.FAILED, "due_at": now + wait, "claimed_by": None, "detail": outcome.detail}

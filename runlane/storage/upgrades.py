@@ -1,0 +1,23 @@
+"""From one version of the tables to the next, for databases that an earlier Runlane has made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sqlalchemy import Connection
+
+from runlane.storage import tables
+
+
+def _to_2(connection: Connection, schema: str | None) -> None:
+    """Wakeups that are published, slots reserved for them, maintenance by one of many, what a worker process knows."""
+    of = "" if schema is None else f'"{schema}".'
+    connection.exec_driver_sql(f"alter table {of}sessions add column tasks {'text' if schema is None else 'json'}")
+    connection.exec_driver_sql(f"drop index {of}runs_occupied")
+    next(index for index in tables.runs.indexes if index.name == "runs_occupied").create(connection)
+    for table in (tables.maintainers, tables.outbox):
+        table.create(connection)
+
+
+#: What leads to each version from the one before, in the transaction of the migration.
+STEPS: Mapping[int, Callable[[Connection, str | None], None]] = {2: _to_2}

@@ -1,0 +1,103 @@
+"""The message of a publishing transport: which run may be worth a look, and nothing that could be wrong about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+import orjson
+from attrs import field, frozen
+
+from runlane import jsontext
+from runlane.errors import ConfigurationInvalid
+from runlane.values import identifier, instant, run_id
+
+_FORM = '{"environment": …, "run_id": …, "queue": …, "requested_at": …}'
+
+
+@frozen
+class Wakeup:
+    """A run of a queue was to be delivered at `requested_at`; never its payload."""
+
+    environment: str
+    run_id: UUID
+    queue: str
+    requested_at: datetime
+    trace_carrier: Mapping[str, str] | None = field(default=None, hash=False)
+
+    def to_json(self) -> str:
+        """As it travels."""
+        facts: dict[str, Any] = {
+            "environment": self.environment,
+            "run_id": str(self.run_id),
+            "queue": self.queue,
+            "requested_at": self.requested_at.isoformat(),
+        }
+        if self.trace_carrier is not None:
+            facts["trace_carrier"] = dict(self.trace_carrier)
+        return jsontext.dumps(facts)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Wakeup:
+        """The inverse of ``to_json``; fields that it does not know are passed over.
+
+        Raises:
+            ConfigurationInvalid: it is no wakeup, naming what is wrong with it.
+        """
+        try:
+            facts = orjson.loads(text)
+        except ValueError:
+            facts = None
+        if not isinstance(facts, dict) or not facts.keys() >= {"environment", "run_id", "queue", "requested_at"}:
+            raise ConfigurationInvalid(f"a wakeup must be a JSON object {_FORM}")
+        return cls(
+            identifier("environment of the wakeup", facts["environment"]),
+            run_id(facts["run_id"]),
+            identifier("queue of the wakeup", facts["queue"]),
+            _instant(facts["requested_at"]),
+            _carrier(facts.get("trace_carrier")),
+        )
+
+
+class PublishStatus(StrEnum):
+    """What a provider made of one wakeup."""
+
+    PUBLISHED = "published"
+    FAILED = "failed"
+    REJECTED = "rejected"
+
+
+@frozen
+class PublishOutcome:
+    """What became of one wakeup: handed over, to be tried again, or never to be taken; and the provider's words."""
+
+    status: PublishStatus
+    detail: str | None = None
+
+
+class OutboxStatus(StrEnum):
+    """How far the publishing of a wakeup has come; the values are what is stored."""
+
+    PENDING = "pending"
+    CLAIMED = "claimed"
+    PUBLISHED = "published"
+    FAILED = "failed"
+    DEAD_LETTERED = "dead_lettered"
+
+
+def _instant(value: object) -> datetime:
+    try:
+        return instant("requested_at of the wakeup", datetime.fromisoformat(str(value)))
+    except ValueError:
+        raise ConfigurationInvalid(f"requested_at of the wakeup must be an ISO 8601 instant; got {value!r}") from None
+
+
+def _carrier(value: object) -> Mapping[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not all(isinstance(part, str) for part in value.values()):
+        raise ConfigurationInvalid("trace_carrier of the wakeup must be an object of text")
+    return value

@@ -1,0 +1,80 @@
+"""Tables that an earlier Runlane has made are brought up to date, with what is in them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+from sqlalchemy import inspect
+
+from runlane import ConfigurationInvalid, Runlane
+from runlane.storage.database import Database
+from runlane.storage.tables import VERSION
+from tests.engine.tasks import echo
+from tests.support import database_at, execute, named, raw
+
+
+def shape(database: Database) -> dict[str, Any]:
+    """Every table's columns, indexes and checks, as the database tells them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Did not recognize type 'xid8'")
+        return _shape(database)
+
+
+def _shape(database: Database) -> dict[str, Any]:
+    found = inspect(database.engine)
+    tables: dict[str, Any] = {}
+    for table in found.get_table_names(schema=database.schema):
+        columns = [
+            (one["name"], str(one["type"]), one["nullable"]) for one in found.get_columns(table, database.schema)
+        ]
+        checks = {one["name"]: one["sqltext"] for one in found.get_check_constraints(table, database.schema)}
+        tables[table] = (sorted(columns), checks)
+    if database.schema is None:
+        tables["indexes"] = execute(database, "select name, sql from sqlite_master where type = 'index' order by name")
+    else:
+        options = "select relname, reloptions from pg_class where relnamespace = 'runlane'::regnamespace order by 1"
+        tables["options"] = execute(database, options)
+        of_schema = "select indexname, indexdef from pg_indexes where schemaname = 'runlane' order by 1"
+        tables["indexes"] = execute(database, of_schema)
+    return tables
+
+
+def back_to_1(database: Database) -> None:
+    """Undo what version 2 brought."""
+    with raw(database) as connection:
+        for table in ("outbox", "maintainers"):
+            connection.exec_driver_sql(f"drop table {named(database, table)}")
+        connection.exec_driver_sql(f"alter table {named(database, 'sessions')} drop column tasks")
+        connection.exec_driver_sql(f"drop index {named(database, 'runs_occupied')}")
+        connection.exec_driver_sql(
+            f"create index runs_occupied on {named(database, 'runs')} (environment, queue, concurrency_key)"
+            " where lease_session_id is not null"
+        )
+        connection.exec_driver_sql(f"update {named(database, 'schema_version')} set version = 1")
+
+
+def test_version_1_becomes_what_is_made_today(shared_url: str) -> None:
+    with Runlane(shared_url, tasks=[echo]) as app:
+        run = app.trigger(echo, 1).run
+    with database_at(shared_url) as database:
+        made = shape(database)
+        back_to_1(database)
+        assert shape(database) != made
+        app = Runlane(shared_url, tasks=[echo])
+        assert app.migrate() == VERSION
+        assert shape(database) == made
+        assert app.execute_next().id == run.id
+        assert app.audit.verify().identical
+        app.close()
+
+
+def test_a_server_that_is_behind_names_the_remedy(postgres_url: str) -> None:
+    with database_at(postgres_url) as database:
+        back_to_1(database)
+        app = Runlane(postgres_url)
+        with pytest.raises(ConfigurationInvalid, match=f"schema version 1; run `runlane migrate` to reach {VERSION}"):
+            app.start()
+        app.migrate()
+        app.close()
