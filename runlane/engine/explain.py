@@ -86,9 +86,9 @@ def _waiting(tx: Transaction, environment: str, run: Run, known: Surroundings, n
 
 def _limited(tx: Transaction, environment: str, run: Run, known: Surroundings) -> list[str]:
     limit = known.limits.get(run.queue)
-    if limit is None:
+    if limit is None or run.reservation is not None:  # it has its slot already
         return []
-    holders = queries.leased_in(tx, environment, run.queue, run.concurrency_key)
+    holders = queries.slot_holders(tx, environment, run.queue, run.concurrency_key)
     if len(holders) < limit:
         return []
     key = f" for key {run.concurrency_key!r}" if run.concurrency_key is not None else ""

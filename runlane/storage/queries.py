@@ -82,11 +82,12 @@ def singleton_owner(tx: Transaction, environment: str, task_id: str, key: str) -
     return found[0] if found else None
 
 
-def leased_in(tx: Transaction, environment: str, queue: str, concurrency_key: str | None) -> list[Run]:
-    """The leased runs of one partition of a queue."""
+def slot_holders(tx: Transaction, environment: str, queue: str, concurrency_key: str | None) -> list[Run]:
+    """The runs of one partition of a queue that are leased or hold a reservation."""
     c = _RUNS.c
     same_key = c.concurrency_key.is_(None) if concurrency_key is None else c.concurrency_key == concurrency_key
-    mine = (c.environment == environment, c.queue == queue, same_key, c.lease_session_id.is_not(None))
+    holding = or_(c.lease_session_id.is_not(None), c.reservation.is_not(None))
+    mine = (c.environment == environment, c.queue == queue, same_key, holding)
     return load(tx, RUN.where(*mine).order_by(c.id))
 
 

@@ -8,8 +8,11 @@ import pytest
 
 from runlane import Actor, Queue, Runlane, RunNotFound, SettableClock
 from runlane.values import new_run_id
-from tests.engine.sessions import EXPIRY, take
+from tests.engine.post import Office, office
+from tests.engine.sessions import EXPIRY, session_of, take
 from tests.engine.tasks import HOUR, echo, flaky, hopeless, patient
+
+__all__ = ["office"]
 
 Make = Callable[..., Runlane]
 narrow = Queue("narrow", default=True, concurrency_limit=1)
@@ -53,6 +56,15 @@ def test_a_full_queue_names_who_has_its_slots(make_app: Make, clock: SettableClo
     )
     assert app.runs.why(waiting.id) == (f"queue narrow has reached its limit of 1: taken by {holder.id}",)
     assert app.runs.why(holder.id)[0].startswith("attempt 1 is running on ")
+
+
+def test_a_slot_that_is_set_aside_counts_as_taken_and_holds_its_own_run_back_from_nothing(office: Office) -> None:
+    app = office.app(echo, queues=[narrow])
+    first, second = app.trigger(echo, 1).run, app.trigger(echo, 2).run
+    assert app.tick().slots_reserved == 1
+    session_of(app)  # a worker is there
+    assert app.runs.why(second.id) == (f"queue narrow has reached its limit of 1: taken by {first.id}",)
+    assert app.runs.why(first.id) == ("nothing holds it back: a worker claims it next",)
 
 
 def test_a_leased_run_whose_worker_has_vanished_says_so(make_app: Make, clock: SettableClock) -> None:
