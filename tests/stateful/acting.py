@@ -88,6 +88,7 @@ class Acting(Machine):
         correlation = asked.correlation or run.wanted.correlation
         wanted = Wanted(asked.task, asked.payload, correlation=correlation).settled()
         self.model.create(found.run.id, wanted, Source(parent=run.id), "application:app")
+        self.announced(process, [found.run.id])
 
     def outlives_its_lease(self, rng: Random, process: int) -> None:
         """The process is held up until its session has expired, and the other one takes the run."""
@@ -115,9 +116,6 @@ class Acting(Machine):
                 self.model.finish(run_id, (session, attempt), Outcome("stop"))
         self.suspects[session] = unknown
         return True
-
-    def ticks(self, process: int) -> None:
-        raise NotImplementedError
 
     def claim_some(self, process: int, limit: int) -> None:
         raise NotImplementedError

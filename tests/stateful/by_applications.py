@@ -111,6 +111,7 @@ class Applications(Acting):
         self.returned.append(found.run)
         if owner is None:
             self.model.create(found.run.id, wanted, Source(), APP)
+            self.announced(process, [found.run.id])
 
     @command(4)
     def trigger_many(self, rng: Random) -> None:
@@ -120,6 +121,7 @@ class Applications(Acting):
         found = self.call(process, "trigger_many", entries(batch))
         self.returned += [one.run for one in found]
         self.triggered(self.model, batch, found)
+        self.announced(process, [one.run.id for one in found if one.outcome == "created"])
 
     @command(1)
     def trigger_many_with_an_id_that_exists_writes_nothing(self, rng: Random) -> None:

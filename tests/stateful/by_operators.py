@@ -75,6 +75,7 @@ class Operators(Applications):
         )
         if not refused:
             self.model.create(made.id, wanted, Source(type, run.id, run.source.parent), BY)
+            self.announced(process, [made.id])
             self.returned.append(made)
 
     @command(1)
@@ -102,6 +103,7 @@ class Operators(Applications):
         def each(run: ModelRun, changed: Mapping[UUID | None, Run]) -> None:
             wanted = self.model.again(run, type, KNOWN[process])
             self.model.create(changed[run.id].id, wanted, Source(type, run.id, run.source.parent), BY)
+            self.announced(process, [changed[run.id].id])
 
         self.bulk(rng, name, where, matches, each, lambda run: run.source.source_run_id, process)
 
@@ -228,7 +230,7 @@ class Operators(Applications):
         assert ("is running on" in said) == (run.status in LEASED)
         if run.status in WAITING:
             assert ("is paused" in said) == (run.wanted.queue in self.model.paused)
-            assert ("has reached its limit" in said) == self.model.is_full(run.wanted)
+            assert ("has reached its limit" in said) == (self.model.is_full(run.wanted) and run.reserved is None)
             assert ("due in" in said) == (run.due_at is not None and run.due_at > self.model.now)
             assert ("does not know task" in said) == (run.wanted.task not in KNOWN[process])
 

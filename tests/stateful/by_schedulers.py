@@ -38,13 +38,14 @@ class Schedulers(Operators):
     @command(3)
     def trigger_a_schedule(self, rng: Random) -> None:
         self.room()
-        id = rng.choice(IDS)
+        id, process = rng.choice(IDS), rng.randrange(2)
         refused, table, found = self.refused(
             lambda: self.model.fires_by_hand(id),
-            lambda: self.call(rng.randrange(2), "schedules.trigger", id, actor=ANN),
+            lambda: self.call(process, "schedules.trigger", id, actor=ANN),
         )
         if not refused:
             assert found.outcome == self.model.make(table, found.run.id, Source("schedule", schedule=id), BY)
+            self.announced(process, [found.run.id])
             self.returned.append(found.run)
 
     @command(5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from uuid import UUID
 
+from runlane import TickReport
 from runlane.decisions import Failed, Interrupted, Released, Succeeded
 from runlane.decisions import Outcome as Decided
 from runlane.engine import lease
@@ -89,8 +90,8 @@ class Workers(Acting):
         outcome = outcome_of(rng)
         assert claim.lease is not None
         finished = Finished(claim, decided(outcome, claim.lease.attempt), RETRY[claim.task_id])
-        database = self.lanes[rng.randrange(2)].database
-        (after,) = database.transact(lambda tx: complete(tx, [finished], tx.now(), self.max_events), self.clock)
+        database, wakes = self.lanes[rng.randrange(2)].database, self.app(0).registry.wakes
+        (after,) = database.transact(lambda tx: complete(tx, [finished], tx.now(), self.max_events, wakes), self.clock)
         held = (claim.lease.session_id, claim.lease.attempt)
         assert (after is not None) == self.model.finish(claim.id, held, outcome), "invariant 3"
         if after is not None:
@@ -162,7 +163,22 @@ class Workers(Acting):
         report = self.call(process, "tick")
         assert report.errors == (), report.errors
         assert not report.more
-        assert (report.sessions_expired, report.runs_recovered) == self.model.recover()
+        recovered = (report.sessions_expired, report.runs_recovered, report.cancellations_finalized)
+        assert recovered == self.model.recover()
+        if self.model.outbox is not None:
+            assert report.reservations_expired == self.model.expire_reservations()
+        self.schedules_fire(process, report)
+        if self.model.outbox is None:
+            return
+        assert report.deliveries_requested == self.model.request_deliveries()
+        assert report.slots_reserved == self.model.reserve(KNOWN[process])
+        self.model.outbox.look_again(self.model.now)
+        counts = self.published(self.model.outbox.take(self.model.now))
+        flushed = (report.wakeups_published, report.wakeups_failed, report.wakeups_dead_lettered)
+        assert flushed == (counts["published"], counts["failed"], counts["dead_lettered"])
+
+    def schedules_fire(self, process: int, report: TickReport) -> None:
+        """The first pass of a process deploys its schedules; each fires what is due."""
         release, changed = RELEASES[self.releases[process]], 0
         if not self.deployed[process]:
             changed = self.model.deploy(release, KNOWN[process])
@@ -207,4 +223,5 @@ class Workers(Acting):
         """Another process takes its place, perhaps with another release."""
         self.releases[process] = rng.randrange(len(RELEASES))
         self.deployed[process] = False
+        self.eager[process] = rng.random() < 0.7
         self.faces[process] = self.process(process)

@@ -9,12 +9,15 @@ from functools import cache
 from typing import Any
 
 from runlane import Context, Exponential, Fixed, Queue, Retry, Schedule, Task, task
-from tests.stateful.terms import LIMITS, QUEUES, TASKS, Planned, Rule
+from tests.stateful.terms import LIMITS, QUEUES, TASKS, TIMEOUTS, Planned, Rule
 
 #: What handlers do, by the environment of their run.
 STAGES: dict[str, Callable[[Context], Any]] = {}
 
-QUEUE = {name: Queue(name, default=name == "main", concurrency_limit=LIMITS.get(name)) for name in QUEUES}
+QUEUE = {
+    name: Queue(name, default=name == "main", concurrency_limit=LIMITS.get(name), dispatch_timeout=TIMEOUTS.get(name))
+    for name in QUEUES
+}
 RETRY = {
     "patient": Retry(3, Fixed("10m"), jitter=0, max_lost=2),
     "brief": Retry(1),

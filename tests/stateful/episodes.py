@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from random import Random
 
+from tests.stateful.by_consumers import Consumers
 from tests.stateful.by_schedulers import Schedulers
 from tests.stateful.by_workers import Workers
 from tests.stateful.lanes import Stage
@@ -15,7 +16,7 @@ from tests.stateful.machine import COMMANDS, Step
 LENGTH = 150
 
 
-class Everybody(Workers, Schedulers):
+class Everybody(Workers, Schedulers, Consumers):
     """All the commands."""
 
 
@@ -69,7 +70,7 @@ def replay(stage: Stage, lot: int, history: Sequence[Step]) -> int:
 
 def _play(stage: Stage, lot: int, steps: Callable[[], Step | None]) -> int:
     stage.next_episode()
-    machine, taken = Everybody(stage.lanes, stage.reader, lot), 0
+    machine, taken = Everybody(stage, lot), 0
     try:
         while taken < LENGTH and (step := steps()) is not None:
             taken += machine.step(*step)

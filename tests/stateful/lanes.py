@@ -9,6 +9,7 @@ from pathlib import Path
 from attrs import frozen
 
 from runlane.lanes import Lane, lane_of
+from tests.stateful.post import Post
 from tests.stateful.reader import Reader, reader_of
 
 
@@ -26,11 +27,13 @@ class Stage:
     Args:
         name: of the kind of lane, for reports.
         make: the URL of a database; a new one at each call, where that is how old episodes are cleared away.
+        post: the publishing transport, if there is one.
         fresh: after how many episodes another database is taken; what lies there makes each step slower.
     """
 
-    def __init__(self, name: str, make: Callable[[], str], fresh: int = 40) -> None:
+    def __init__(self, name: str, make: Callable[[], str], fresh: int = 40, post: Post | None = None) -> None:
         self.name = name
+        self.post = post
         self._make = make
         self._fresh = fresh
         self._played = 0
@@ -38,28 +41,28 @@ class Stage:
         self.reader: Reader
 
     @classmethod
-    def memory(cls) -> Stage:
+    def memory(cls, post: Post | None = None) -> Stage:
         """Both processes share the one connection there is."""
-        return cls("memory", lambda: "memory:")
+        return cls("memory", lambda: "memory:", post=post)
 
     @classmethod
-    def sqlite(cls, folder: Path) -> Stage:
+    def sqlite(cls, folder: Path, post: Post | None = None) -> Stage:
         """Two connection pools on one file."""
         numbers = count()
-        return cls("sqlite", lambda: f"sqlite:///{folder / f'{next(numbers)}.db'}")
+        return cls("sqlite", lambda: f"sqlite:///{folder / f'{next(numbers)}.db'}", post=post)
 
     @classmethod
-    def postgres(cls, url: str) -> Stage:
+    def postgres(cls, url: str, post: Post | None = None) -> Stage:
         """Two connection pools on one database."""
-        return cls("postgres", lambda: url, 1_000_000)
+        return cls("postgres", lambda: url, 1_000_000, post)
 
     def next_episode(self) -> None:
         """Make sure that a database is there, not too full."""
         if self._played % self._fresh == 0:
             self.close()
             url = self._make()
-            first = _kept(lane_of(url))
-            self.lanes = (first, first if first.database.is_memory else _kept(lane_of(url)))
+            first = self._kept(lane_of(url))
+            self.lanes = (first, first if first.database.is_memory else self._kept(lane_of(url)))
             first.start()
             self.reader = reader_of(first.database)
         self._played += 1
@@ -73,6 +76,5 @@ class Stage:
             lane.database.dispose()
         self.lanes = ()
 
-
-def _kept(lane: Lane) -> Lane:
-    return KeptLane(lane.database, lane.transport, lane.name)
+    def _kept(self, lane: Lane) -> Lane:
+        return KeptLane(lane.database, lane.transport if self.post is None else self.post, lane.name)

@@ -7,7 +7,7 @@ leaving steps out, and be replayed from what is printed.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from operator import attrgetter
@@ -18,12 +18,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from runlane import AsyncRunlane, Context, NonRetryable, Runlane, RunlaneError, SettableClock
-from runlane.lanes import Lane
 from runlane.projections.runs import Run
 from tests.stateful.cast import QUEUE, RELEASES, STAGES, tasks_of
 from tests.stateful.follower import Follower, Told
+from tests.stateful.lanes import Stage
 from tests.stateful.model import Model, Refused
-from tests.stateful.reader import Reader
+from tests.stateful.outbox import Outbox, Row
 from tests.stateful.terms import LEASE, LIMITS, ModelRun, Outcome
 
 #: Few active runs with long histories find more than many that never move.
@@ -53,14 +53,20 @@ def command(weight: int) -> Callable[[Command], Command]:
 class Machine:
     """What the commands share; one machine lives for one episode, in an environment of its own."""
 
-    def __init__(self, lanes: Sequence[Lane], reader: Reader, seed: int) -> None:
+    def __init__(self, stage: Stage, seed: int) -> None:
         rng = Random(seed)
-        self.lanes = lanes
+        self.lanes = stage.lanes
+        self.post = stage.post
         self.clock = SettableClock()
         self.environment = f"episode-{uuid4().hex}"
         self.max_events = 16 if rng.random() < 0.25 else 10_000
-        self.model = Model(self.clock(), self.max_events)
-        self.follower = Follower(reader, self.environment, LIMITS, self.max_events)
+        self.model = Model(self.clock(), self.max_events, None if stage.post is None else Outbox())
+        if stage.post is not None:
+            stage.post.open(self.environment, rng)
+        self.publishers: list[Any] = []
+        self.eager = [rng.random() < 0.7, rng.random() < 0.7]
+        self.reader = stage.reader
+        self.follower = Follower(stage.reader, self.environment, LIMITS, self.max_events)
         self.claims: list[Run] = []
         self.returned: list[Run] = []
         self.unchecked: list[Told] = []
@@ -81,6 +87,8 @@ class Machine:
         """Give one command and check everything; False if it could not be given."""
         rng = Random(seed)
         self.rng = rng
+        if self.post is not None:
+            self.post.rng = Random(seed + 1)
         self.move_time(rng)
         try:
             COMMANDS[name][1](self, rng)
@@ -110,6 +118,31 @@ class Machine:
             if run.id in self.follower.folds:
                 assert run == self.follower.folds[run.id], "what was returned is not what is stored"
         self.returned.clear()
+        if self.model.outbox is not None and self.post is not None:
+            assert not self.post.calls, "something was published that was not to be"
+            rows = {key: (row.status, row.due_at, row.attempts) for key, row in self.model.outbox.rows.items()}
+            stored = self.reader.outbox(self.environment)
+            assert stored == rows, f"outbox: {_differing(stored, rows)} (stored, model)"
+
+    def announced(self, process: int, ids: Sequence[UUID]) -> None:
+        """What a process does after the commit that made these runs: it publishes their wakeups, if it is eager."""
+        if self.model.outbox is not None and self.eager[process]:
+            self.published(self.model.outbox.take(self.model.now, ids))
+
+    def published(self, rows: Sequence[Row]) -> Counter[str]:
+        """The transport was given the wakeups of these rows, and no others; how many rows got which status."""
+        counts = Counter[str]()
+        if not rows:
+            return counts
+        assert self.post is not None
+        assert self.model.outbox is not None
+        call = {wakeup.run_id: (wakeup, status) for wakeup, status in self.post.calls.pop(0)}
+        assert set(call) == {row.run.id for row in rows}, "other wakeups were published than were to be"
+        for row in rows:
+            wakeup, status = call[row.run.id]
+            assert (wakeup.environment, wakeup.queue) == (self.environment, row.run.wanted.queue)
+            counts[self.model.outbox.settle(row, status, self.model.now)] += 1
+        return counts
 
     def seen(self) -> list[Told]:
         """The events since the last check."""
@@ -129,6 +162,7 @@ class Machine:
             (run.source.type, run.source.source_run_id, run.source.parent_run_id, run.source.schedule_id),
             run.source.scheduled_for,
             None if run.cancellation is None else (run.cancellation.reason,),
+            None if run.reservation is None else (run.reservation.expires_at,),
             run.failure.code if run.status == "failed" and run.failure is not None else None,
             run.result,
         )
@@ -148,6 +182,7 @@ class Machine:
             (source.type, source.run, source.parent, source.schedule),
             source.scheduled_for,
             expected.asked,
+            expected.reserved,
             expected.code if expected.status == "failed" else None,
             {"attempt": expected.attempts} if expected.status == "succeeded" else None,
         )
@@ -197,6 +232,7 @@ class Machine:
             heartbeat=LEASE / 2,
             lease_duration=LEASE,
             max_events=self.max_events,
+            dispatch="eager" if self.eager[number] else "deferred",
         )
         face._app.start()
         return face
@@ -288,8 +324,19 @@ class Machine:
 
     # -- the end
 
+    def ticks(self, process: int) -> None:
+        """A maintenance pass; what it does is said where workers are."""
+        raise NotImplementedError
+
     def look_at_everything(self) -> None:
         """The whole environment, read by every road there is, is as the model and the log say."""
+        if self.post is not None and self.model.outbox is not None:
+            self.post.kind = True
+            self.advance(timedelta(minutes=6))
+            self.ticks(0)
+            self.check()
+            states = {row.status for row in self.model.outbox.rows.values()}
+            assert states <= {"published", "dead_lettered"}, "invariant 11: a wakeup was left behind"
         app, follower, model = self.app(0), self.follower, self.model
         verification = app.audit.verify()
         assert verification.differences == ()

@@ -13,11 +13,13 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from tests.stateful.outbox import Outbox
 from tests.stateful.terms import (
     LIMITS,
     SYSTEM,
     TASKS,
     TERMINAL,
+    TIMEOUTS,
     WAITING,
     ModelRun,
     Outcome,
@@ -39,6 +41,7 @@ class Model:
 
     now: datetime
     max_events: int = 10_000
+    outbox: Outbox | None = None  # where the transport publishes
     runs: dict[UUID, ModelRun] = field(default_factory=dict)
     owners: dict[tuple[str, str], UUID] = field(default_factory=dict)
     reset: set[tuple[str, str]] = field(default_factory=set)
@@ -99,10 +102,10 @@ class Model:
         if wanted.key is not None:
             self.owners[wanted.task, wanted.key] = id
             self.reset.discard((wanted.task, wanted.key))
-        if not waits:
-            self._tell(run, "run.delivery_requested", actor)
         if session is not None:
             self.lease(run, session)
+        elif not waits and (self.outbox is None or wanted.queue not in LIMITS):
+            self._ask(run, actor)
         return run
 
     def again(self, source: ModelRun, type: str, known: Collection[str]) -> Wanted:
@@ -118,7 +121,7 @@ class Model:
 
     def occupied(self) -> Counter[tuple[str | None, str | None]]:
         """How many slots of each partition are in use."""
-        return Counter(run.place for run in self.runs.values() if run.lease is not None)
+        return Counter(run.place for run in self.runs.values() if run.lease is not None or run.reserved is not None)
 
     def is_full(self, wanted: Wanted) -> bool:
         """Whether no slot is left for a run."""
@@ -132,8 +135,9 @@ class Model:
         mine = sorted((r for r in due if r.wanted.queue in open_ and r.wanted.task in tasks), key=lambda run: run.rank)
         occupied, found = self.occupied(), []
         for run in mine:
-            if len(found) < limit and occupied[run.place] < LIMITS.get(run.wanted.queue or "", math.inf):
-                occupied[run.place] += 1
+            has_slot = run.reserved is not None or occupied[run.place] < LIMITS.get(run.wanted.queue or "", math.inf)
+            if len(found) < limit and has_slot:
+                occupied[run.place] += run.reserved is None
                 found.append(run)
         return found
 
@@ -169,8 +173,7 @@ class Model:
             run.retries += 1
             self._step(run, "run.retry_scheduled", "retrying", worker, self.now + rules.backoff(run.retries))
         else:
-            self._step(run, "run.interrupted", "queued", worker)
-            run.due_at = run.updated_at
+            self._again(run, "run.interrupted", worker)
         return True
 
     def cancel(self, id: UUID, actor: str, reason: str | None) -> ModelRun:
@@ -193,8 +196,11 @@ class Model:
         """The leases of a session, run to attempt."""
         return {run.id: run.lease[1] for run in self.runs.values() if run.lease is not None and run.lease[0] == session}
 
-    def recover(self) -> tuple[int, int]:
-        """Sessions whose time is up, or that have no row, lose their runs; how many sessions, and how many runs."""
+    def recover(self) -> tuple[int, int, int]:
+        """Sessions whose time is up, or that have no row, lose their runs.
+
+        Returns how many sessions, how many runs that go on or fail, and how many that were being cancelled.
+        """
         over = {session for session, end in self.sessions.items() if end <= self.now}
         lost = [run for run in self.runs.values() if run.lease is not None and self._is_dead(run.lease[0])]
         over |= {run.lease[0] for run in lost if run.lease is not None}
@@ -209,10 +215,10 @@ class Model:
                 run.losses -= 1
                 self._fail(run, SYSTEM, "history_limit")
             else:
-                self._step(run, "run.lease_expired", "queued", SYSTEM)
-                run.due_at = run.updated_at
+                self._again(run, "run.lease_expired", SYSTEM)
         self.sessions = {session: end for session, end in self.sessions.items() if session not in over}
-        return len(over), len(lost)
+        cancelled = sum(run.status == "cancelled" for run in lost)
+        return len(over), len(lost) - cancelled, cancelled
 
     def prune(self, cutoff: datetime, statuses: Iterable[str], limit: int, after: UUID | None) -> list[ModelRun]:
         """The ended runs that a prune takes, by id."""
@@ -231,8 +237,44 @@ class Model:
             self.reset.discard(key)
         for run in runs:
             del self.runs[run.id]
+            if self.outbox is not None:
+                self.outbox.remove(run.id)
         if runs:
             self.told.append((("environment",), "environment.pruned", actor))
+
+    # -- deliveries
+
+    def expire_reservations(self) -> int:
+        """Slots that nobody has claimed in time are given back; how many."""
+        late = [run for run in self.runs.values() if run.reserved and run.reserved[0] and run.reserved[0] <= self.now]
+        for run in late:
+            run.reserved, run.updated_at = None, max(run.updated_at, self.now)
+            self._tell(run, "run.dispatch_reservation_expired", SYSTEM)
+        return len(late)
+
+    def request_deliveries(self) -> int:
+        """Due runs of unbounded queues that waited for their time ask for their wakeups; how many."""
+        due = (run for run in self.runs.values() if run.due_at is not None and run.due_at <= self.now)
+        waited = [run for run in due if run.status != "queued" and run.wanted.queue not in LIMITS]
+        for run in waited:
+            self._ask(run, SYSTEM)
+        return len(waited)
+
+    def reserve(self, tasks: Collection[str]) -> int:
+        """Free slots of bounded queues are set aside for the best due runs, which ask for their wakeups; how many."""
+        best = self.claimable(LIMITS, tasks, len(self.runs))
+        free = [run for run in best if run.reserved is None and len(run.history) + 4 <= self.max_events]
+        for run in free:
+            events = (self._ask, self._reserve) if run.status != "queued" else (self._reserve, self._ask)
+            for event in events:
+                event(run, SYSTEM)
+        return len(free)
+
+    def _reserve(self, run: ModelRun, actor: str) -> None:
+        timeout = TIMEOUTS.get(run.wanted.queue or "")
+        run.updated_at = max(run.updated_at, self.now)
+        run.reserved = (None if timeout is None else self.now + timeout,)
+        self._tell(run, "run.dispatch_reserved", actor)
 
     # -- queues and schedules
 
@@ -241,6 +283,8 @@ class Model:
         if (name in self.paused) is not paused:
             (self.paused.add if paused else self.paused.discard)(name)
             self.told.append((("queue", name), "queue.paused" if paused else "queue.resumed", actor))
+            if self.outbox is not None and not paused:
+                self.outbox.resumed(name, self.now)
 
     def deploy(self, planned: Sequence[Planned], tasks: Collection[str]) -> int:
         """The first tick of a process records what its tasks define; how many schedules changed."""
@@ -326,8 +370,8 @@ class Model:
         return self.sessions.get(session, self.now) <= self.now
 
     def _has_no_room(self, run: ModelRun) -> bool:
-        """A run that goes on needs room for this event, another lease and another outcome."""
-        return len(run.history) + 3 > self.max_events
+        """A run that goes on needs room for this event, a reserved delivery, another lease and another outcome."""
+        return len(run.history) + 5 > self.max_events
 
     def _fail(self, run: ModelRun, actor: str, code: str) -> None:
         self._step(run, "run.failed", "failed", actor)
@@ -336,9 +380,24 @@ class Model:
 
     def _step(self, run: ModelRun, type: str, status: str, actor: str, due_at: datetime | None = None) -> None:
         run.updated_at = max(run.updated_at, self.now)  # a clock that was set back turns no history round
-        run.status, run.due_at, run.lease = status, due_at, None
+        run.status, run.due_at, run.lease, run.reserved = status, due_at, None, None
         run.finished_at = run.updated_at if status in TERMINAL else None
         self._tell(run, type, actor)
+
+    def _again(self, run: ModelRun, type: str, actor: str) -> None:
+        """A run is queued once more, and needs another wakeup where the transport carries one for each run."""
+        self._step(run, type, "queued", actor)
+        run.due_at = run.updated_at
+        if self.outbox is not None and run.wanted.queue not in LIMITS:
+            self._ask(run, actor)
+
+    def _ask(self, run: ModelRun, actor: str) -> None:
+        """A wakeup is asked for; a run that is due is queued by that."""
+        run.updated_at = max(run.updated_at, self.now)
+        run.status = "queued"
+        self._tell(run, "run.delivery_requested", actor)
+        if self.outbox is not None:
+            self.outbox.add(run)
 
     def _tell(self, run: ModelRun, type: str, actor: str) -> None:
         run.history.append((type, actor))

@@ -16,6 +16,7 @@ from runlane.storage.database import Database
 from runlane.storage.tables import instant_to_text
 
 _EVENTS = "stream_id, sequence, type, version, data, occurred_at, environment, actor, position"
+_OUTBOX = "select run_id, sequence, status, due_at, attempts from outbox where environment ="
 _JSON = [rows.BIRTH.index(name) for name in ("failure", "reservation", "cancellation")]
 
 
@@ -36,6 +37,10 @@ class Reader(Protocol):
 
     def as_stored(self, values: Sequence[Any]) -> tuple[Any, ...]:
         """The values of a folded run as ``rows`` would give them."""
+        ...
+
+    def outbox(self, environment: str) -> dict[tuple[UUID, int], tuple[str, datetime | None, int]]:
+        """Status, due time and attempts of each row of the outbox, by run and sequence."""
         ...
 
     def remains(self, ids: Sequence[UUID]) -> int:
@@ -92,9 +97,16 @@ class OfSqlite:
             for value in values
         )
 
+    def outbox(self, environment: str) -> dict[tuple[UUID, int], tuple[str, datetime | None, int]]:
+        found = self._execute(f"{_OUTBOX} ?", (environment,)).fetchall()
+        return {
+            (UUID(row[0]), row[1]): (row[2], None if row[3] is None else datetime.fromisoformat(row[3]), row[4])
+            for row in found
+        }
+
     def remains(self, ids: Sequence[UUID]) -> int:
         marks, named = ",".join("?" * len(ids)), [str(id) for id in ids]
-        tables = (("runs", "id"), ("events", "stream_id"), ("idempotency_keys", "run_id"), ("pruning", "run_id"))
+        tables = (("runs", "id"), ("events", "stream_id"), ("idempotency_keys", "run_id"), ("outbox", "run_id"))
         return sum(
             self._execute(f"select count(*) from {table} where {column} in ({marks})", named).fetchone()[0]
             for table, column in tables
@@ -126,8 +138,11 @@ class OfPostgres:
                 stored[place] = jsontext.decode(stored[place])
         return tuple(stored)
 
+    def outbox(self, environment: str) -> dict[tuple[UUID, int], tuple[str, datetime | None, int]]:
+        return {row[:2]: row[2:] for row in self._connection.execute(f"{_OUTBOX} %s", (environment,)).fetchall()}
+
     def remains(self, ids: Sequence[UUID]) -> int:
-        tables = (("runs", "id"), ("events", "stream_id"), ("idempotency_keys", "run_id"))
+        tables = (("runs", "id"), ("events", "stream_id"), ("idempotency_keys", "run_id"), ("outbox", "run_id"))
         return sum(
             self._connection.execute(f"select count(*) from {table} where {column} = any(%s)", (list(ids),)).fetchone()[
                 0

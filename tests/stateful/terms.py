@@ -44,6 +44,7 @@ TASKS = {
     "timed": Rules(2, lambda _: MINUTE, queue="aside"),
 }
 LIMITS = {"narrow": 1, "wide": 2}
+TIMEOUTS = {"wide": 10 * MINUTE}
 QUEUES = ("main", "aside", "narrow", "wide")
 
 
@@ -102,7 +103,10 @@ class Source:
 
 @dataclass
 class ModelRun:
-    """What is known of one run; `asked` is the reason of a cancellation, `history` the types and actors of events."""
+    """What is known of one run.
+
+    `asked` has the reason of a cancellation, `reserved` the end of a reservation, `history` types and actors of events.
+    """
 
     id: UUID
     wanted: Wanted
@@ -120,6 +124,7 @@ class ModelRun:
     losses: int = 0
     lease: tuple[UUID, int] | None = None
     asked: tuple[str | None] | None = None
+    reserved: tuple[datetime | None] | None = None
     code: str | None = None
     history: list[tuple[str, str]] = field(default_factory=list)
 
