@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from runlane import IgnoreReason, Queue, QueueCapacityExceeded, Runlane, SettableClock, Wakeup, task
+from runlane.errors import TransportUnavailable
 from runlane.events import RunDispatchReservationExpired, RunDispatchReserved, RunLeased
 from tests.engine.post import Office, office
 from tests.engine.sessions import EXPIRY, take
@@ -111,6 +112,23 @@ def test_an_unclaimed_slot_is_given_back_and_its_late_wakeup_is_harmless(office:
     ]
     assert app.execute_delivery(late).outcome == "executed"
     assert office.deliver_all(app)[0].reason is IgnoreReason.TERMINAL
+
+
+def test_the_wakeup_of_a_slot_that_was_given_back_is_not_published_any_more(
+    office: Office, clock: SettableClock
+) -> None:
+    app = office.app(echo, queues=[TWO], clock=clock)
+    run = app.trigger(echo, 1).run
+    office.post.refuse = TransportUnavailable("the provider is away")
+    assert app.tick().wakeups_failed == 1
+    app.queues.pause(TWO)
+    office.post.refuse = None
+    clock.advance(MINUTE)
+    report = app.tick()
+    assert (report.reservations_expired, report.wakeups_published) == (1, 0)
+    app.queues.resume(TWO)
+    assert (app.tick().wakeups_published, app.tick().wakeups_published) == (1, 0)
+    assert [wakeup.run_id for wakeup in office.post.take()] == [run.id]
 
 
 def test_without_a_dispatch_timeout_a_slot_is_kept(office: Office, clock: SettableClock) -> None:
