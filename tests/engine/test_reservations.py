@@ -80,6 +80,15 @@ def test_nobody_takes_a_slot_that_is_set_aside(office: Office) -> None:
     assert app.execute_next().id == urgent.id
 
 
+def test_an_urgent_run_without_a_slot_does_not_put_its_full_queue_first(office: Office) -> None:
+    other = Queue("other", concurrency_limit=1)
+    app = office.app(echo, queues=[ONE, other])
+    low, middle = app.trigger(echo, 1).run, app.trigger(echo, 2, queue=other, priority=3).run
+    assert app.tick().slots_reserved == 2
+    urgent = app.trigger(echo, 3, priority=5).run
+    assert [app.execute_next().id for _ in range(3)] == [middle.id, low.id, urgent.id]
+
+
 def test_a_full_queue_reserves_nothing(office: Office, clock: SettableClock) -> None:
     app = office.app(echo, queues=[ONE], clock=clock)
     for n in range(2):
