@@ -54,6 +54,8 @@ class Acting(Machine):
             done, lost = call(), False
         except LeaseLost:
             done, lost = None, True
+        if self.escaped is not None:
+            raise self.escaped
         if not ended:
             return done, None
         ((run_id, lease, does),) = ended

@@ -32,7 +32,7 @@ class Stage:
     """
 
     def __init__(self, name: str, make: Callable[[], str], fresh: int = 40, post: Post | None = None) -> None:
-        self.name = name
+        self.name = name if post is None else f"{name}-delivering"
         self.post = post
         self._make = make
         self._fresh = fresh

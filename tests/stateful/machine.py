@@ -137,7 +137,8 @@ class Machine:
         assert self.post is not None
         assert self.model.outbox is not None
         call = {wakeup.run_id: (wakeup, status) for wakeup, status in self.post.calls.pop(0)}
-        assert set(call) == {row.run.id for row in rows}, "other wakeups were published than were to be"
+        wanted = {row.run.id for row in rows}
+        assert set(call) == wanted, f"published {set(call) - wanted} that were not to be, and not {wanted - set(call)}"
         for row in rows:
             wakeup, status = call[row.run.id]
             assert (wakeup.environment, wakeup.queue) == (self.environment, row.run.wanted.queue)
