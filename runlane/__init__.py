@@ -2,12 +2,14 @@
 
 from runlane.aio import AsyncRunlane, AsyncWorker
 from runlane.app import Executed, Runlane
+from runlane.capabilities import Capability
 from runlane.clock import SettableClock
 from runlane.context import Context, Release, Signal
 from runlane.engine.deliver import Delivery, DeliveryOutcome, IgnoreReason
 from runlane.engine.tick import TickReport
 from runlane.engine.trigger import Triggered
 from runlane.errors import (
+    CapabilityUnsupported,
     ConfigurationInvalid,
     ErrorCode,
     NonRetryable,
@@ -40,6 +42,8 @@ __all__ = [
     "AsyncRunlane",
     "AsyncWorker",
     "Attempt",
+    "Capability",
+    "CapabilityUnsupported",
     "ConfigurationInvalid",
     "Context",
     "Delivery",

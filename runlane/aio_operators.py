@@ -47,6 +47,8 @@ class AsyncRuns:
         queues: Sequence[Queue | str] | None = None,
         correlation_id: str | None = None,
         idempotency_key: str | None = None,
+        singleton_key: str | None = None,
+        concurrency_key: str | None = None,
         source_run_id: UUID | str | None = None,
         parent_run_id: UUID | str | None = None,
         schedule_id: str | None = None,
@@ -64,6 +66,8 @@ class AsyncRuns:
             queues=queues,
             correlation_id=correlation_id,
             idempotency_key=idempotency_key,
+            singleton_key=singleton_key,
+            concurrency_key=concurrency_key,
             source_run_id=source_run_id,
             parent_run_id=parent_run_id,
             schedule_id=schedule_id,
@@ -74,9 +78,9 @@ class AsyncRuns:
             order=order,
         )
 
-    async def count(self, *, tasks: Sequence[Task[..., Any] | str] | None = None) -> dict[RunStatus, int]:
+    async def count(self, **where: Unpack[Where]) -> dict[RunStatus, int]:
         """See ``Runs.count``."""
-        return await self._call(self._sync.count, tasks=tasks)
+        return await self._call(partial(self._sync.count, **where))
 
     async def events(self, id: UUID | str) -> tuple[Recorded, ...]:
         """See ``Runs.events``."""

@@ -14,6 +14,7 @@ import sqlalchemy
 from attrs import frozen
 from sqlalchemy import orm
 
+from runlane.capabilities import Capability
 from runlane.clock import Clock
 from runlane.decisions import MAX_EVENTS
 from runlane.engine import deliver, lease
@@ -68,6 +69,7 @@ class Runlane:
 
     Raises:
         ConfigurationInvalid: naming the argument that is not valid.
+        CapabilityUnsupported: a definition needs what the lane does not promise; calls may raise it too.
     """
 
     def __init__(
@@ -262,7 +264,9 @@ class Runlane:
             trace_carrier=trace_carrier,
             meta=meta,
         )
+        self.lane.require(Capability.LEASES_RUNS, "run_now")
         new = build(self.registry, asked, SourceType.RUN_NOW)
+        self.lane.require_keys(new.created)
         self.start()
         holder = self._runtime.session().holder
         limit = self.registry.limits().get(new.created.queue)
@@ -277,6 +281,7 @@ class Runlane:
         Raises:
             LeaseLost: the attempt outlived its lease; its outcome was dropped.
         """
+        self.lane.require(Capability.LEASES_RUNS, "execute_next")
         self.start()
         names = self._queue_names(queues)
         tasks, limits = list(self.registry.tasks), self.registry.limits()
@@ -307,6 +312,7 @@ class Runlane:
         Raises:
             StorageUnavailable: the database cannot be reached; let the provider deliver the wakeup again.
         """
+        self.lane.require(Capability.LEASES_RUNS, "execute_delivery")
         self.start()
         registry = self.registry
         consumer = Consumer(frozenset(self._queue_names(queues)), registry.tasks.keys(), registry.limits())
@@ -348,6 +354,7 @@ class Runlane:
             maintenance: run ``tick()`` in the background, every `maintenance_interval` seconds.
             poll_interval: seconds between looks into the database while nothing is due.
         """
+        self.lane.require(Capability.LEASES_RUNS, "a worker")
         self.start()
         worker = Worker(
             self._runtime,
@@ -370,6 +377,8 @@ class Runlane:
         return self._runtime.tick()
 
     def _trigger(self, wanted: Sequence[NewRun], connection: Any) -> list[Triggered]:
+        for new in wanted:
+            self.lane.require_keys(new.created)
         self.start()
         if connection is None:
             done = self._transact(lambda tx: trigger(tx, self.environment, wanted))

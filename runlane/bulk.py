@@ -9,6 +9,7 @@ from uuid import UUID
 from attrs import frozen
 
 from runlane import reading
+from runlane.capabilities import Capability
 from runlane.errors import ConfigurationInvalid, RunlaneError
 from runlane.projections.runs import Run
 from runlane.reading import Where
@@ -46,6 +47,7 @@ def each(
         ConfigurationInvalid: a condition is not valid, or asks for a status that the operation is not for.
         StorageUnavailable: the database went away; what was changed until then stays changed.
     """
+    runtime.lane.require(Capability.OPERATOR_READS, "choosing runs by filter")
     options: dict[str, Any] = {**where}
     wanted = reading.run_filter(**{**options, "statuses": _statuses(options.get("statuses"), allowed)})
     with runtime.reading() as tx:

@@ -27,6 +27,8 @@ from runlane.storage.transaction import Transaction
 from runlane.values import Failure, storable
 
 log = logging.getLogger("runlane.worker")
+#: Each attempt that ended, at DEBUG; the records carry the run `before` (as it was leased) and `after`.
+attempts_log = logging.getLogger("runlane.attempts")
 
 #: The most outcomes, and the most claims, of one transaction.
 BATCH = 1000
@@ -284,7 +286,10 @@ class Exchange:
             return stored, runs, not wanted or bool(runs) or is_open(tx, holder)
 
         stored, runs, open_still = runtime.database.transact(work, runtime.clock)
+        told = attempts_log.isEnabledFor(logging.DEBUG)
         for one, after in zip(finished, stored, strict=True):
+            if told and after is not None:
+                _tell(one.run, after)
             if after is None:
                 log.warning("run %s: the lease was lost, its outcome was dropped", one.run.id)
             elif after.sequence == runtime.settings.max_events // 10:
@@ -363,6 +368,16 @@ class Exchange:
             log.exception("run %s: its outcome cannot be stored", execution.run.id)
             message = storable(f"the outcome could not be stored: {refusal}")
             self._transact([(execution, Failed(Failure(ErrorCode.INTERNAL_ERROR, message, False)))], 0, holder)
+
+
+def _tell(before: Run, after: Run) -> None:
+    attempts_log.debug(
+        "run %s of task %s: attempt ended, %s",
+        after.id,
+        after.task_id,
+        after.status,
+        extra={"before": before, "after": after},
+    )
 
 
 def _session_of(run: Run) -> UUID | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import StrEnum
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import Factory, field, frozen
 
-from runlane.errors import ConfigurationInvalid
+from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
+from runlane.errors import CapabilityUnsupported, ConfigurationInvalid
+from runlane.events import RunCreated
+from runlane.registry import Registry
 from runlane.storage.database import Database
 from runlane.transport import Publisher, Transport
 from runlane.transport.local import LocalTransport
@@ -17,28 +19,35 @@ from runlane.transport.notify import NotifyTransport
 from runlane.transport.watch import FileTransport
 from runlane.values import identifier
 
-
-class Capability(StrEnum):
-    """What a lane may promise."""
-
-    DURABLE_STATE = "durable_state"
-    PROCESS_LOCAL_STATE = "process_local_state"
-    READS_RUN_HISTORY = "reads_run_history"
-    PRUNES_RUNS = "prunes_runs"
-    LEASES_RUNS = "leases_runs"
-    CLAIMS_SCHEDULE_OCCURRENCES = "claims_schedule_occurrences"
-    ENFORCES_IDEMPOTENCY = "enforces_idempotency"
-    ENFORCES_SINGLETON = "enforces_singleton"
-    ENFORCES_QUEUE_CONCURRENCY = "enforces_queue_concurrency"
-    OPERATOR_READS = "operator_reads"
-    PRODUCTION_DURABLE = "production_durable"
+_OF_A_TRANSPORT = ("start", "close", "ring", "listen", "unlisten")
 
 
-_EVERY = frozenset(Capability) - {
-    Capability.DURABLE_STATE,
-    Capability.PROCESS_LOCAL_STATE,
-    Capability.PRODUCTION_DURABLE,
-}
+def _storage(value: Database) -> Database:
+    _check_storage(value)
+    return value
+
+
+def _check_storage(value: object) -> None:
+    if not isinstance(value, Database):
+        what = value.__name__ if isinstance(value, type) else type(value).__name__
+        raise ConfigurationInvalid(f"storage of a lane must be a Database, such as Database(url); got {what}")
+    promised, name = value.capabilities, type(value).__name__
+    if unknown := sorted(str(flag) for flag in promised if flag not in OF_THE_STORAGE):
+        raise ConfigurationInvalid(f"storage {name} promises what no storage can: {', '.join(unknown)}")
+    if len(promised & WHERE_STATE_LIVES) != 1:
+        wanted = " or ".join(sorted(WHERE_STATE_LIVES))
+        raise ConfigurationInvalid(f"storage {name} must promise one of {wanted}, and not both")
+
+
+def _transport(value: Transport) -> Transport:
+    missing = [name for name in _OF_A_TRANSPORT if not callable(getattr(value, name, None))]
+    if not isinstance(getattr(value, "name", None), str):
+        missing.insert(0, "name")
+    if isinstance(value, type):
+        raise ConfigurationInvalid(f"transport of a lane must be a transport, not its class {value.__name__}")
+    if missing:
+        raise ConfigurationInvalid(f"transport of a lane lacks {', '.join(missing)}; got {type(value).__name__}")
+    return value
 
 
 def _lane_name(value: str) -> str:
@@ -68,10 +77,15 @@ class Lane:
     """Where a runtime keeps its runs, and how its workers are woken.
 
     Make one with the functions below to set options that a URL cannot carry, or give another transport.
+
+    Raises:
+        ConfigurationInvalid: naming what the storage or the transport lacks.
     """
 
-    database: Database = field(alias="storage")
-    transport: Transport = field(default=Factory(lambda lane: transport_for(lane.database), takes_self=True))
+    database: Database = field(alias="storage", converter=_storage)
+    transport: Transport = field(
+        default=Factory(lambda lane: transport_for(lane.database), takes_self=True), converter=_transport
+    )
     name: str = field(default="lane", converter=_lane_name)
 
     def __attrs_post_init__(self) -> None:
@@ -89,12 +103,39 @@ class Lane:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What this lane promises."""
-        if self.database.is_memory:
-            return _EVERY | {Capability.PROCESS_LOCAL_STATE}
-        if self.migrates_itself:
-            return _EVERY | {Capability.DURABLE_STATE}
-        return _EVERY | {Capability.DURABLE_STATE, Capability.PRODUCTION_DURABLE}
+        """What this lane promises: the storage's flags and its own two."""
+        promised = self.database.capabilities
+        if Capability.READS_RUN_HISTORY in promised:
+            promised |= {Capability.OPERATOR_READS}
+        if Capability.DURABLE_STATE in promised and not self.migrates_itself:
+            promised |= {Capability.PRODUCTION_DURABLE}
+        return promised
+
+    def require(self, capability: Capability, what: str) -> None:
+        """Go on only if the lane promises what `what` needs.
+
+        Raises:
+            CapabilityUnsupported: it does not; nothing is emulated.
+        """
+        if capability not in self.capabilities:
+            raise CapabilityUnsupported(
+                f"{what} needs {capability}, which lane {self.name!r} does not promise",
+                meta={"capability": capability.value, "lane": self.name},
+            )
+
+    def require_for(self, registry: Registry) -> None:
+        """Go on only if the lane promises what these definitions and the transport need; raises as ``require``."""
+        for capability, what in _needs(registry):
+            self.require(capability, what)
+        if self.delivers:
+            self.require(Capability.PERSISTS_OUTBOX, f"transport {self.transport.name}, which publishes,")
+
+    def require_keys(self, created: RunCreated) -> None:
+        """Go on only if the lane enforces the keys of a run that is to be made; raises as ``require``."""
+        if created.idempotency_key is not None:
+            self.require(Capability.ENFORCES_IDEMPOTENCY, f"idempotency_key {created.idempotency_key!r}")
+        if created.singleton_key is not None:
+            self.require(Capability.ENFORCES_SINGLETON, f"singleton_key {created.singleton_key!r}")
 
     def start(self) -> None:
         """Make sure that the tables are there, then start the transport.
@@ -123,6 +164,19 @@ class Lane:
     def _close_storage(self) -> None:
         if not self.database.is_memory:  # it would be gone
             self.database.dispose()
+
+
+def _needs(registry: Registry) -> Iterator[tuple[Capability, str]]:
+    """What the definitions of one runtime need."""
+    for name in registry.limits():
+        yield Capability.ENFORCES_QUEUE_CONCURRENCY, f"concurrency_limit of queue {name!r}"
+    for task in registry.tasks.values():
+        if task.schedules:
+            yield Capability.CLAIMS_SCHEDULE_OCCURRENCES, f"schedule {task.schedules[0].id!r} of task {task.id!r}"
+        if task.idempotency_key is not None:
+            yield Capability.ENFORCES_IDEMPOTENCY, f"idempotency_key of task {task.id!r}"
+        if task.singleton_key is not None:
+            yield Capability.ENFORCES_SINGLETON, f"singleton_key of task {task.id!r}"
 
 
 def memory_lane() -> Lane:

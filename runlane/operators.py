@@ -10,6 +10,7 @@ from uuid import UUID
 
 from runlane import bulk, pruning, reading, requests
 from runlane.bulk import Bulk
+from runlane.capabilities import Capability
 from runlane.engine import explain, operate, prune, trigger
 from runlane.errors import ConfigurationInvalid, RunNotFound
 from runlane.events import Recorded
@@ -51,6 +52,8 @@ class Runs:
         queues: Sequence[Queue | str] | None = None,
         correlation_id: str | None = None,
         idempotency_key: str | None = None,
+        singleton_key: str | None = None,
+        concurrency_key: str | None = None,
         source_run_id: UUID | str | None = None,
         parent_run_id: UUID | str | None = None,
         schedule_id: str | None = None,
@@ -67,12 +70,15 @@ class Runs:
             cursor: ``next_cursor`` of the page before, with the same conditions.
             order: ``newest`` or ``oldest`` first.
         """
+        self._runtime.lane.require(Capability.OPERATOR_READS, "runs.list")
         wanted = reading.run_filter(
             statuses=statuses,
             tasks=tasks,
             queues=queues,
             correlation_id=correlation_id,
             idempotency_key=idempotency_key,
+            singleton_key=singleton_key,
+            concurrency_key=concurrency_key,
             source_run_id=source_run_id,
             parent_run_id=parent_run_id,
             schedule_id=schedule_id,
@@ -82,11 +88,15 @@ class Runs:
         with self._runtime.reading() as tx:
             return reading.list_runs(tx, self._runtime.environment, wanted, limit, cursor, order)
 
-    def count(self, *, tasks: Sequence[Task[..., Any] | str] | None = None) -> dict[RunStatus, int]:
-        """How many runs (of `tasks`) are in each status; reads every run of the environment."""
-        ids = reading.task_ids(tasks)
+    def count(self, **where: Unpack[Where]) -> dict[RunStatus, int]:
+        """How many runs that match `where` (the conditions of ``list``) are in each status.
+
+        It reads every run of the environment.
+        """
+        self._runtime.lane.require(Capability.OPERATOR_READS, "runs.count")
+        wanted = reading.run_filter(**where)
         with self._runtime.reading() as tx:
-            return queries.count_by_status(tx, self._runtime.environment, ids)
+            return queries.count_by_status(tx, self._runtime.environment, wanted)
 
     def events(self, id: UUID | str) -> tuple[Recorded, ...]:
         """The history of a run, by sequence.
@@ -94,6 +104,7 @@ class Runs:
         Raises:
             RunNotFound: there is no such run.
         """
+        self._runtime.lane.require(Capability.READS_RUN_HISTORY, "runs.events")
         wanted = run_id(id)
         with self._runtime.reading() as tx:
             events = log.read_stream(tx, wanted)
@@ -115,6 +126,7 @@ class Runs:
         Raises:
             RunNotFound: there is no such run.
         """
+        self._runtime.lane.require(Capability.OPERATOR_READS, "runs.why")
         run, registry = self.get(id), self._runtime.registry
         known = explain.Surroundings(frozenset(registry.tasks), registry.limits())
         with self._runtime.reading() as tx:
@@ -126,6 +138,8 @@ class Runs:
         """The active run of `task` with this key, if there is one now; it may have ended when you look at it."""
         if (idempotency_key is None) == (singleton_key is None):
             raise ConfigurationInvalid("find_active needs exactly one of idempotency_key and singleton_key")
+        needed = Capability.ENFORCES_SINGLETON if idempotency_key is None else Capability.ENFORCES_IDEMPOTENCY
+        self._runtime.lane.require(needed, "runs.find_active")
         task_id = self._runtime.registry.task(task).id
         with self._runtime.reading() as tx:
             if singleton_key is not None:
@@ -135,6 +149,7 @@ class Runs:
 
     def find_current(self, task: Task[..., Any] | str, idempotency_key: str) -> Run | None:
         """The run that a trigger with this key would be given now: active, or ended and within its retention."""
+        self._runtime.lane.require(Capability.ENFORCES_IDEMPOTENCY, "runs.find_current")
         task_id = self._runtime.registry.task(task).id
         with self._runtime.reading() as tx:
             return trigger.find_current(tx, self._runtime.environment, task_id, idempotency_key)
@@ -292,6 +307,7 @@ class Runs:
             ConfigurationInvalid: a status that is not terminal, or another argument that is not valid.
             InvariantViolation: the history of a run is damaged; nothing is removed.
         """
+        self._runtime.lane.require(Capability.PRUNES_RUNS, "runs.prune")
         environment, by = self._runtime.environment, requests.actor_of(actor)
         old = pruning.old_runs(environment, older_than, statuses, limit, cursor)
         if dry_run:
@@ -318,6 +334,7 @@ class IdempotencyKeys:
         Raises:
             RunStateInvalid: the owner is active.
         """
+        self._runtime.lane.require(Capability.ENFORCES_IDEMPOTENCY, "idempotency_keys.reset")
         runtime, said = self._runtime, requests.said(actor, reason)
         task_id, wanted = runtime.registry.task(task).id, identifier("idempotency_key", key)
         return runtime.transact(lambda tx: operate.reset_key(tx, runtime.environment, task_id, wanted, said))
@@ -331,6 +348,7 @@ class Audit:
 
     def count(self) -> dict[str, int]:
         """How many events of each type the log holds for this environment; reads all of them."""
+        self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.count")
         with self._runtime.reading() as tx:
             return queries.count_events(tx, self._runtime.environment)
 
@@ -339,6 +357,7 @@ class Audit:
 
         `progress` is called with the number of events folded so far.
         """
+        self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.verify")
         self._runtime.start()
         with self._runtime.database.snapshot() as tx:
             if id is None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from runlane.app import Runlane
     from runlane.projections.runs import Run
 
+# The suites for adapters say what differs, as the assertions of a test module do.
+pytest.register_assert_rewrite("runlane.testing.conformance")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Where the program is."""

@@ -31,6 +31,8 @@ class Where(TypedDict, total=False):
     queues: Sequence[Queue | str] | None
     correlation_id: str | None
     idempotency_key: str | None
+    singleton_key: str | None
+    concurrency_key: str | None
     source_run_id: UUID | str | None
     parent_run_id: UUID | str | None
     schedule_id: str | None
@@ -54,13 +56,15 @@ class Page:
 class QueueState:
     """A queue and how many of its runs are in each status; statuses without runs are left out.
 
-    `control` is what was last decided about a pause, None if nothing ever was; `concurrency_limit` is this process's.
+    `control` is what was last decided about a pause, None if nothing ever was; `concurrency_limit` is this process's;
+    `reserved` are the slots set aside for runs that wait for their wakeup.
     """
 
     name: str
     runs: Mapping[RunStatus, int]
     control: QueueControl | None = None
     concurrency_limit: int | None = None
+    reserved: int = 0
 
     @property
     def paused(self) -> bool:
@@ -69,8 +73,8 @@ class QueueState:
 
     @property
     def occupied(self) -> int:
-        """How many slots are in use, over all concurrency keys: the leased runs."""
-        return sum(self.runs.get(status, 0) for status in LEASED)
+        """How many slots are in use, over all concurrency keys: the leased runs, and the reserved slots."""
+        return self.reserved + sum(self.runs.get(status, 0) for status in LEASED)
 
 
 def list_runs(
@@ -98,6 +102,8 @@ def run_filter(
     queues: Sequence[Queue | str] | None = None,
     correlation_id: str | None = None,
     idempotency_key: str | None = None,
+    singleton_key: str | None = None,
+    concurrency_key: str | None = None,
     source_run_id: UUID | str | None = None,
     parent_run_id: UUID | str | None = None,
     schedule_id: str | None = None,
@@ -111,21 +117,18 @@ def run_filter(
     """
     return RunFilter(
         None if statuses is None else tuple(_status(status) for status in _several("statuses", statuses)),
-        task_ids(tasks),
+        None if tasks is None else tuple(_name("tasks", task) for task in _several("tasks", tasks)),
         None if queues is None else tuple(_name("queues", queue) for queue in _several("queues", queues)),
         None if correlation_id is None else free_text("correlation_id", correlation_id),
         None if idempotency_key is None else free_text("idempotency_key", idempotency_key),
+        None if singleton_key is None else free_text("singleton_key", singleton_key),
+        None if concurrency_key is None else free_text("concurrency_key", concurrency_key),
         None if source_run_id is None else run_id(source_run_id),
         None if parent_run_id is None else run_id(parent_run_id),
         None if schedule_id is None else free_text("schedule_id", schedule_id),
         None if created_after is None else instant("created_after", created_after),
         None if created_before is None else instant("created_before", created_before),
     )
-
-
-def task_ids(tasks: Sequence[Task[..., Any] | str] | None) -> tuple[str, ...] | None:
-    """The ids of tasks that may be given as definitions."""
-    return None if tasks is None else tuple(_name("tasks", task) for task in _several("tasks", tasks))
 
 
 def queue_name(queue: Queue | str) -> str:

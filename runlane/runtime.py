@@ -14,6 +14,7 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
+from runlane.capabilities import Capability
 from runlane.clock import Clock
 from runlane.decisions import MAX_EVENTS
 from runlane.dispatch import Dispatcher
@@ -89,6 +90,7 @@ class Runtime:
         worker_id: str | None,
         settings: Settings,
     ) -> None:
+        lane.require_for(registry)
         self.lane = lane
         self.registry = registry
         self.environment = identifier("environment", environment)
@@ -210,7 +212,8 @@ class Runtime:
 
     def tick(self) -> TickReport:
         """One maintenance pass; the first of a process records its schedules."""
-        deploy = not self._deployed
+        self.lane.require(Capability.LEASES_RUNS, "maintenance")
+        deploy = not self._deployed and Capability.CLAIMS_SCHEDULE_OCCURRENCES in self.lane.capabilities
         pass_ = Tick(self.database, self.clock, self.environment, self.registry, self.settings.max_events)
         report = pass_.run(deploy=deploy)
         self._deployed = True

@@ -8,6 +8,7 @@ from datetime import datetime
 from itertools import islice
 
 from runlane import reading, requests, schedule_decisions
+from runlane.capabilities import Capability
 from runlane.context import current
 from runlane.engine import schedule
 from runlane.engine.queues import set_paused
@@ -36,6 +37,7 @@ class Schedules:
 
     def list(self) -> tuple[ScheduleState, ...]:
         """Every schedule ever registered in this environment, by id."""
+        self._runtime.lane.require(Capability.CLAIMS_SCHEDULE_OCCURRENCES, "schedules.list")
         with self._runtime.reading() as tx:
             return tuple(schedules.schedules_of(tx, self._runtime.environment))
 
@@ -45,6 +47,7 @@ class Schedules:
         Raises:
             ScheduleNotFound: none was ever registered in this environment.
         """
+        self._runtime.lane.require(Capability.CLAIMS_SCHEDULE_OCCURRENCES, "schedules.get")
         wanted = identifier("schedule id", id)
         with self._runtime.reading() as tx:
             return schedule.find(tx, self._runtime.environment, wanted)
@@ -83,6 +86,7 @@ class Schedules:
             TaskNotFound: its task is not registered here.
             PayloadInvalid: its payload does not fit today's task.
         """
+        self._runtime.lane.require(Capability.CLAIMS_SCHEDULE_OCCURRENCES, "schedules.trigger")
         wanted, who, handler = identifier("schedule id", id), actor_of(actor), current.get()
         parent = None if handler is None else handler.run
         runtime = self._runtime
@@ -106,6 +110,7 @@ class Schedules:
             ScheduleNotFound: there is no such schedule.
             RunStateInvalid: it is removed, or disabled by its definition, and so has no next time.
         """
+        self._runtime.lane.require(Capability.CLAIMS_SCHEDULE_OCCURRENCES, "schedules.preview")
         wanted, most = identifier("schedule id", id), reading.whole_number("count", count, 1000)
         with self._runtime.reading() as tx:
             state = schedule.find(tx, self._runtime.environment, wanted)
@@ -120,6 +125,7 @@ class Schedules:
         Raises:
             ScheduleNotFound: there is no such schedule.
         """
+        self._runtime.lane.require(Capability.CLAIMS_SCHEDULE_OCCURRENCES, "schedules.occurrences")
         wanted, most = identifier("schedule id", id), reading.whole_number("limit", limit, 500)
         with self._runtime.reading() as tx:
             stream = schedule.find(tx, self._runtime.environment, wanted).stream_id
@@ -133,6 +139,7 @@ class Schedules:
         actor: Actor | None,
         reason: str | None,
     ) -> ScheduleState:
+        self._runtime.lane.require(Capability.CLAIMS_SCHEDULE_OCCURRENCES, "steering schedules")
         wanted, who, runtime = identifier("schedule id", id), actor_of(actor), self._runtime
         why = None if reason is None else free_text("reason", reason)
         runtime.start()
@@ -147,12 +154,17 @@ class Queues:
 
     def list(self) -> tuple[QueueState, ...]:
         """Every queue that is registered here, has runs or was ever paused, by name; reads all runs' statuses."""
+        self._runtime.lane.require(Capability.OPERATOR_READS, "queues.list")
         with self._runtime.reading() as tx:
             counts = queries.count_by_queue(tx, self._runtime.environment)
+            reserved = queries.count_reserved(tx, self._runtime.environment)
             controls = {control.name: control for control in queues.queues_of(tx, self._runtime.environment)}
         limits = self._runtime.registry.limits()
         names = sorted({*counts, *controls, *self._runtime.registry.queues})
-        return tuple(QueueState(name, counts.get(name, {}), controls.get(name), limits.get(name)) for name in names)
+        return tuple(
+            QueueState(name, counts.get(name, {}), controls.get(name), limits.get(name), reserved.get(name, 0))
+            for name in names
+        )
 
     def pause(
         self, queue: Queue | str, *, reason: str | None = None, actor: Actor | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 import click
 
-from runlane.cli import audit, demo, operate, queues, runs, schedules, work
+from runlane.cli import audit, completion, demo, dev, operate, prune, queues, runs, schedules, work
 from runlane.cli.program import Program, program_options
 from runlane.cli.show import complain
 from runlane.errors import ConfigurationInvalid, RunlaneError
@@ -30,6 +31,7 @@ def cli() -> None:
 for command in (
     work.migrate,
     work.worker,
+    dev.dev,
     work.tick,
     work.trigger,
     runs.runs,
@@ -39,12 +41,17 @@ for command in (
     queues.queues,
     audit.audit,
     demo.demo,
+    completion.completion,
 ):
     cli.add_command(command)
+runs.runs.add_command(prune.prune)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 if all is well, 1 if something was found or failed, 2 for wrong usage."""
+    asked = os.environ.get(completion.VARIABLE)
+    if asked is not None:
+        sys.exit(completion.answer(cli, asked))
     program = Program()
     sys.exit(_run(program, list(sys.argv[1:] if arguments is None else arguments)))
 

@@ -12,11 +12,12 @@ from runlane.storage.replay import Verification
 
 
 @click.group()
+@program_options
 def audit() -> None:
     """Check the log against what is stored."""
 
 
-@audit.command()
+@audit.command(short_help="Fold the whole log, and compare with what is stored.")
 @program_options
 @click.option("--run", metavar="RUN", help="Only this run.")
 @click.pass_obj

@@ -8,15 +8,14 @@ from typing import Any
 import click
 
 from runlane.bulk import LIMIT, Bulk
-from runlane.cli import show
+from runlane.cli import completion, show
+from runlane.cli.options import actor_option, conditions_of, filter_options, operator, reason_option
 from runlane.cli.program import Program, program_options
-from runlane.cli.runs import conditions_of, filter_options, runs
+from runlane.cli.runs import runs
 from runlane.errors import RunlaneError
 from runlane.operators import Runs
 from runlane.projections.runs import Run
-from runlane.values import Actor, identifier
-
-_ACTOR = click.option("--actor", default="cli", show_default=True, metavar="NAME", help="Who asks; an operator's name.")
+from runlane.values import Actor
 
 
 def _operation(name: str, summary: str, one: Callable[..., Run], many: Callable[..., Bulk], *, tasks: bool) -> None:
@@ -29,7 +28,7 @@ def _operation(name: str, summary: str, one: Callable[..., Run], many: Callable[
         where = conditions_of(options)
         if bool(run) == bool(where or every):
             raise click.UsageError("name runs, or give conditions such as --task (or --all for every run)")
-        api, by = program.started(tasks=tasks).runs, Actor.operator(identifier("actor", actor))
+        api, by = program.started(tasks=tasks).runs, operator(actor)
         if run:
             _tell(program, Bulk(*_each(api, one, run, by, reason), None))
         else:
@@ -39,8 +38,8 @@ def _operation(name: str, summary: str, one: Callable[..., Run], many: Callable[
     decorated.__doc__ = summary
     for option in (
         click.pass_obj,
-        click.option("--reason", metavar="TEXT", help="Kept in the history."),
-        _ACTOR,
+        reason_option,
+        actor_option,
         click.option("--all", "every", is_flag=True, help="Every run that the operation is for."),
         click.option("--cursor", metavar="TEXT", help="Go on where the call before ended."),
         click.option("--limit", default=LIMIT, show_default=True, help="The most runs, 1 to 500."),
@@ -98,21 +97,22 @@ _operation("rerun", "Make a new run of each ended one.", Runs.rerun, Runs.rerun_
 
 
 @click.group()
+@program_options
 def keys() -> None:
     """Idempotency keys."""
 
 
-@keys.command()
+@keys.command(short_help="Free the key that an ended run keeps.")
 @program_options
-@click.argument("task", metavar="TASK")
+@click.argument("task", metavar="TASK", shell_complete=completion.tasks)
 @click.argument("key", metavar="KEY")
-@_ACTOR
-@click.option("--reason", metavar="TEXT", help="Kept in the history.")
+@actor_option
+@reason_option
 @click.pass_obj
 def reset(program: Program, /, task: str, key: str, actor: str, reason: str | None) -> None:
     """Free the key that an ended run of TASK keeps; exit code 1 if there was nothing to free."""
     app = program.started(tasks=True)
-    freed = app.idempotency_keys.reset(task, key, actor=Actor.operator(identifier("actor", actor)), reason=reason)
+    freed = app.idempotency_keys.reset(task, key, actor=operator(actor), reason=reason)
     if program.json:
         show.json_lines([{"freed": freed}])
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import tomllib
@@ -48,24 +49,38 @@ class Program:
         """The runtime, started: the database is there and migrated."""
         return self.runtime(tasks=tasks).start()
 
+    def log(self) -> None:
+        """Let warnings of workers, and what handlers log, be seen on standard error."""
+        level = logging.DEBUG if self.debug else logging.INFO
+        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
     def close(self) -> None:
         """Close the runtime, if one was made."""
         if self._runtime is not None:
             self._runtime.close()
 
-    def _make(self, tasks: bool) -> Runlane:
+    def named(self, *, tasks: bool) -> str:
+        """The ``module:name`` of the program; nothing is imported.
+
+        Raises:
+            ConfigurationInvalid: there is none, or a database is named as well.
+        """
         if self.app and self.database:
             raise ConfigurationInvalid("give --app or --database, not both: an app has its own database")
         if self.database:
-            if tasks:
-                raise ConfigurationInvalid("this command needs tasks, which live in a program: give --app module:name")
-            return Runlane(self.database, environment=self.environment or "default")
+            raise ConfigurationInvalid("this command needs tasks, which live in a program: give --app module:name")
         named = self.app or os.environ.get("RUNLANE_APP") or _of_pyproject(Path.cwd())
         if not named:
             raise ConfigurationInvalid(
                 "say what to work on: --app module:name (or RUNLANE_APP, or app = … under [tool.runlane] in "
                 "pyproject.toml)" + ("" if tasks else ", or --database URL")
             )
+        return named
+
+    def _make(self, tasks: bool) -> Runlane:
+        if self.database and not self.app and not tasks:
+            return Runlane(self.database, environment=self.environment or "default")
+        named = self.named(tasks=tasks)
         app = load(named)
         if self.environment not in (None, app.environment):
             raise ConfigurationInvalid(
@@ -141,9 +156,12 @@ def program_options(command: F) -> F:
         click.option("--json", is_flag=True, help="JSON lines instead of tables."),
         click.option("--debug", is_flag=True, help="Show the traceback of an error."),
     )
+    before = list(getattr(command, "__click_params__", ()))
     for option in reversed(options):
         option(command)
-    for parameter in command.__dict__["__click_params__"] if hasattr(command, "__click_params__") else ():
-        if parameter.name in ("app", "database", "environment", "json", "debug"):
-            parameter.expose_value, parameter.callback = False, _keep
+    parameters: list[click.Parameter] = command.__dict__["__click_params__"]
+    shared = parameters[len(before) :]
+    for parameter in shared:
+        parameter.expose_value, parameter.callback = False, _keep
+    parameters[:] = [*shared, *before]  # click lists them from the end: the command's own options come first
     return command

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from runlane.cli import show
+from runlane.cli import completion, show
+from runlane.cli.options import actor_option, operator, reason_option
 from runlane.cli.program import Program, program_options
 from runlane.errors import ConfigurationInvalid
 from runlane.reading import QueueState
-from runlane.values import Actor, RunStatus
+from runlane.values import RunStatus
 
 _STATUSES = [status.value for status in RunStatus]
-_OPERATOR = Actor.operator("cli")
 
 
 @click.group(invoke_without_command=True, short_help="Look at queues, pause them, let them go on.")
@@ -25,7 +25,7 @@ def queues(context: click.Context, /) -> None:
         _list(context.ensure_object(Program))
 
 
-@queues.command("list")
+@queues.command("list", short_help="How many runs are in each status on each queue.")
 @program_options
 @click.pass_obj
 def list_(program: Program, /) -> None:
@@ -33,29 +33,31 @@ def list_(program: Program, /) -> None:
     _list(program)
 
 
-@queues.command()
+@queues.command(short_help="Let no worker claim from a queue.")
 @program_options
-@click.argument("queue")
-@click.option("--reason", metavar="TEXT", help="Why; kept in the log.")
+@click.argument("queue", metavar="QUEUE", shell_complete=completion.queues)
+@actor_option
+@reason_option
 @click.pass_obj
-def pause(program: Program, /, queue: str, reason: str | None) -> None:
+def pause(program: Program, /, queue: str, actor: str, reason: str | None) -> None:
     """Let no worker claim from QUEUE, from its next poll on; attempts under way go on."""
     app = program.started()
     _known(program, queue)
-    control = app.queues.pause(queue, reason=reason, actor=_OPERATOR)
+    control = app.queues.pause(queue, reason=reason, actor=operator(actor))
     _report(program, queue, control is not None and control.paused)
 
 
 @queues.command()
 @program_options
-@click.argument("queue")
-@click.option("--reason", metavar="TEXT", help="Why; kept in the log.")
+@click.argument("queue", metavar="QUEUE", shell_complete=completion.queues)
+@actor_option
+@reason_option
 @click.pass_obj
-def resume(program: Program, /, queue: str, reason: str | None) -> None:
+def resume(program: Program, /, queue: str, actor: str, reason: str | None) -> None:
     """Let workers claim from QUEUE again."""
     app = program.started()
     _known(program, queue)
-    control = app.queues.resume(queue, reason=reason, actor=_OPERATOR)
+    control = app.queues.resume(queue, reason=reason, actor=operator(actor))
     _report(program, queue, control is not None and control.paused)
 
 
@@ -107,7 +109,7 @@ def _row(state: QueueState) -> dict[str, Any]:
     """A queue for programs; what does not apply to it is left out."""
     row: dict[str, Any] = {"queue": state.name, **{status.value: number for status, number in state.runs.items()}}
     if state.concurrency_limit is not None:
-        row |= {"concurrency_limit": state.concurrency_limit, "occupied": state.occupied}
+        row |= {"concurrency_limit": state.concurrency_limit, "occupied": state.occupied, "reserved": state.reserved}
     if state.control is not None and state.paused:
         control = state.control
         row |= {"paused": True, "since": control.updated_at, "actor": control.actor, "reason": control.reason}
@@ -116,7 +118,10 @@ def _row(state: QueueState) -> dict[str, Any]:
 
 def _slots(state: QueueState) -> str | None:
     """Occupied slots over all keys, and the limit of each key."""
-    return None if state.concurrency_limit is None else f"{state.occupied} (limit {state.concurrency_limit})"
+    if state.concurrency_limit is None:
+        return None
+    reserved = f", {state.reserved} reserved" if state.reserved else ""
+    return f"{state.occupied} (limit {state.concurrency_limit}{reserved})"
 
 
 def _pause(state: QueueState) -> list[str | None]:

@@ -1,90 +1,26 @@
-"""``runlane runs``: looking at runs, and removing old ones."""
+"""``runlane runs``: looking at runs, and waiting for one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from datetime import timedelta
+from typing import Any
 
 import click
-from attrs import asdict
 
-from runlane.app import Runlane
 from runlane.cli import show
+from runlane.cli.options import Length, conditions_of, filter_options
 from runlane.cli.program import Program, program_options
-from runlane.errors import ConfigurationInvalid
 from runlane.jsontext import dumps
 from runlane.projections.runs import Run
 from runlane.projections.timeline import timeline
-from runlane.pruning import DEFAULT_LIMIT as BATCH
-from runlane.pruning import Pruned
 from runlane.reading import DEFAULT_LIMIT
-from runlane.values import TERMINAL, Actor, RunStatus, duration
-
-F = TypeVar("F", bound=Callable[..., Any])
-_STATUSES = [status.value for status in RunStatus]
+from runlane.values import RunStatus, Source
 
 
 @click.group()
+@program_options
 def runs() -> None:
     """Look at runs, cancel them, run them again, remove old ones."""
-
-
-class Instant(click.ParamType[datetime]):
-    """An aware instant, or how long ago (``2h``)."""
-
-    name = "TIME|AGO"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """An instant of what was typed."""
-        if isinstance(value, datetime):
-            return value
-        try:
-            return datetime.now(UTC) - duration("age", value)
-        except ConfigurationInvalid:
-            pass
-        try:
-            at = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither an instant like 2026-01-31T12:00:00Z nor an age like 2h", param, ctx)
-        return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def filter_options(command: F) -> F:
-    """The conditions on runs that ``list`` and the bulk operations share."""
-    options = (
-        click.option("--status", "statuses", multiple=True, type=click.Choice(_STATUSES), help="Repeatable."),
-        click.option("--task", "tasks", multiple=True, metavar="ID", help="Repeatable."),
-        click.option("--queue", "queues", multiple=True, metavar="NAME", help="Repeatable."),
-        click.option("--correlation-id", metavar="TEXT"),
-        click.option("--idempotency-key", metavar="KEY"),
-        click.option("--source-run", "source_run_id", metavar="RUN", help="Reruns and manual retries of this run."),
-        click.option("--parent-run", "parent_run_id", metavar="RUN", help="Runs that this run's handler triggered."),
-        click.option("--schedule", "schedule_id", metavar="ID", help="Runs that this schedule made."),
-        click.option("--after", "created_after", type=Instant(), help="Created after an instant, or within an age."),
-        click.option("--before", "created_before", type=Instant(), help="Created before."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def conditions_of(options: dict[str, Any]) -> dict[str, Any]:
-    """The conditions that were given."""
-    return {name: value for name, value in options.items() if value not in (None, ())}
-
-
-class AgeOrInstant(Instant):
-    """An age as it was typed, for the database's clock to subtract, or an aware instant."""
-
-    name = "AGE|TIME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The age or the instant of what was typed."""
-        try:
-            return duration("age", value) if isinstance(value, str) else value
-        except ConfigurationInvalid:
-            return super().convert(value, param, ctx)
 
 
 @runs.command("list")
@@ -102,21 +38,58 @@ def list_(program: Program, /, oldest: bool, **conditions: Any) -> None:
         if page.next_cursor:
             show.json_lines([{"next_cursor": page.next_cursor}])
         return
-    show.table(
-        ("id", "task", "status", "queue", "attempts", "created", "due", "note"),
-        [_line(run) for run in page.data],
-        right=("attempts",),
-    )
     if not page.data:
         show.say("no run matches")
+        return
+    show.table(
+        ("id", "task", "status", "queue", "attempts", "created", "note"),
+        [_line(run) for run in page.data],
+        right=("attempts",),
+        spare=("queue", "attempts", "created"),
+    )
     if page.next_cursor:
         show.say(f"\nmore: add --cursor {page.next_cursor}")
 
 
+@runs.command(short_help="How many runs are in each status.")
+@program_options
+@filter_options
+@click.pass_obj
+def count(program: Program, /, **conditions: Any) -> None:
+    """How many runs are in each status; reads every run of the environment."""
+    found = program.started().runs.count(**conditions_of(conditions))
+    counts = {status.value: found[status] for status in RunStatus if status in found}
+    if program.json:
+        show.json_lines([counts])
+    elif not counts:
+        show.say("no run matches")
+    else:
+        show.details({name: f"{number:,}" for name, number in counts.items()}, right=True)
+
+
+@runs.command(short_help="Wait until a run has ended.")
+@program_options
+@click.argument("run", metavar="RUN")
+@click.option("--timeout", type=Length(), help="Give up after that long, such as 30s (default: never).")
+@click.pass_obj
+def wait(program: Program, /, run: str, timeout: timedelta | None) -> None:
+    """Wait until a run has ended; exit code 1 if it did not succeed, or not in time."""
+    api = program.started().runs
+    try:
+        found = api.wait(run, timeout=None if timeout is None else timeout.total_seconds())
+    except TimeoutError as error:
+        show.complain(str(error))
+        raise click.exceptions.Exit(1) from None
+    if program.json:
+        show.json_lines([show.run_row(found)])
+    else:
+        note = _note(found)
+        show.say(f"{found.id}  {found.status}" + (f"  {note}" if note else ""))
+    if found.status is not RunStatus.SUCCEEDED:
+        raise click.exceptions.Exit(1)
+
+
 def _line(run: Run) -> tuple[object, ...]:
-    note = run.failure.message if run.failure else (run.lease.worker_id if run.lease else "")
-    first_line = (note.splitlines() or [""])[0]
-    due = show.moment(run.due_at) if run.status in ("scheduled", "released", "retrying") else ""
     return (
         run.id,
         run.task_id,
@@ -124,9 +97,20 @@ def _line(run: Run) -> tuple[object, ...]:
         run.queue,
         run.attempt_count,
         show.moment(run.created_at),
-        due,
-        first_line[:60],
+        _note(run),
     )
+
+
+def _note(run: Run) -> str:
+    """What is most worth knowing of a run in its status, on one line."""
+    if run.lease is not None:
+        return f"on {run.lease.worker_id}"
+    failure = ((run.failure.message.splitlines() if run.failure else None) or [""])[0][:60]
+    if run.status in ("scheduled", "released", "retrying"):
+        return f"due {show.moment(run.due_at)}" + (f": {failure}" if failure else "")
+    if run.status is RunStatus.CANCELLED and run.cancellation is not None:
+        return f"by {run.cancellation.actor}" + (f": {run.cancellation.reason}" if run.cancellation.reason else "")
+    return failure
 
 
 @runs.command()
@@ -144,9 +128,20 @@ def get(program: Program, /, run: str) -> None:
         show.say("\n" + found.failure.traceback.rstrip())
 
 
+def _origin(source: Source) -> str:
+    """What made it: a trigger, a schedule, or another run."""
+    parts = (
+        str(source.type),
+        source.schedule_id,
+        source.scheduled_for and f"for {show.moment(source.scheduled_for)}",
+        source.source_run_id and f"of run {source.source_run_id}",
+        source.parent_run_id and f"in run {source.parent_run_id}",
+    )
+    return " ".join(part for part in parts if part)
+
+
 def _facts(found: Run) -> dict[str, object]:
-    source, lease, key = found.source, found.lease, found.idempotency_key
-    origin = [source.type, source.schedule_id, f"in run {source.parent_run_id}" if source.parent_run_id else None]
+    lease, key, stop, held = found.lease, found.idempotency_key, found.cancellation, found.reservation
     return {
         "run": found.id,
         "task": found.task_id,
@@ -154,7 +149,7 @@ def _facts(found: Run) -> dict[str, object]:
         "queue": found.queue,
         "priority": found.priority,
         "environment": found.environment,
-        "source": " ".join(part for part in origin if part),
+        "source": _origin(found.source),
         "payload": dumps(found.payload),
         "result": None if found.result is None else dumps(found.result),
         "created": show.moment(found.created_at),
@@ -165,6 +160,16 @@ def _facts(found: Run) -> dict[str, object]:
         f"{found.lost_count} lost)",
         "lease": None if lease is None else f"{lease.worker_id}, since {show.moment(lease.leased_at)}",
         "idempotency key": None if key is None else f"{key} (kept for {found.idempotency_ttl})",
+        "singleton key": found.singleton_key,
+        "concurrency key": found.concurrency_key,
+        "reservation": None
+        if held is None
+        else f"since {show.moment(held.reserved_at)}"
+        + (f", until {show.moment(held.expires_at)}" if held.expires_at else ""),
+        "cancellation": None
+        if stop is None
+        else f"asked for at {show.moment(stop.requested_at)} by {stop.actor}"
+        + (f": {stop.reason}" if stop.reason else ""),
         "correlation id": found.correlation_id,
         "meta": dumps(found.meta) if found.meta else None,
         "failure": None if found.failure is None else f"{found.failure.code}: {found.failure.message}",
@@ -239,53 +244,3 @@ def why(program: Program, /, run: str) -> None:
         return
     for reason in reasons:
         show.say(reason)
-
-
-def _prune_all(app: Runlane, older_than: timedelta | datetime, limit: int | None, options: dict[str, Any]) -> Pruned:
-    """Prune in batches, all under the cutoff of the first."""
-    total: Pruned | None = None
-    while total is None or (total.more and (limit is None or total.runs < limit)):
-        batch = BATCH if limit is None else min(BATCH, limit - (0 if total is None else total.runs))
-        if total is None:
-            total = app.runs.prune(older_than, limit=batch, **options)
-            continue
-        some = app.runs.prune(total.cutoff, limit=batch, cursor=total.next_cursor, **options)
-        counts = (total.runs + some.runs, total.events + some.events, total.keys + some.keys)
-        total = Pruned(*counts, total.cutoff, some.next_cursor)
-    return total
-
-
-@runs.command()
-@program_options
-@click.option("--older-than", required=True, type=AgeOrInstant(), help="Last updated that long ago, or before then.")
-@click.option(
-    "--status",
-    "statuses",
-    multiple=True,
-    type=click.Choice([s.value for s in sorted(TERMINAL)]),
-    help="Repeatable (default: all three).",
-)
-@click.option("--limit", type=click.IntRange(min=1), help="The most runs to remove (default: all that are old enough).")
-@click.option("--actor", default="cli", show_default=True, metavar="NAME", help="Recorded as the operator.")
-@click.option("--dry-run", is_flag=True, help="Only count; remove nothing.")
-@click.pass_obj
-def prune(
-    program: Program,
-    /,
-    older_than: timedelta | datetime,
-    statuses: tuple[str, ...],
-    limit: int | None,
-    actor: str,
-    dry_run: bool,
-) -> None:
-    """Remove ended runs with their histories, for good; a thousand per transaction, each recorded in the log."""
-    options: dict[str, Any] = {"statuses": statuses or None, "actor": Actor.operator(actor), "dry_run": dry_run}
-    total = _prune_all(program.started(), older_than, limit, options)
-    if program.json:
-        show.json_lines([{**asdict(total), "more": total.more, "dry_run": dry_run}])
-        return
-    went = ((total.runs, "run"), (total.events, "event"), (total.keys, "idempotency key"))
-    verb = "would remove" if dry_run else "removed"
-    show.say(f"{verb} {', '.join(show.counted(number, what) for number, what in went)}")
-    if total.more:
-        show.say(f"more are older than {show.moment(total.cutoff)}")

@@ -9,16 +9,14 @@ from zoneinfo import ZoneInfo
 import click
 
 from runlane import cadence
-from runlane.cli import show
+from runlane.cli import completion, show
+from runlane.cli.options import actor_option, operator, reason_option
 from runlane.cli.program import Program, program_options
 from runlane.jsontext import dumps
 from runlane.projections.occurrences import Occurrence
 from runlane.projections.schedules import ScheduleState
-from runlane.values import Actor, identifier
 
-_SCHEDULE = click.argument("schedule", metavar="SCHEDULE")
-_ACTOR = click.option("--actor", default="cli", show_default=True, metavar="NAME", help="Who asks; an operator's name.")
-_REASON = click.option("--reason", metavar="TEXT", help="Why; kept in the schedule's history.")
+_SCHEDULE = click.argument("schedule", metavar="SCHEDULE", shell_complete=completion.schedules)
 
 
 @click.group(invoke_without_command=True, short_help="The schedules: when each fires, pause, resume, trigger.")
@@ -52,7 +50,7 @@ def _list(program: Program) -> None:
             (
                 schedule.schedule_id,
                 schedule.task_id,
-                _cadence(schedule),
+                show.cadence_text(cadence.from_json(schedule.cadence)),
                 _state(schedule),
                 show.moment(_next(schedule)),
                 show.moment(schedule.last_at),
@@ -61,6 +59,7 @@ def _list(program: Program) -> None:
             for schedule in found
         ],
         right=("fired",),
+        spare=("last", "task"),
     )
 
 
@@ -84,6 +83,7 @@ def get(program: Program, /, schedule: str, limit: int) -> None:
             ("scheduled for", "outcome", "decided", "run", "collapsed", "by", "reason"),
             [_line(occurrence) for occurrence in told],
             right=("collapsed",),
+            spare=("decided", "by", "collapsed"),
         )
 
 
@@ -93,7 +93,7 @@ def _facts(found: ScheduleState) -> dict[str, object]:
         "task": found.task_id,
         "queue": found.queue,
         "environment": found.environment,
-        "cadence": _cadence(found),
+        "cadence": show.cadence_text(cadence.from_json(found.cadence)),
         "state": _state(found),
         "payload": dumps(found.payload),
         "next": show.moment(_next(found)),
@@ -119,23 +119,23 @@ def _line(occurrence: Occurrence) -> Sequence[object]:
 @schedules.command()
 @program_options
 @_SCHEDULE
-@_REASON
-@_ACTOR
+@actor_option
+@reason_option
 @click.pass_obj
 def pause(program: Program, /, schedule: str, reason: str | None, actor: str) -> None:
     """Stop SCHEDULE from firing until it is resumed."""
-    _told(program, program.started().schedules.pause(schedule, actor=_operator(actor), reason=reason))
+    _told(program, program.started().schedules.pause(schedule, actor=operator(actor), reason=reason))
 
 
-@schedules.command()
+@schedules.command(short_help="Let a schedule go on after a pause.")
 @program_options
 @_SCHEDULE
-@_REASON
-@_ACTOR
+@actor_option
+@reason_option
 @click.pass_obj
 def resume(program: Program, /, schedule: str, reason: str | None, actor: str) -> None:
     """Let SCHEDULE go on with the next occurrence after now; those in between are skipped."""
-    _told(program, program.started().schedules.resume(schedule, actor=_operator(actor), reason=reason))
+    _told(program, program.started().schedules.resume(schedule, actor=operator(actor), reason=reason))
 
 
 def _told(program: Program, found: ScheduleState) -> None:
@@ -146,21 +146,21 @@ def _told(program: Program, found: ScheduleState) -> None:
     show.say(f"{found.schedule_id} is {_state(found)}{following}")
 
 
-@schedules.command()
+@schedules.command(short_help="Make a run of a schedule now, out of turn.")
 @program_options
 @_SCHEDULE
-@_ACTOR
+@actor_option
 @click.pass_obj
 def trigger(program: Program, /, schedule: str, actor: str) -> None:
     """Make a run of SCHEDULE now, out of turn; its occurrences stay as they are."""
-    made = program.started(tasks=True).schedules.trigger(schedule, actor=_operator(actor))
+    made = program.started(tasks=True).schedules.trigger(schedule, actor=operator(actor))
     if program.json:
         show.json_lines([{"outcome": made.outcome, "run": show.run_row(made.run)}])
     else:
         show.say(f"{made.run.id}  {made.outcome}  {made.run.status}")
 
 
-@schedules.command()
+@schedules.command(short_help="The next times of a schedule.")
 @program_options
 @_SCHEDULE
 @click.option("--count", "-n", default=5, show_default=True, help="How many, 1 to 1000.")
@@ -176,27 +176,13 @@ def preview(program: Program, /, schedule: str, count: int) -> None:
     elif not times:
         show.say(f"{schedule} does not fire again")
     else:
-        lines = [(show.moment(at), at.astimezone(zone).strftime("%a %Y-%m-%d %H:%M:%S %z")) for at in times]
-        show.table(("at", f"local ({zone})"), lines)
-
-
-def _operator(name: str) -> Actor:
-    return Actor.operator(identifier("actor", name))
+        lines = [(show.moment(at), f"{at.astimezone(zone):%a %Y-%m-%d %H:%M:%S %z} {zone}") for at in times]
+        show.table(("at", "local time"), lines)
 
 
 def _next(schedule: ScheduleState) -> datetime | None:
     """When it fires next, as far as anybody knows: a paused schedule keeps an occurrence that it may never fire."""
     return None if schedule.paused else schedule.next_at
-
-
-def _cadence(schedule: ScheduleState) -> str:
-    match cadence.from_json(schedule.cadence):
-        case cadence.Once(at=at):
-            return f"once at {show.moment(at)}"
-        case cadence.Every(interval=interval):
-            return f"every {show.span(interval)}"
-        case cadence.Cron(expression=expression, zone=zone):
-            return f"cron {expression} ({zone})"
 
 
 def _state(schedule: ScheduleState) -> str:

@@ -9,11 +9,13 @@ from typing import Any
 import click
 import orjson
 from attrs import asdict
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from runlane import codec
+from runlane.cadence import Cadence, Cron, Every, Once
 from runlane.events import Recorded
 from runlane.projections.attempts import Attempt
 from runlane.projections.occurrences import Occurrence
@@ -22,6 +24,8 @@ from runlane.projections.schedules import ScheduleState
 
 #: Columns where the width of the paper is not known: nothing is cut in a file or a pipe.
 _WIDE = 200
+#: Columns of free text: folded, but not to less than so many characters.
+_FREE, _LEAST = frozenset({"note", "failure", "reason", "what happened", "cadence", "stored", "folded"}), 14
 _COLOURS = {
     "succeeded": "green",
     "failed": "red",
@@ -53,19 +57,52 @@ def json_lines(rows: Iterable[Any]) -> None:
         click.echo(orjson.dumps(row, default=str).decode())
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
-    """A table for people; a ``id`` column is never cut."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = (), spare: Sequence[str] = ()
+) -> None:
+    """A table for people; columns of free text are folded where the terminal is narrow.
+
+    Args:
+        right: columns of numbers.
+        spare: columns that may go where even that does not help, the first one first; a last line names them.
+    """
+    cells = [["" if value is None else str(value) for value in row] for row in rows]
     drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in columns:
+    shown = _fitting(columns, cells, console().width, spare)
+    for name in shown:
         drawn.add_column(
-            name.upper(),
-            justify="right" if name in right else "left",
-            no_wrap=name in ("id", "task", "status", "outcome", "at", "time"),
-            overflow="fold",
+            name.upper(), justify="right" if name in right else "left", no_wrap=name not in _FREE, overflow="fold"
         )
-    for row in rows:
-        drawn.add_row(*[_cell(value) for value in row])
-    console().print(drawn)
+    places = [columns.index(name) for name in shown]
+    for row in cells:
+        drawn.add_row(*[_cell(row[place]) for place in places])
+    _draw(drawn)
+    if len(shown) < len(columns):
+        missing = ", ".join(name for name in columns if name not in shown)
+        say(f"(the terminal is too narrow for: {missing}; runlane --json … tells everything)")
+
+
+def _draw(grid: Table) -> None:
+    """Print without the blanks that fill up the last column."""
+    screen = console()
+    with screen.capture() as printed:
+        screen.print(grid)
+    for line in printed.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def _fitting(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int, spare: Sequence[str]) -> list[str]:
+    """The columns that fit, without as few of the spare ones as will do."""
+    widths = {name: cell_len(name) for name in columns}
+    for place, name in enumerate(columns):
+        widest = max((cell_len(line) for row in cells for line in row[place].splitlines()), default=0)
+        widths[name] = max(widths[name], min(widest, _LEAST) if name in _FREE else widest)
+    shown = list(columns)
+    for name in spare:
+        if sum(widths[name] + 2 for name in shown) - 2 <= width:
+            break
+        shown.remove(name)
+    return shown
 
 
 def say(text: str) -> None:
@@ -107,6 +144,22 @@ def span(length: timedelta | None) -> str:
             parts.append(f"{left // size} {unit}")
             left %= size
     return " ".join(parts[:2])
+
+
+def cadence_text(rule: Cadence) -> str:
+    """When a schedule fires."""
+    match rule:
+        case Once(at=at):
+            return f"once at {moment(at)}"
+        case Every(interval=interval):
+            return f"every {span(interval)}"
+        case Cron(expression=expression, zone=zone):
+            return f"cron {expression} ({zone})"
+
+
+def coloured(status: str) -> str:
+    """A status in its colour, for a line of text."""
+    return click.style(status, fg=_COLOURS.get(status))
 
 
 def run_row(run: Run) -> dict[str, Any]:
@@ -233,4 +286,4 @@ def details(facts: Mapping[str, object], *, right: bool = False) -> None:
     for name, value in facts.items():
         if value not in (None, "", {}):
             grid.add_row(name, _cell(value))
-    console().print(grid)
+    _draw(grid)

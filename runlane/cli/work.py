@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import Any
 
@@ -10,12 +9,11 @@ import click
 import orjson
 from attrs import asdict
 
-from runlane.cli import show
+from runlane.cli import completion, show
+from runlane.cli.options import Moment, actor_option, operator, queue_named, queues_named
 from runlane.cli.program import Program, program_options
 from runlane.cli.progress import drain_progress
-from runlane.errors import PayloadInvalid
-from runlane.tasks import Queue
-from runlane.values import Actor, identifier
+from runlane.errors import ConfigurationInvalid, PayloadInvalid, RunlaneError
 
 
 @click.command(short_help="Create or upgrade the tables.")
@@ -34,7 +32,14 @@ def migrate(program: Program, /) -> None:
 @click.command(short_help="Execute runs until stopped, or until nothing is due.")
 @program_options
 @click.option("--drain", is_flag=True, help="End when nothing is due.")
-@click.option("--queue", "queues", multiple=True, metavar="NAME", help="Only this queue; repeatable.")
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completion.queues,
+    help="Only this queue; repeatable.",
+)
 @click.option("--concurrency", default=10, show_default=True, help="The greatest number of attempts at once.")
 @click.option("--no-maintenance", is_flag=True, help="Leave recovery and schedules to other workers.")
 @click.option("--poll-interval", default=1.0, show_default=True, help="Seconds between looks when nothing is due.")
@@ -52,12 +57,12 @@ def worker(
     app = program.started(tasks=True)
     made = app.worker(
         mode="drain" if drain else "poll",
-        queues=[_queue(app.registry.queues, name) for name in queues] or None,
+        queues=queues_named(app, queues),
         concurrency=concurrency,
         maintenance=not no_maintenance,
         poll_interval=poll_interval,
     )
-    _log(program)
+    program.log()
     if drain:
         with drain_progress(app, made):
             made.run()
@@ -67,19 +72,6 @@ def worker(
         show.json_lines([{"attempts": made.completed}])
     else:
         show.say(show.counted(made.completed, "attempt"))
-
-
-def _queue(known: Any, name: str) -> Queue:
-    if name not in known:
-        raise click.UsageError(f"there is no queue {name!r}; known are {', '.join(sorted(known))}")
-    queue: Queue = known[name]
-    return queue
-
-
-def _log(program: Program) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if program.debug else logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
 
 
 @click.command(short_help="One maintenance pass.")
@@ -118,32 +110,49 @@ def tick(program: Program, /) -> None:
 
 @click.command(short_help="Create a run.")
 @program_options
-@click.argument("task", metavar="TASK")
+@click.argument("task", metavar="TASK", shell_complete=completion.tasks)
 @click.argument("payload", metavar="[JSON]", required=False)
-@click.option("--queue", metavar="NAME", help="Instead of the task's queue.")
-@click.option("--idempotency-key", metavar="KEY")
-@click.option("--idempotency-ttl", metavar="DURATION", help='Such as 30d, or "active".')
+@click.option("--queue", metavar="NAME", shell_complete=completion.queues, help="Instead of the task's queue.")
+@click.option("--idempotency-key", metavar="KEY", help="A run that has it already is given instead of a new one.")
+@click.option("--idempotency-ttl", metavar="DURATION", help='How long the key is kept: such as 30d, or "active".')
+@click.option("--singleton-key", metavar="KEY", help="An active run that has it is given instead of a new one.")
+@click.option("--concurrency-key", metavar="KEY", help="What it counts under on a queue with a limit.")
 @click.option("--priority", type=int, help="-32768 to 32767, higher first.")
-@click.option("--delay", metavar="DURATION", help="Such as 10m.")
-@click.option("--correlation-id", metavar="TEXT")
-@click.option("--actor", default="cli", show_default=True, metavar="NAME", help="Who asks; an operator's name.")
+@click.option("--delay", metavar="DURATION", help="It starts that much later, such as 10m.")
+@click.option("--run-at", type=Moment(), help="It does not start before; UTC unless it says otherwise.")
+@click.option("--run-id", metavar="UUID", help="Its id; it must be new.")
+@click.option("--correlation-id", metavar="TEXT", help="A reference of yours; runs can be listed by it.")
+@click.option("--meta", metavar="JSON", help="An object to keep with it.")
+@actor_option
 @click.pass_obj
-def trigger(program: Program, /, task: str, payload: str | None, queue: str | None, actor: str, **options: Any) -> None:
+def trigger(
+    program: Program,
+    /,
+    task: str,
+    payload: str | None,
+    queue: str | None,
+    actor: str,
+    meta: str | None,
+    **options: Any,
+) -> None:
     """Create a run of TASK with a payload given as JSON ("-" reads it from standard input)."""
     app = program.started(tasks=True)
-    text = sys.stdin.read() if payload == "-" else payload
-    try:
-        value = None if text is None else orjson.loads(text)
-    except ValueError as error:
-        raise PayloadInvalid(f"the payload is no JSON: {error}") from None
     found = app.trigger(
         task,
-        value,
-        queue=None if queue is None else _queue(app.registry.queues, queue),
-        actor=Actor.operator(identifier("actor", actor)),
+        _json("payload", sys.stdin.read() if payload == "-" else payload, PayloadInvalid),
+        queue=None if queue is None else queue_named(app, queue),
+        actor=operator(actor),
+        meta=_json("meta", meta, ConfigurationInvalid),
         **options,
     )
     if program.json:
         show.json_lines([{"outcome": found.outcome, "run": show.run_row(found.run)}])
     else:
         show.say(f"{found.run.id}  {found.outcome}  {found.run.status}")
+
+
+def _json(what: str, text: str | None, refusal: type[RunlaneError]) -> Any:
+    try:
+        return None if text is None else orjson.loads(text)
+    except ValueError as error:
+        raise refusal(f"the {what} is no JSON: {error}") from None

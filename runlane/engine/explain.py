@@ -25,22 +25,27 @@ class Surroundings:
 
 
 def why(tx: Transaction, environment: str, run: Run, known: Surroundings) -> tuple[str, ...]:
-    """The reasons, at least one."""
+    """The reasons, at least one, and then what it holds that others wait for."""
     now = tx.now()
     if run.is_terminal:
-        return (_ended(run),)
+        return _ended(tx, run)
     if run.lease is not None:
-        return _leased(tx, run, now)
-    return tuple(_waiting(tx, environment, run, known, now)) or ("nothing holds it back: a worker claims it next",)
+        return (*_leased(tx, run, now), *_keeps(run))
+    waiting = _waiting(tx, environment, run, known, now) or ["nothing holds it back: a worker claims it next"]
+    return (*waiting, *_reserved(run, now), *_keeps(run))
 
 
-def _ended(run: Run) -> str:
+def _ended(tx: Transaction, run: Run) -> tuple[str, ...]:
     because = ""
     if run.status is RunStatus.FAILED and run.failure is not None:
         because = f" ({run.failure.code}: {run.failure.message})"
     elif run.status is RunStatus.CANCELLED and run.cancellation is not None:
         because = f" by {run.cancellation.actor}" + (f": {run.cancellation.reason}" if run.cancellation.reason else "")
-    return f"it has ended: {run.status}{because}"
+    key, found = run.singleton_key, [f"it has ended: {run.status}{because}"]
+    owner = None if key is None else queries.singleton_owner(tx, run.environment, run.task_id, key)
+    if owner is not None:
+        found.append(f"run {owner.id} ({owner.status}) owns its singleton key {key!r}: until that ends it cannot rerun")
+    return tuple(found)
 
 
 def _leased(tx: Transaction, run: Run, now: datetime) -> tuple[str, ...]:
@@ -64,17 +69,13 @@ def _waiting(tx: Transaction, environment: str, run: Run, known: Surroundings, n
             RunStatus.SCHEDULED: "it is not to start yet",
         }.get(run.status, "it is not due")
         failed = f" after: {run.failure.message}" if run.status is RunStatus.RETRYING and run.failure else ""
-        found.append(f"{what}{failed}; due in {_span(run.due_at - now)}, at {run.due_at:%Y-%m-%d %H:%M:%S}Z")
+        found.append(f"{what}{failed}; due in {_span(run.due_at - now)}, at {_at(run.due_at)}")
     control = queues.get_queue(tx, environment, run.queue)
     if control is not None and control.paused:
         reason = f" ({control.reason})" if control.reason else ""
         found.append(f"queue {run.queue} is paused by {control.actor} since {_span(now - control.updated_at)}{reason}")
     found += _limited(tx, environment, run, known)
-    alive = sessions.count_alive(tx, environment, now)
-    if not alive:
-        found.append("no worker is alive in this environment")
-    if known.tasks and run.task_id not in known.tasks:
-        found.append(f"the program that asks does not know task {run.task_id}; a worker that does has to be running")
+    found += _unworked(tx, environment, run, known, now)
     ahead = queries.count_ahead(tx, run, now, _MOST) if not found else 0
     if ahead == 1:
         found.append(f"one due run of queue {run.queue} comes before it")
@@ -84,17 +85,51 @@ def _waiting(tx: Transaction, environment: str, run: Run, known: Surroundings, n
     return found
 
 
+def _unworked(tx: Transaction, environment: str, run: Run, known: Surroundings, now: datetime) -> list[str]:
+    """Whether any worker is there, and one that has its task."""
+    told = sessions.known_tasks(tx, environment, now)
+    if told is not None:
+        return [] if run.task_id in told else [f"no worker that is alive knows task {run.task_id}"]
+    found = [] if sessions.count_alive(tx, environment, now) else ["no worker is alive in this environment"]
+    if known.tasks and run.task_id not in known.tasks:
+        found.append(f"the program that asks does not know task {run.task_id}; a worker that does has to be running")
+    return found
+
+
+def _reserved(run: Run, now: datetime) -> list[str]:
+    """The slot that is set aside for it, if there is one."""
+    reservation = run.reservation
+    if reservation is None:
+        return []
+    held = f"it holds a slot of queue {run.queue}, reserved {_span(now - reservation.reserved_at)} ago"
+    if reservation.expires_at is None:
+        return [f"{held} until a worker takes it"]
+    if reservation.expires_at <= now:
+        return [f"{held}; that has expired at {_at(reservation.expires_at)}, and maintenance gives the slot back"]
+    return [f"{held} until {_at(reservation.expires_at)}"]
+
+
+def _keeps(run: Run) -> list[str]:
+    """The singleton key that it owns, as others of its task cannot."""
+    key = run.singleton_key
+    return [] if key is None else [f"it owns singleton key {key!r}: until it ends, triggers with it get this run"]
+
+
 def _limited(tx: Transaction, environment: str, run: Run, known: Surroundings) -> list[str]:
     limit = known.limits.get(run.queue)
-    if limit is None or run.reservation is not None:  # it has its slot already
+    if limit is None or run.reservation is not None:
         return []
-    holders = queries.slot_holders(tx, environment, run.queue, run.concurrency_key)
+    holders = queries.holders_in(tx, environment, run.queue, run.concurrency_key)
     if len(holders) < limit:
         return []
     key = f" for key {run.concurrency_key!r}" if run.concurrency_key is not None else ""
-    names = ", ".join(str(holder.id) for holder in holders[:3])
+    names = ", ".join(f"{holder.id}{'' if holder.lease else ' (reserved)'}" for holder in holders[:3])
     more = f" and {len(holders) - 3} more" if len(holders) > 3 else ""
     return [f"queue {run.queue} has reached its limit of {limit}{key}: taken by {names}{more}"]
+
+
+def _at(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M:%S}Z"
 
 
 def _span(length: timedelta) -> str:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import QueuePool
 
 from runlane import jsontext
+from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
 from runlane.clock import Clock
 from runlane.errors import ConfigurationInvalid, StorageConflict
 from runlane.storage import faults, install
@@ -29,6 +30,8 @@ T = TypeVar("T")
 _ATTEMPTS = 8
 #: Through which drivers a caller's connection may come: those that take our statements as they are.
 _DRIVERS = {"postgresql": ("psycopg", "psycopg_async"), "sqlite": ("pysqlite", "aiosqlite")}
+#: What every database here promises, wherever its state lives.
+_PROMISED = OF_THE_STORAGE - WHERE_STATE_LIVES
 _ACCEPTED = "memory:, sqlite:///file.db or postgresql://user@host/database"
 
 
@@ -78,6 +81,11 @@ class Database:
         self._writer: AbstractContextManager[Any] = (
             threading.Lock() if parsed.get_backend_name() == "sqlite" and not self.is_memory else nullcontext()
         )
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What this storage promises; an adapter that can do less says so here, and what needs it is refused."""
+        return _PROMISED | {Capability.PROCESS_LOCAL_STATE if self.is_memory else Capability.DURABLE_STATE}
 
     def _engine(self, url: URL, size: int) -> Engine:
         if url.get_backend_name() == "sqlite":

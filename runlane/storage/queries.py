@@ -46,6 +46,8 @@ class RunFilter:
     queues: Sequence[str] | None = None
     correlation_id: str | None = None
     idempotency_key: str | None = None
+    singleton_key: str | None = None
+    concurrency_key: str | None = None
     source_run_id: UUID | None = None
     parent_run_id: UUID | None = None
     schedule_id: str | None = None
@@ -82,13 +84,13 @@ def singleton_owner(tx: Transaction, environment: str, task_id: str, key: str) -
     return found[0] if found else None
 
 
-def slot_holders(tx: Transaction, environment: str, queue: str, concurrency_key: str | None) -> list[Run]:
-    """The runs of one partition of a queue that are leased or hold a reservation."""
+def holders_in(tx: Transaction, environment: str, queue: str, concurrency_key: str | None) -> list[Run]:
+    """The runs that occupy a slot of one partition of a queue: leased, or with a slot reserved."""
     c = _RUNS.c
     same_key = c.concurrency_key.is_(None) if concurrency_key is None else c.concurrency_key == concurrency_key
-    holding = or_(c.lease_session_id.is_not(None), c.reservation.is_not(None))
-    mine = (c.environment == environment, c.queue == queue, same_key, holding)
-    return load(tx, RUN.where(*mine).order_by(c.id))
+    mine = (c.environment == environment, c.queue == queue, same_key)
+    holds = or_(c.lease_session_id.is_not(None), c.reservation.is_not(None))  # as the index runs_occupied has it
+    return load(tx, RUN.where(*mine, holds).order_by(c.id))
 
 
 def count_ahead(tx: Transaction, run: Run, now: datetime, most: int) -> int:
@@ -129,6 +131,8 @@ def _conditions(wanted: RunFilter) -> list[Any]:
     for column, value in (
         (c.correlation_id, wanted.correlation_id),
         (c.idempotency_key, wanted.idempotency_key),
+        (c.singleton_key, wanted.singleton_key),
+        (c.concurrency_key, wanted.concurrency_key),
         (c.source_run_id, wanted.source_run_id),
         (c.parent_run_id, wanted.parent_run_id),
         (c.schedule_id, wanted.schedule_id),
@@ -142,11 +146,10 @@ def _conditions(wanted: RunFilter) -> list[Any]:
     return conditions
 
 
-def count_by_status(tx: Transaction, environment: str, tasks: Sequence[str] | None = None) -> dict[RunStatus, int]:
-    """How many runs are in each status; reads every run of the environment."""
-    statement = select(_RUNS.c.status, func.count()).where(_RUNS.c.environment == environment)
-    if tasks is not None:
-        statement = statement.where(_RUNS.c.task_id.in_(list(tasks)))
+def count_by_status(tx: Transaction, environment: str, wanted: RunFilter) -> dict[RunStatus, int]:
+    """How many of the runs that match are in each status; reads every run of the environment."""
+    mine = (_RUNS.c.environment == environment, *_conditions(wanted))
+    statement = select(_RUNS.c.status, func.count()).where(*mine)
     found: Sequence[Any] = tx.execute(statement.group_by(_RUNS.c.status)).all()
     return {row[0]: row[1] for row in found}
 
@@ -160,6 +163,14 @@ def count_by_queue(tx: Transaction, environment: str) -> dict[str, dict[RunStatu
     for queue, status, count in rows:
         found.setdefault(queue, {})[status] = count
     return found
+
+
+def count_reserved(tx: Transaction, environment: str) -> dict[str, int]:
+    """How many slots of each queue are set aside for runs that nobody has claimed yet."""
+    c = _RUNS.c
+    mine = (c.environment == environment, c.reservation.is_not(None))
+    rows: Sequence[Any] = tx.execute(select(c.queue, func.count()).where(*mine).group_by(c.queue)).all()
+    return {row[0]: row[1] for row in rows}
 
 
 def count_events(tx: Transaction, environment: str) -> dict[str, int]:

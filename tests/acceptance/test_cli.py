@@ -299,12 +299,24 @@ def test_it_is_a_program_of_its_own() -> None:
 
 def test_help_names_every_command(sqlite_shell: Shell) -> None:
     text = sqlite_shell("--help").stdout
-    for command in ("audit", "demo", "migrate", "queues", "runs", "schedules", "tick", "trigger", "worker"):
+    for command in (
+        "audit",
+        "completion",
+        "demo",
+        "keys",
+        "migrate",
+        "queues",
+        "runs",
+        "schedules",
+        "tick",
+        "trigger",
+        "worker",
+    ):
         assert f"\n  {command} " in text
 
 
 def test_pruning_in_batches(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["runlane.cli.runs"], "BATCH", 2)
+    monkeypatch.setattr(sys.modules["runlane.cli.prune"], "BATCH", 2)
     shell.lines("migrate")
     for n in range(7):
         shell.lines("trigger", "emails.welcome", f'{{"user_id": "u{n}"}}', "--idempotency-key", f"k{n}")

@@ -40,7 +40,10 @@ def shell(
 def test_the_bare_command_lists(shell: Shell) -> None:
     shell("migrate")
     shell("trigger", "send", "1")
-    both = [{"queue": "emails", "queued": 1}, {"queue": "printer", "concurrency_limit": 1, "occupied": 0}]
+    both = [
+        {"queue": "emails", "queued": 1},
+        {"queue": "printer", "concurrency_limit": 1, "occupied": 0, "reserved": 0},
+    ]
     assert shell.lines("queues") == shell.lines("queues", "list") == both
     table = shell("queues").stdout
     assert table == shell("queues", "list").stdout
@@ -70,7 +73,9 @@ def test_a_paused_queue_is_left_alone_until_it_is_resumed(shell: Shell) -> None:
     assert "PAUSED" in table
     assert "the relay is down" in table
     assert shell("queues", "resume", "emails").stdout == "queue emails is open\n"
-    assert shell.lines("queues", "resume", "emails") == [{"queue": "emails", "paused": False}]
+    shell("queues", "pause", "emails", "--actor", "ann")
+    assert shell.lines("queues")[0]["actor"] == "operator:ann"
+    assert shell.lines("queues", "resume", "emails", "--actor", "ann") == [{"queue": "emails", "paused": False}]
     assert shell.lines("worker", "--drain") == [{"attempts": 1}]
     assert shell.lines("audit", "verify")[-1]["queues"] == 1
     assert "1 queue" in shell("audit", "verify").stdout

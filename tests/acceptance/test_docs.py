@@ -10,8 +10,8 @@ import pytest
 
 import runlane
 from runlane import codec
+from runlane.capabilities import Capability
 from runlane.errors import ErrorCode
-from runlane.lanes import Capability
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]

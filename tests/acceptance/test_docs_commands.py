@@ -1,6 +1,7 @@
 """The commands that the documentation shows are executed too, on the program that docs/deployment.md shows.
 
-Nothing is faked but one thing: a worker that would go on until it is stopped drains instead.
+Nothing is faked but one thing: a worker that would go on until it is stopped drains instead.  ``runlane dev`` is left
+out, as test_dev.py runs it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def blocks() -> list[tuple[str, list[list[str]]]]:
     for page in PAGES:
         for number, block in enumerate(CONSOLE.findall(page.read_text("utf-8"))):
             lines = [shlex.split(line[2:], comments=True) for line in block.splitlines() if line.startswith("$ ")]
-            commands = [words[1:] for words in lines if words[0] == "runlane"]
+            commands = [words[1:] for words in lines if words[0] == "runlane" and words[-1] != "dev"]
             if commands:
                 found.append((f"{page.name}-{number}", commands))
     return found
@@ -74,4 +75,6 @@ def test_documented_commands_work(commands: list[list[str]], capsys: pytest.Capt
 
 
 def test_the_pages_that_show_commands_are_found() -> None:
-    assert {"README.md", "deployment.md", "operators.md"} <= {name.rpartition("-")[0] for name, _ in blocks()}
+    assert {"README.md", "deployment.md", "local-development.md", "operators.md"} <= {
+        name.rpartition("-")[0] for name, _ in blocks()
+    }

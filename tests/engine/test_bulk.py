@@ -37,6 +37,19 @@ def test_retrying_and_rerunning_what_matches(make_app: Make) -> None:
     assert [run.source.type for run in again.changed] == ["rerun"] * 2
 
 
+def test_every_bulk_form_takes_the_keys(make_app: Make) -> None:
+    app = make_app(echo, hopeless)
+    app.trigger(echo, 1, concurrency_key="a")
+    mine = app.trigger(echo, 2, concurrency_key="b", singleton_key="s").run
+    bad = app.trigger(hopeless, 3, concurrency_key="b", delay="1h").run
+    cancelled = app.runs.cancel_many(concurrency_key="b", tasks=[echo])
+    assert [run.id for run in cancelled.changed] == [mine.id]
+    again = app.runs.rerun_many(singleton_key="s")
+    assert [run.source.source_run_id for run in again.changed] == [mine.id]
+    assert app.runs.retry_many(concurrency_key="b").changed == ()
+    assert [run.id for run in app.runs.cancel_many(concurrency_key="b", tasks=[hopeless]).changed] == [bad.id]
+
+
 def test_one_that_refuses_does_not_stop_the_rest(make_app: Make) -> None:
     app = make_app(echo)
     for n in range(3):

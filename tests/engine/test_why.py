@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 import pytest
 
-from runlane import Actor, Queue, Runlane, RunNotFound, SettableClock
+from runlane import Actor, Queue, Runlane, RunNotFound, RunStatus, SettableClock
+from runlane.events import RunDispatchReserved
+from runlane.projections.runs import Run
+from runlane.storage import log
 from runlane.values import new_run_id
-from tests.engine.post import Office, office
 from tests.engine.sessions import EXPIRY, session_of, take
 from tests.engine.tasks import HOUR, echo, flaky, hopeless, patient
-
-__all__ = ["office"]
+from tests.support import SECOND, START, database_of, step
 
 Make = Callable[..., Runlane]
 narrow = Queue("narrow", default=True, concurrency_limit=1)
@@ -48,7 +50,6 @@ def test_a_full_queue_names_who_has_its_slots(make_app: Make, clock: SettableClo
     app = make_app(echo, queues=[narrow], clock=clock)
     holder, waiting = app.trigger(echo, 1).run, app.trigger(echo, 2).run
     from runlane.engine import lease
-    from tests.support import database_of
 
     session = app._runtime.session().holder
     database_of(app).transact(
@@ -58,13 +59,54 @@ def test_a_full_queue_names_who_has_its_slots(make_app: Make, clock: SettableClo
     assert app.runs.why(holder.id)[0].startswith("attempt 1 is running on ")
 
 
-def test_a_slot_that_is_set_aside_counts_as_taken_and_holds_its_own_run_back_from_nothing(office: Office) -> None:
-    app = office.app(echo, queues=[narrow])
-    first, second = app.trigger(echo, 1).run, app.trigger(echo, 2).run
-    assert app.tick().slots_reserved == 1
-    session_of(app)  # a worker is there
-    assert app.runs.why(second.id) == (f"queue narrow has reached its limit of 1: taken by {first.id}",)
-    assert app.runs.why(first.id) == ("nothing holds it back: a worker claims it next",)
+def reserve(app: Runlane, run: Run, until: datetime | None = None) -> None:
+    """Set a slot aside, as maintenance does for runs whose wakeups somebody else delivers."""
+    change = step(run, RunDispatchReserved(until), at=START)
+    assert not database_of(app).transact(lambda tx: log.append_runs(tx, [change]))
+
+
+def test_a_reserved_slot_is_taken_and_its_holder_says_until_when(make_app: Make, clock: SettableClock) -> None:
+    app = make_app(echo, queues=[narrow], clock=clock)
+    session_of(app)
+    holder, waiting = app.trigger(echo, 1).run, app.trigger(echo, 2).run
+    other = app.trigger(echo, 3, concurrency_key="other").run
+    reserve(app, holder, START + HOUR)
+    clock.advance(SECOND)
+    free = "nothing holds it back: a worker claims it next"
+    held = "it holds a slot of queue narrow, reserved 1 s ago until 2026-01-01 01:00:00Z"
+    assert app.runs.why(holder.id) == (free, held)
+    full = f"queue narrow has reached its limit of 1: taken by {holder.id} (reserved)"
+    assert app.runs.why(waiting.id) == (full,)
+    assert "limit" not in " ".join(app.runs.why(other.id)), "another key has slots of its own"
+    (queue,) = app.queues.list()
+    assert (queue.occupied, queue.reserved, queue.runs) == (1, 1, {RunStatus.QUEUED: 3})
+    clock.advance(HOUR)
+    session_of(app)
+    assert app.runs.why(holder.id)[-1].endswith("expired at 2026-01-01 01:00:00Z, and maintenance gives the slot back")
+
+
+def test_a_reservation_without_an_end_says_so(make_app: Make, clock: SettableClock) -> None:
+    app = make_app(echo, queues=[narrow], clock=clock)
+    holder = app.trigger(echo, 1).run
+    reserve(app, holder)
+    assert app.runs.why(holder.id)[-1] == "it holds a slot of queue narrow, reserved 0 s ago until a worker takes it"
+
+
+def test_a_singleton_key_says_who_owns_it(make_app: Make, clock: SettableClock) -> None:
+    app = make_app(echo, clock=clock)
+    ended = app.trigger(echo, 1, singleton_key="one").run
+    app.worker("drain").run()
+    assert app.runs.why(ended.id) == ("it has ended: succeeded",)
+    owner = app.trigger(echo, 2, singleton_key="one", delay=HOUR).run
+    assert app.runs.why(ended.id)[1:] == (
+        f"run {owner.id} (scheduled) owns its singleton key 'one': until that ends it cannot rerun",
+    )
+    owns = "it owns singleton key 'one': until it ends, triggers with it get this run"
+    assert app.runs.why(owner.id)[-1] == owns
+    clock.advance(HOUR)
+    take(app, clock)
+    assert app.runs.why(owner.id)[-1] == owns
+    assert app.runs.why(owner.id)[0].startswith("attempt 1 is running")
 
 
 def test_a_leased_run_whose_worker_has_vanished_says_so(make_app: Make, clock: SettableClock) -> None:
@@ -95,3 +137,15 @@ def test_a_task_that_nobody_here_knows_is_named(make_app: Make) -> None:
     run = app.trigger(echo, 1).run
     other = Runlane(app.lane, tasks=[hopeless]).start()
     assert "does not know task echo" in " ".join(other.runs.why(run.id))
+
+
+def test_a_task_that_no_worker_knows_is_named(make_app: Make, clock: SettableClock) -> None:
+    app = make_app(echo, clock=clock)
+    run = app.trigger(echo, 1).run
+    other = Runlane(app.lane, tasks=[hopeless], clock=clock).start()
+    session_of(other)
+    assert app.runs.why(run.id) == ("no worker that is alive knows task echo",)
+    session_of(app)
+    assert app.runs.why(run.id) == ("nothing holds it back: a worker claims it next",)
+    assert other.runs.why(run.id) == app.runs.why(run.id), "whoever asks: a worker knows it"
+    other._runtime.session().close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -45,8 +46,8 @@ def varied(app: Runlane, clock: SettableClock) -> list[Run]:
     """A run of each status that two attempts can reach, one second apart."""
     wanted = [
         Trigger(hopeless, 0),
-        Trigger(flaky, 1, correlation_id="trip"),
-        Trigger(patient, 2, queue=SECOND_QUEUE, correlation_id="trip"),
+        Trigger(flaky, 1, correlation_id="trip", singleton_key="one", concurrency_key="part"),
+        Trigger(patient, 2, queue=SECOND_QUEUE, correlation_id="trip", singleton_key="two", concurrency_key="part"),
         Trigger(echo, 3, idempotency_key="three"),
         Trigger(echo, 4, delay="1d", queue=SECOND_QUEUE),
         Trigger(echo, 5),
@@ -76,6 +77,12 @@ FILTERS: list[tuple[dict, list[int]]] = [
     ({"queues": ["first"]}, [0, 1, 3, 5]),
     ({"correlation_id": "trip"}, [1, 2]),
     ({"idempotency_key": "three"}, [3]),
+    ({"singleton_key": "one"}, [1]),
+    ({"singleton_key": "part"}, []),
+    ({"concurrency_key": "part"}, [1, 2]),
+    ({"concurrency_key": "one"}, []),
+    ({"concurrency_key": "part", "singleton_key": "two"}, [2]),
+    ({"idempotency_key": "three", "singleton_key": "one"}, []),
     ({"created_after": START}, [1, 2, 3, 4, 5]),
     ({"created_before": START + 2 * SECOND}, [0, 1]),
     ({"created_after": START + SECOND, "created_before": START + 4 * SECOND}, [2, 3]),
@@ -92,6 +99,11 @@ def test_every_filter_keeps_what_matches_in_both_orders(app: Runlane, varied: li
         found = [varied[n] for n in expected]
         assert list(app.runs.list(order="oldest", **wanted).data) == found, wanted
         assert list(app.runs.list(**wanted).data) == found[::-1], wanted
+
+
+def test_every_filter_counts_what_it_keeps(app: Runlane, varied: list[Run]) -> None:
+    for wanted, expected in FILTERS:
+        assert app.runs.count(**wanted) == Counter(varied[n].status for n in expected), wanted
 
 
 def test_counts_by_status(app: Runlane, varied: list[Run]) -> None:
@@ -152,7 +164,13 @@ def test_pages_stay_whole_while_runs_change_their_status(app: Runlane) -> None:
 def test_a_cursor_belongs_to_its_filter(app: Runlane) -> None:
     app.trigger_many(echo, range(3))
     cursor = app.runs.list(limit=1).next_cursor
-    others = ({"statuses": ["failed"]}, {"tasks": ["echo"]}, {"correlation_id": "x"}, {"order": "oldest"})
+    others: tuple[dict, ...] = (
+        {"statuses": ["failed"]},
+        {"tasks": ["echo"]},
+        {"correlation_id": "x"},
+        {"order": "oldest"},
+    )
+    others += ({"singleton_key": "x"}, {"concurrency_key": "x"})
     for other in others:
         with pytest.raises(ConfigurationInvalid, match="cursor belongs to another filter or order"):
             app.runs.list(limit=1, cursor=cursor, **other)
@@ -208,7 +226,14 @@ def test_a_text_where_a_list_is_meant_is_refused(app: Runlane, bad: dict) -> Non
 
 @pytest.mark.parametrize(
     "bad",
-    [{"correlation_id": "\x00"}, {"idempotency_key": "\ud800"}, {"queues": [7]}, {"tasks": [None]}],
+    [
+        {"correlation_id": "\x00"},
+        {"idempotency_key": "\ud800"},
+        {"singleton_key": 7},
+        {"concurrency_key": "\x00"},
+        {"queues": [7]},
+        {"tasks": [None]},
+    ],
     ids=lambda bad: next(iter(bad)),
 )
 def test_a_filter_value_that_no_run_can_have_is_refused(app: Runlane, bad: dict) -> None:

@@ -1,20 +1,13 @@
-"""For tests of programs that use Runlane: a clock that stands still, everything worked off, and what was triggered.
-
-With pytest, the fixtures ``runlane_app``, ``drain`` and ``assert_triggered`` come by themselves (see
-``runlane.pytest_plugin``).
-"""
+"""Everything worked off, and what was triggered."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from runlane.app import Runlane
-from runlane.clock import SettableClock
 from runlane.jsontext import dumps
 from runlane.projections.runs import Run
 from runlane.tasks import Task
-
-__all__ = ["ANY_PAYLOAD", "SettableClock", "assert_triggered", "drain", "on_memory"]
 
 
 class _AnyPayload:
