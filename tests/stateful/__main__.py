@@ -15,20 +15,23 @@ from pathlib import Path
 from tests.conftest import postgres_server
 from tests.stateful.episodes import play, replay
 from tests.stateful.lanes import Stage
+from tests.stateful.post import Post
 
-LANES = ("memory", "sqlite", "postgres")
+LANES = ("memory", "sqlite", "postgres", "memory-delivering", "sqlite-delivering", "postgres-delivering")
 
 
 @contextmanager
 def stage_of(lane: str) -> Iterator[Stage]:
     """A lane of this kind, gone in the end."""
+    database, _, delivering = lane.partition("-")
+    post = Post() if delivering else None
     with ExitStack() as stack:
-        if lane == "memory":
-            stage = Stage.memory()
-        elif lane == "sqlite":
-            stage = Stage.sqlite(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runlane-"))))
+        if database == "memory":
+            stage = Stage.memory(post)
+        elif database == "sqlite":
+            stage = Stage.sqlite(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runlane-"))), post)
         else:
-            stage = Stage.postgres(stack.enter_context(postgres_server()).migrated())
+            stage = Stage.postgres(stack.enter_context(postgres_server()).migrated(), post)
         stack.callback(stage.close)
         yield stage
 
@@ -36,7 +39,9 @@ def stage_of(lane: str) -> Iterator[Stage]:
 def main() -> None:
     """Read the command line, and play."""
     parser = argparse.ArgumentParser(prog="python -m tests.stateful", description=__doc__)
-    parser.add_argument("--steps", type=int, default=100_000, help="on each lane; a tenth of them on PostgreSQL")
+    parser.add_argument(
+        "--steps", type=int, default=100_000, help="on each kind of lane; a tenth of them on PostgreSQL"
+    )
     parser.add_argument("--seed", type=int, help="else a random one")
     parser.add_argument("--lane", choices=LANES, help="else all of them")
     parser.add_argument("--lot", type=int, help="the seed of the episode to replay")
@@ -51,7 +56,7 @@ def main() -> None:
                 continue
             print(f"{lane}: seed {seed}", flush=True)
             began = time.perf_counter()
-            taken = play(stage, asked.steps // (10 if lane == "postgres" else 1), seed)
+            taken = play(stage, asked.steps // (10 if lane.startswith("postgres") else 1), seed)
             print(f"{lane}: {taken:,} steps, {taken / (time.perf_counter() - began):,.0f} a second", flush=True)
 
 

@@ -232,7 +232,10 @@ class Operators(Applications):
             assert ("is paused" in said) == (run.wanted.queue in self.model.paused)
             assert ("has reached its limit" in said) == (self.model.is_full(run.wanted) and run.reserved is None)
             assert ("due in" in said) == (run.due_at is not None and run.due_at > self.model.now)
-            assert ("does not know task" in said) == (run.wanted.task not in KNOWN[process])
+            alive = [self.model.workers[id] for id, end in self.model.sessions.items() if end > self.model.now]
+            known = {task for worker in alive for task in KNOWN[int(worker[-1])]}
+            assert ("no worker is alive" in said) == (not alive)
+            assert ("no worker that is alive knows" in said) == (bool(alive) and run.wanted.task not in known)
 
     @command(4)
     def list_runs(self, rng: Random) -> None:

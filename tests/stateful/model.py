@@ -263,7 +263,7 @@ class Model:
     def reserve(self, tasks: Collection[str]) -> int:
         """Free slots of bounded queues are set aside for the best due runs, which ask for their wakeups; how many."""
         best = self.claimable(LIMITS, tasks, len(self.runs))
-        free = [run for run in best if run.reserved is None and len(run.history) + 4 <= self.max_events]
+        free = [run for run in best if run.reserved is None and len(run.history) + 6 <= self.max_events]
         for run in free:
             events = (self._ask, self._reserve) if run.status != "queued" else (self._reserve, self._ask)
             for event in events:
