@@ -18,7 +18,7 @@ from runlane.errors import ConflictKind
 from tests.stateful.acting import Acting
 from tests.stateful.cast import KNOWN, QUEUE
 from tests.stateful.machine import MOST_ACTIVE, command
-from tests.stateful.model import Model
+from tests.stateful.model import Runs
 from tests.stateful.terms import QUEUES, TERMINAL, ModelRun, Source, Wanted, retention
 
 APP = "application:app"
@@ -143,7 +143,7 @@ class Applications(Acting):
                 self.triggered(trial, batch, app.trigger_many(entries(batch), connection=caller))
             caller.commit() if commits else caller.rollback()
 
-    def triggered(self, model: Model, batch: Sequence[Wanted], found: Sequence[Triggered]) -> None:
+    def triggered(self, model: Runs, batch: Sequence[Wanted], found: Sequence[Triggered]) -> None:
         """A batch: who is created is for the database to say, whoever is not has found the owner of a key."""
         assert len(batch) == len(found)
         pairs = [(one.settled(), triggered) for one, triggered in zip(batch, found, strict=True)]

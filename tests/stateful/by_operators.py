@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 from uuid import UUID, uuid4
@@ -137,13 +137,13 @@ class Operators(Applications):
     @command(3)
     def prune(self, rng: Random) -> None:
         statuses = rng.choice((None, ("succeeded",), ("failed", "cancelled")))
-        older, limit, dry = rng.choice((1, 600, 3600, 7200)), rng.randint(1, 4), rng.random() < 0.3
-        process, cutoff = rng.randrange(2), self.model.now - timedelta(seconds=older)
+        limit, dry, process = rng.randint(1, 4), rng.random() < 0.3, rng.randrange(2)
+        older, cutoff = self.cutoff(rng)
         self.needs(self.model.prune(cutoff, statuses or TERMINAL, 1, None) or rng.random() < 0.1)
         cursor, after = None, None
         for _ in range(2 if rng.random() < 0.3 else 1):
             options = {"statuses": statuses, "limit": limit, "dry_run": dry, "actor": ANN, "cursor": cursor}
-            done = self.call(process, "runs.prune", timedelta(seconds=older), **options)
+            done = self.call(process, "runs.prune", older, **options)
             found = self.model.prune(cutoff, statuses or TERMINAL, limit + 1, after)
             gone = found[:limit]
             assert (done.runs, done.events) == (len(gone), sum(len(run.history) for run in gone))
@@ -154,6 +154,15 @@ class Operators(Applications):
             if (cursor := done.next_cursor) is None:
                 break
             after = gone[-1].id
+
+    def cutoff(self, rng: Random) -> tuple[timedelta | datetime, datetime]:
+        """An age, or an instant right at or right behind the end of a run; and the instant that it stands for."""
+        ended = [run.updated_at for run in self.model.runs.values() if run.status in TERMINAL]
+        if ended and rng.random() < 0.5:
+            at = rng.choice(ended) + rng.choice((timedelta(0), timedelta(microseconds=1)))
+            return (at, at) if at <= self.model.now else (timedelta(hours=1), self.model.now - timedelta(hours=1))
+        older = timedelta(seconds=rng.choice((1, 600, 3600, 7200)))
+        return older, self.model.now - older
 
     def prune_is_told(self, gone: list[ModelRun]) -> None:
         """The environment's own stream says what went, and nothing is left of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from random import Random
 from uuid import UUID
 
@@ -81,9 +82,23 @@ class Workers(Acting):
         stale = self.claim_some(process, 2)
         self.let_sessions_expire(1 - process)
         if rng.random() < 0.5:
-            self.claim_some(1 - process, 1)
+            self.claim_some(rng.randrange(2), 1)
         for claim in stale:
             self.finish(rng, claim)
+
+    @command(2)
+    def finish_a_claim_that_the_session_has_once_more(self, rng: Random) -> None:
+        self.needs(self.claims)
+        claim = rng.choice(self.claims)
+        assert claim.lease is not None
+        process = int(claim.lease.worker_id[-1])
+        self.needs(self.sessions[process] == claim.lease.session_id)
+        self.finish(rng, claim)
+        run = self.model.runs.get(claim.id)
+        if run is not None and run.due_at is not None:
+            self.advance(max(run.due_at - self.model.now, timedelta(0)))
+            self.claim_some(process, 3)
+        self.finish(rng, claim)
 
     def finish(self, rng: Random, claim: Run) -> None:
         """An outcome arrives, in time or not: only the holder of the lease writes."""
