@@ -42,7 +42,7 @@ class Acting(Machine):
             lease = run.lease
             if run.wanted.task == "hasty":
                 does = Outcome("fail", code="attempt_timeout")
-            elif during < 0.3:
+            elif during < 0.4:
                 self.meanwhile(rng, process, context, run)
             if does.kind == "stop" and not context.signal.is_set():
                 does = Outcome("succeed")
@@ -79,9 +79,12 @@ class Acting(Machine):
         cancelled = self.app(by).runs.cancel(run.id, actor=ANN, reason=reason)
         self.model.cancel(run.id, "operator:ann", reason)
         assert cancelled.status == "cancellation_requested"
+        self.then()
         assert context.is_cancellation_requested() == (by == process)
-        if rng.random() < 0.5 and self.beat(process, executing={run.id: context.attempt}):
-            assert context.is_cancellation_requested()
+        if rng.random() < 0.5:
+            lives = self.beat(process, executing={run.id: context.attempt})
+            assert context.is_cancellation_requested() or not lives
+            self.then()
 
     def triggers_a_child(self, rng: Random, process: int, run: ModelRun) -> None:
         """A handler triggers a run, which records its parent and inherits its correlation id."""
@@ -91,6 +94,7 @@ class Acting(Machine):
         wanted = Wanted(asked.task, asked.payload, correlation=correlation).settled()
         self.model.create(found.run.id, wanted, Source(parent=run.id), "application:app")
         self.announced(process, [found.run.id])
+        self.then()
 
     def outlives_its_lease(self, rng: Random, process: int) -> None:
         """The process is held up until its session has expired, and the other one takes the run."""
@@ -99,8 +103,10 @@ class Acting(Machine):
         end = self.model.sessions.get(session, self.model.now)
         self.advance(max(end - self.model.now, timedelta(0)) + rng.choice((timedelta(0), timedelta(seconds=1))))
         self.ticks(other)
+        self.then()
         if rng.random() < 0.5:
             self.claim_some(other, 1)
+            self.then()
 
     def beat(self, process: int, executing: dict[UUID, int]) -> bool:
         """A heartbeat: the session is extended, and leases that the process does not know twice are given back."""

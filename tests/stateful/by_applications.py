@@ -42,7 +42,7 @@ def drawn(rng: Random, process: int) -> Wanted:
         rng.choice(WORDS) if rng.random() < 0.15 else None,
         rng.choice((-5, 5)) if rng.random() < 0.2 else None,
         timedelta(seconds=rng.choice((1, 60, 600, 3600))) if rng.random() < 0.25 else None,
-        rng.choice(WORDS) if rng.random() < 0.1 else None,
+        rng.choice(WORDS) if rng.random() < 0.3 else None,
     )
 
 
@@ -72,7 +72,7 @@ class Applications(Acting):
         """Few active runs are enough."""
         self.needs(len(self.active()) + for_ <= MOST_ACTIVE)
 
-    @command(14)
+    @command(16)
     def trigger(self, rng: Random) -> None:
         self.room()
         process = rng.randrange(2)
@@ -113,7 +113,7 @@ class Applications(Acting):
             self.model.create(found.run.id, wanted, Source(), APP)
             self.announced(process, [found.run.id])
 
-    @command(4)
+    @command(3)
     def trigger_many(self, rng: Random) -> None:
         self.room(3)
         process = rng.randrange(2)
@@ -158,7 +158,7 @@ class Applications(Acting):
                 owner = model.singleton_of(wanted.task, wanted.singleton)
             assert triggered.outcome == "created" or (owner is not None and triggered.run.id == owner.id)
 
-    @command(5)
+    @command(4)
     def run_now(self, rng: Random) -> None:
         self.room()
         process = rng.randrange(2)

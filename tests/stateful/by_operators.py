@@ -134,7 +134,7 @@ class Operators(Applications):
         assert (done.next_cursor is None) == (len(page) <= limit)
         self.returned += done.changed
 
-    @command(3)
+    @command(2)
     def prune(self, rng: Random) -> None:
         statuses = rng.choice((None, ("succeeded",), ("failed", "cancelled")))
         limit, dry, process = rng.randint(1, 4), rng.random() < 0.3, rng.randrange(2)
@@ -246,7 +246,7 @@ class Operators(Applications):
             assert ("no worker is alive" in said) == (not alive)
             assert ("no worker that is alive knows" in said) == (bool(alive) and run.wanted.task not in known)
 
-    @command(4)
+    @command(2)
     def list_runs(self, rng: Random) -> None:
         where, matches = self.filter(rng, tuple(RunStatus))
         if rng.random() < 0.5:
@@ -298,7 +298,7 @@ class Operators(Applications):
             "idempotency_key": lambda: rng.choice(WORDS),
             "source_run_id": lambda: rng.choice([run.source.run or run.id for run in runs]) if runs else None,
             "parent_run_id": lambda: rng.choice([run.source.parent or run.id for run in runs]) if runs else None,
-            "schedule_id": lambda: rng.choice(("often", "only.hourly")),
+            "schedule_id": lambda: rng.choice(("often", "only.one")),
             "created_after": lambda: rng.choice([run.created_at for run in runs]) if runs else None,
             "created_before": lambda: rng.choice([run.created_at for run in runs]) if runs else None,
         }

@@ -10,7 +10,7 @@ from tests.stateful.by_operators import BY, Operators
 from tests.stateful.machine import command
 from tests.stateful.terms import Source, Timetable
 
-IDS = ("often", "only.hourly", "single", "nightly", "of.key")
+IDS = ("often", "only.one", "single", "nightly", "of.key")
 
 
 class Schedulers(Operators):
@@ -48,7 +48,7 @@ class Schedulers(Operators):
             self.announced(process, [found.run.id])
             self.returned.append(found.run)
 
-    @command(5)
+    @command(4)
     def tick_once_a_schedule_is_due(self, rng: Random) -> None:
         waits = [table.next_at for table in self.model.schedules.values() if table.next_at is not None]
         self.needs(waits and len(self.active()) < 10)

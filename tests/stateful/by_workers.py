@@ -35,7 +35,7 @@ def decided(outcome: Outcome, attempt: int) -> Decided:
 class Workers(Acting):
     """Commands of worker processes."""
 
-    @command(12)
+    @command(9)
     def execute_next(self, rng: Random) -> None:
         process = rng.randrange(2)
         queues = QUEUES if rng.random() < 0.7 else tuple(rng.sample(QUEUES, rng.randint(1, 3)))
@@ -63,7 +63,7 @@ class Workers(Acting):
         self.needs(self.model.claimable(QUEUES, KNOWN[process], 1))
         self.claim_some(process, rng.randint(1, 3))
 
-    @command(22)
+    @command(26)
     def finish_a_claim(self, rng: Random) -> None:
         self.needs(self.claims)
         self.finish(rng, rng.choice(self.claims))
@@ -73,6 +73,7 @@ class Workers(Acting):
         self.needs(self.claims)
         claim = rng.choice(self.claims)
         self.finish(rng, claim)
+        self.then()
         self.finish(rng, claim)
 
     @command(2)
@@ -80,10 +81,13 @@ class Workers(Acting):
         process = rng.randrange(2)
         self.needs(self.model.claimable(QUEUES, KNOWN[process], 1))
         stale = self.claim_some(process, 2)
+        self.then()
         self.let_sessions_expire(1 - process)
         if rng.random() < 0.5:
+            self.then()
             self.claim_some(rng.randrange(2), 1)
         for claim in stale:
+            self.then()
             self.finish(rng, claim)
 
     @command(2)
@@ -94,10 +98,12 @@ class Workers(Acting):
         process = int(claim.lease.worker_id[-1])
         self.needs(self.sessions[process] == claim.lease.session_id)
         self.finish(rng, claim)
+        self.then()
         run = self.model.runs.get(claim.id)
         if run is not None and run.due_at is not None:
             self.advance(max(run.due_at - self.model.now, timedelta(0)))
             self.claim_some(process, 3)
+            self.then()
         self.finish(rng, claim)
 
     def finish(self, rng: Random, claim: Run) -> None:
@@ -155,15 +161,15 @@ class Workers(Acting):
             due = self.model.claimable(QUEUES, KNOWN[process], 100)  # behind those that a limit held back
         assert worker.completed == done
 
-    @command(4)
+    @command(6)
     def heartbeat(self, rng: Random) -> None:
         self.beat(rng.randrange(2), executing={})
 
-    @command(3)
+    @command(2)
     def tick(self, rng: Random) -> None:
         self.ticks(rng.randrange(2))
 
-    @command(3)
+    @command(2)
     def let_every_session_expire(self, rng: Random) -> None:
         self.needs(any(run.lease for run in self.model.runs.values()))
         self.let_sessions_expire(rng.randrange(2))

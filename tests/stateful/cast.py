@@ -31,30 +31,30 @@ RETRY = {
 #: The tasks that each of the two processes has.
 KNOWN = (tuple(TASKS), tuple(name for name in TASKS if name != "rare"))
 
-_HOURLY, _OFTEN = Rule(every=timedelta(hours=1)), Rule(every=timedelta(minutes=50))
+_RARELY, _OFTEN = Rule(every=timedelta(hours=5)), Rule(every=timedelta(hours=3))
 _NIGHTLY = Rule(times=((2, 30),))
 _THRICE = Rule(times=((6, 15), (6, 45), (7, 15), (7, 45)))
 _SOON = Rule(at=datetime(2026, 1, 1, 0, 20, tzinfo=UTC))
 _LATE = Rule(at=datetime(2026, 1, 1, 5, tzinfo=UTC))
 _PAST = Rule(at=datetime(2025, 12, 31, tzinfo=UTC))
 CRON = {_NIGHTLY: "30 2 * * *", _THRICE: "15-45/30 6,7 * * *"}
-_ONLY = Planned("only.hourly", "only", _HOURLY, "red")
+_ONLY = Planned("only.one", "only", _RARELY, "red")
 
 #: What the program's releases define, one after the other in no order.
 RELEASES: tuple[tuple[Planned, ...], ...] = (
     (_ONLY, Planned("often", "timed", _OFTEN), Planned("single", "timed", _SOON, "x")),
     (_ONLY, Planned("often", "timed", _OFTEN, "changed", "wide"), Planned("nightly", "timed", _NIGHTLY)),
-    (Planned("only.hourly", "only", _OFTEN, "blue"), Planned("often", "timed", _HOURLY, enabled=False)),
+    (Planned("only.one", "only", _OFTEN, "blue"), Planned("often", "timed", _RARELY, enabled=False)),
     (
         _ONLY,
         Planned("single", "timed", _LATE, "x"),
         Planned("nightly", "timed", _THRICE),
-        Planned("of.key", "once", _HOURLY, "red"),
+        Planned("of.key", "once", _RARELY, "red"),
     ),
     (
         _ONLY,
         Planned("single", "timed", _PAST),
-        Planned("often", "timed", _HOURLY),
+        Planned("often", "timed", _RARELY),
         Planned("of.key", "once", _OFTEN, "red", "main"),
     ),
 )

@@ -84,20 +84,29 @@ class Machine:
 
     # -- running steps
 
-    def step(self, name: str, seed: int) -> bool:
-        """Give one command and check everything; False if it could not be given."""
+    def step(self, name: str, seed: int) -> int:
+        """Give one command and check everything; how many steps that were, 0 if it could not be given.
+
+        A command that consists of several is as many steps: everything is checked after each of them.
+        """
         rng = Random(seed)
         self.rng = rng
         if self.post is not None:
             self.post.rng = Random(seed + 1)
+        self.parts = 0
         self.move_time(rng)
         try:
             COMMANDS[name][1](self, rng)
         except Skip:
             assert not self.model.told, "a command that was not given changed something"
-            return False
+            return 0
         self.check()
-        return True
+        return self.parts + 1
+
+    def then(self) -> None:
+        """One part of a command is done, and another follows."""
+        self.check()
+        self.parts += 1
 
     def check(self) -> None:
         """What was appended is what the model expects, and what it changed is stored as it is folded."""

@@ -11,7 +11,7 @@ from uuid import UUID
 WAITING = ("queued", "scheduled", "released", "retrying")
 LEASED = ("running", "cancellation_requested")
 TERMINAL = ("succeeded", "failed", "cancelled")
-LEASE = timedelta(hours=1)
+LEASE = timedelta(hours=6)
 SYSTEM = "system:runlane"
 MINUTE = timedelta(minutes=1)
 
