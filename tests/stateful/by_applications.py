@@ -72,7 +72,7 @@ class Applications(Acting):
         """Few active runs are enough."""
         self.needs(len(self.active()) + for_ <= MOST_ACTIVE)
 
-    @command(16)
+    @command(18)
     def trigger(self, rng: Random) -> None:
         self.room()
         process = rng.randrange(2)
@@ -158,7 +158,7 @@ class Applications(Acting):
                 owner = model.singleton_of(wanted.task, wanted.singleton)
             assert triggered.outcome == "created" or (owner is not None and triggered.run.id == owner.id)
 
-    @command(4)
+    @command(3)
     def run_now(self, rng: Random) -> None:
         self.room()
         process = rng.randrange(2)

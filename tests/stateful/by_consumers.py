@@ -30,7 +30,7 @@ class Dead:
 class Consumers(Acting):
     """Commands that only a lane with a publishing transport knows."""
 
-    @command(14)
+    @command(9)
     def execute_a_delivery(self, rng: Random) -> None:
         self.needs(self.post is not None and self.post.box)
         assert self.post is not None

@@ -36,7 +36,7 @@ class Operators(Applications):
 
     # -- changes
 
-    @command(10)
+    @command(12)
     def cancel(self, rng: Random) -> None:
         among = self.active() if rng.random() < 0.8 else list(self.model.runs.values())
         run, reason = self.one_of(rng, among), rng.choice((None, "enough"))
@@ -193,7 +193,7 @@ class Operators(Applications):
 
     # -- reads
 
-    @command(3)
+    @command(4)
     def find(self, rng: Random) -> None:
         task = rng.choice(KNOWN[1])
         owned = [key for of, key in self.model.owners if of == task]
@@ -204,7 +204,7 @@ class Operators(Applications):
         active = self.call(rng.randrange(2), "runs.find_active", task, idempotency_key=key)
         assert (active and active.id) == (owner.id if owner is not None and owner.finished_at is None else None)
 
-    @command(2)
+    @command(3)
     def find_a_singleton(self, rng: Random) -> None:
         task, key = rng.choice(("only", "patient", "brief")), rng.choice(WORDS)
         owner = self.model.singleton_of(task, key)

@@ -48,7 +48,7 @@ class Schedulers(Operators):
             self.announced(process, [found.run.id])
             self.returned.append(found.run)
 
-    @command(4)
+    @command(3)
     def tick_once_a_schedule_is_due(self, rng: Random) -> None:
         waits = [table.next_at for table in self.model.schedules.values() if table.next_at is not None]
         self.needs(waits and len(self.active()) < 10)

@@ -35,7 +35,7 @@ def decided(outcome: Outcome, attempt: int) -> Decided:
 class Workers(Acting):
     """Commands of worker processes."""
 
-    @command(9)
+    @command(6)
     def execute_next(self, rng: Random) -> None:
         process = rng.randrange(2)
         queues = QUEUES if rng.random() < 0.7 else tuple(rng.sample(QUEUES, rng.randint(1, 3)))
@@ -57,13 +57,13 @@ class Workers(Acting):
             self.returned.append(done)
         self.session(process)
 
-    @command(14)
+    @command(11)
     def claim_and_fall_silent(self, rng: Random) -> None:
         process = rng.randrange(2)
         self.needs(self.model.claimable(QUEUES, KNOWN[process], 1))
         self.claim_some(process, rng.randint(1, 3))
 
-    @command(26)
+    @command(30)
     def finish_a_claim(self, rng: Random) -> None:
         self.needs(self.claims)
         self.finish(rng, rng.choice(self.claims))
@@ -76,7 +76,7 @@ class Workers(Acting):
         self.then()
         self.finish(rng, claim)
 
-    @command(2)
+    @command(1)
     def finish_claims_that_were_taken_away(self, rng: Random) -> None:
         process = rng.randrange(2)
         self.needs(self.model.claimable(QUEUES, KNOWN[process], 1))
@@ -90,7 +90,7 @@ class Workers(Acting):
             self.then()
             self.finish(rng, claim)
 
-    @command(2)
+    @command(1)
     def finish_a_claim_that_the_session_has_once_more(self, rng: Random) -> None:
         self.needs(self.claims)
         claim = rng.choice(self.claims)
@@ -165,11 +165,11 @@ class Workers(Acting):
     def heartbeat(self, rng: Random) -> None:
         self.beat(rng.randrange(2), executing={})
 
-    @command(2)
+    @command(1)
     def tick(self, rng: Random) -> None:
         self.ticks(rng.randrange(2))
 
-    @command(2)
+    @command(1)
     def let_every_session_expire(self, rng: Random) -> None:
         self.needs(any(run.lease for run in self.model.runs.values()))
         self.let_sessions_expire(rng.randrange(2))

@@ -17,8 +17,12 @@ from tests.stateful.post import Post
 # Making a failing history small takes a while.
 pytestmark = pytest.mark.timeout(600)
 
-#: By itself, and with a transport that carries one wakeup per run.
-LANES = pytest.mark.parametrize("post", [None, Post()], ids=["", "delivering"])
+
+def played(plain: range, delivering: range) -> pytest.MarkDecorator:
+    """Seeds to play by itself, and seeds to play with a transport that carries one wakeup per run."""
+    cases = [pytest.param(seed, None, id=str(seed)) for seed in plain]
+    cases += [pytest.param(seed, Post(), id=f"{seed}-delivering") for seed in delivering]
+    return pytest.mark.parametrize(("seed", "post"), cases)
 
 
 @pytest.fixture
@@ -41,19 +45,16 @@ def _open(stage: Stage) -> Iterator[Stage]:
     stage.close()
 
 
-@LANES
-@pytest.mark.parametrize("seed", range(7))
+@played(range(10), range(10, 14))
 def test_10_000_steps_in_memory(in_memory: Stage, seed: int) -> None:
     assert play(in_memory, 10_000, seed) >= 10_000
 
 
-@LANES
-@pytest.mark.parametrize("seed", range(10, 16))
+@played(range(20, 29), range(29, 32))
 def test_5_000_steps_on_sqlite(on_sqlite: Stage, seed: int) -> None:
     assert play(on_sqlite, 5_000, seed) >= 5_000
 
 
-@LANES
-@pytest.mark.parametrize("seed", range(20, 24))
+@played(range(40, 46), range(46, 48))
 def test_2_500_steps_on_postgres(on_postgres: Stage, seed: int) -> None:
     assert play(on_postgres, 2_500, seed) >= 2_500
