@@ -30,6 +30,7 @@ from runlane.projections.runs import Run
 from runlane.registry import Registry
 from runlane.requests import Trigger
 from runlane.session import HEARTBEAT, LEASE_DURATION
+from runlane.storage import faults
 from runlane.tasks import Queue, Task
 from runlane.values import Actor
 from runlane.wakeup import Wakeup
@@ -238,7 +239,8 @@ class AsyncRunlane:
     async def _within(self, call: Callable[..., T], connection: Any) -> T:
         """Make the call in a transaction of its own, or on the caller's connection."""
         if isinstance(connection, AsyncSession):
-            connection = await connection.connection()
+            with faults.translated(self.lane.database.where):
+                connection = await connection.connection()
         if isinstance(connection, AsyncConnection):
             await self.start()
             return await connection.run_sync(lambda joined: call(connection=joined))

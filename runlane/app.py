@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
-import sqlalchemy
 from attrs import frozen
-from sqlalchemy import orm
 
 from runlane.capabilities import Capability
 from runlane.clock import Clock
@@ -27,12 +23,11 @@ from runlane.lanes import Lane, lane_of
 from runlane.operators import Audit, IdempotencyKeys, Runs
 from runlane.projections.runs import Run
 from runlane.registry import Registry
-from runlane.requests import Trigger, build
+from runlane.requests import Trigger, build, entries
 from runlane.runtime import Runtime, Settings
 from runlane.session import HEARTBEAT, LEASE_DURATION
 from runlane.steering import Queues, Schedules
-from runlane.storage import faults
-from runlane.storage.borrow import borrowed
+from runlane.storage.borrow import joined
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Queue, Task
 from runlane.values import Actor, SourceType, TriggerOutcome, duration
@@ -180,13 +175,14 @@ class Runlane:
             run_at: the aware instant, or `delay` (``"10m"``) from now, before which it does not start.
             run_id: a UUID of your own; it must be new.
             connection: your SQLAlchemy connection or session, or psycopg connection; the run exists only if that
-                transaction commits.
+                transaction commits.  The commit is yours: where it breaks, look for the run's id.
 
         Raises:
             PayloadInvalid: the payload does not fit, naming the field; nothing is written.
             ConfigurationInvalid, TaskNotFound: an argument is not valid; nothing is written.
             StorageConflict: `run_id` exists already (kind ``run_exists``).
-            StorageUnavailable: the database cannot be reached.
+            StorageUnavailable: the database cannot be reached; nothing is written, unless ``meta["outcome"]`` is
+                ``unknown``: then it was lost during the commit, and ``meta["ids"]`` says which run to look for.
         """
         asked = Trigger(
             task,
@@ -219,7 +215,7 @@ class Runlane:
         Returns the outcomes in order; raises as ``trigger`` does, naming the entry.
         """
         wanted: list[NewRun] = []
-        for index, asked in enumerate(_triggers(task, payloads)):
+        for index, asked in enumerate(entries(task, payloads)):
             try:
                 wanted.append(build(self.registry, asked))
             except ConfigurationInvalid as error:
@@ -384,7 +380,7 @@ class Runlane:
             done = self._transact(lambda tx: trigger(tx, self.environment, wanted))
             self._runtime.announce([one.run for one in done if one.outcome is TriggerOutcome.CREATED])
             return done
-        with self._joined(connection) as tx:
+        with joined(self._runtime.database, connection, self._runtime.clock) as tx:
             return trigger(tx, self.environment, wanted)
 
     def _queue_names(self, queues: Sequence[Queue] | None) -> list[str]:
@@ -394,35 +390,3 @@ class Runlane:
 
     def _transact(self, work: Callable[[Transaction], T]) -> T:
         return self._runtime.database.transact(work, self._runtime.clock)
-
-    @contextmanager
-    def _joined(self, connection: Any) -> Iterator[Transaction]:
-        """A transaction inside the caller's."""
-        database = self._runtime.database
-        if isinstance(connection, orm.Session):
-            connection = connection.connection()
-        with faults.translated(database.where):
-            if isinstance(connection, sqlalchemy.Connection):
-                yield database.join(connection, self._runtime.clock)
-            elif hasattr(connection, "pgconn") and not inspect.iscoroutinefunction(connection.execute):
-                with borrowed(connection) as wrapped:
-                    yield database.join(wrapped, self._runtime.clock)
-            else:
-                raise ConfigurationInvalid(
-                    "connection must be a SQLAlchemy Connection or Session, or a psycopg Connection "
-                    f"(their asyncio forms join an AsyncRunlane); got {type(connection).__name__}"
-                )
-
-
-def _triggers(task: Task[..., Any] | str | Iterable[Trigger], payloads: Iterable[Any] | None) -> Iterator[Trigger]:
-    if isinstance(task, (Task, str)):
-        if isinstance(payloads, (str, bytes, Mapping)) or not isinstance(payloads, Iterable):
-            raise ConfigurationInvalid(f"trigger_many(task, payloads) needs a list of payloads; got {payloads!r}")
-        yield from (Trigger(task, payload) for payload in payloads)
-        return
-    if not isinstance(task, Iterable):
-        raise ConfigurationInvalid(f"trigger_many takes (task, payloads) or a list of Trigger(…); got {task!r}")
-    for asked in task:
-        if not isinstance(asked, Trigger):
-            raise ConfigurationInvalid(f"trigger_many takes Trigger(…) entries; got {asked!r}")
-        yield asked

@@ -37,10 +37,10 @@ class Execution:
     """One attempt under way.
 
     `ended` says that it has an outcome, `lingers` that its handler is still inside although its time was over;
-    `overdue` is the outcome it got by that.
+    `overdue` is the outcome it got by that.  `interrupt` is Ctrl-C, where the handler had the program's main thread.
     """
 
-    __slots__ = ("cancel", "context", "ended", "lingers", "overdue", "run", "task")
+    __slots__ = ("cancel", "context", "ended", "interrupt", "lingers", "overdue", "run", "task")
 
     def __init__(self, run: Run, task: Task[..., Any]) -> None:
         lease = run.lease
@@ -50,6 +50,7 @@ class Execution:
         self.task = task
         self.ended = self.lingers = False
         self.overdue: Outcome | None = None
+        self.interrupt: KeyboardInterrupt | None = None
         self.cancel: Callable[[], object] | None = None
         self.context = Context(run, lease.attempt, lease.worker_id)
 
@@ -100,7 +101,10 @@ class Executor:
         if not execution.task.is_async:
             outcome = self._attempt(execution)
         else:
-            outcome = self._loop.run(self._attempt_async(execution))
+            try:
+                outcome = self._loop.run(self._attempt_async(execution))
+            except KeyboardInterrupt as error:
+                outcome = self._interrupted(execution, error)
         return execution.overdue or outcome
 
     def close(self) -> None:
@@ -186,7 +190,16 @@ class Executor:
             reason = str(error) if isinstance(error, jsontext.JsonInvalid) else f"the result is no JSON: {error}"
             return Failed(Failure(ErrorCode.TASK_FAILED, storable(reason), False, type(error).__name__))
 
+    @staticmethod
+    def _interrupted(execution: Execution, error: KeyboardInterrupt) -> Outcome:
+        """Ctrl-C is the program's to answer, and nothing that the handler did wrong."""
+        execution.context.signal.set("worker_stopping")
+        execution.interrupt = error
+        return Interrupted("keyboard_interrupt")
+
     def _raised(self, execution: Execution, error: BaseException) -> Outcome:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            return self._interrupted(execution, error)
         reason = execution.context.signal.reason
         if reason is not None and isinstance(error, (OperationCancelled, asyncio.CancelledError)):
             return Interrupted(reason)
@@ -310,7 +323,12 @@ class LoopThread:
 
     def run(self, coroutine: Coroutine[Any, Any, Outcome]) -> Outcome:
         """Run a coroutine to its end, from another thread."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._started()).result()
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._started())
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
 
     def close(self) -> None:
         """Cancel what still runs and end the loop."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
+from runlane.decisions import Interrupted
 from runlane.engine.complete import Finished, complete
 from runlane.errors import LeaseLost
 from runlane.executor import Execution, Executor
@@ -37,30 +38,39 @@ class Inline:
 
     def cancel(self, run_ids: Collection[UUID]) -> None:
         """Tell the handlers of these runs that they are asked to stop."""
-        with self._lock:
-            for (run_id, _), execution in self._active.items():
-                if run_id in run_ids:
-                    execution.context.signal.set("cancellation_requested")
+        for execution in self._among(run_ids):
+            execution.context.signal.set("cancellation_requested")
+
+    def stop(self, run_ids: Collection[UUID]) -> None:
+        """Tell the handlers of these runs that their process is stopping."""
+        for execution in self._among(run_ids):
+            execution.context.signal.set("worker_stopping")
+
+    def cut_off(self, run_ids: Collection[UUID]) -> None:
+        """Give the attempts of these runs back, whatever their handlers do from now on."""
+        cut = [Finished(one.run, Interrupted("worker_stopping"), one.task.retry) for one in self._among(run_ids)]
+        if cut:
+            self._store(cut)
 
     def execute(self, run: Run) -> Run:
         """Execute the attempt that `run` is leased for, and store its outcome; the run as it is then.
 
         Raises:
             LeaseLost: the attempt took longer than the session lived; its outcome was dropped.
+            KeyboardInterrupt: it came while the handler was executed in the main thread; the run is queued again.
         """
         execution = Execution(run, self._runtime.registry.tasks[run.task_id])
         place = (run.id, execution.context.attempt)
         with self._lock:
             self._active[place] = execution
         try:
-            finished = Finished(run, self._executor.execute(execution), execution.task.retry)
-            limit, wakes = self._runtime.settings.max_events, self._runtime.registry.wakes
-            after = self._runtime.database.transact(
-                lambda tx: complete(tx, [finished], tx.now(), limit, wakes)[0], self._runtime.clock
-            )
+            outcome = self._executor.execute(execution)
+            after = self._store([Finished(run, outcome, execution.task.retry)])[0]
         finally:
             with self._lock:
                 del self._active[place]
+        if execution.interrupt is not None:
+            raise execution.interrupt
         if after is None:
             raise LeaseLost(f"run {run.id}: the lease was lost during the attempt; its outcome was dropped")
         if after.queue in self._runtime.registry.limits():
@@ -70,3 +80,14 @@ class Inline:
     def close(self) -> None:
         """End the event loop for ``async def`` handlers, if one was needed."""
         self._executor.close()
+
+    def _among(self, run_ids: Collection[UUID]) -> list[Execution]:
+        with self._lock:
+            return [execution for (run_id, _), execution in self._active.items() if run_id in run_ids]
+
+    def _store(self, finished: Sequence[Finished]) -> list[Run | None]:
+        """Store outcomes; the runs as they are then, None for those whose lease was lost."""
+        limit, wakes = self._runtime.settings.max_events, self._runtime.registry.wakes
+        return self._runtime.database.transact(
+            lambda tx: complete(tx, finished, tx.now(), limit, wakes), self._runtime.clock
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypedDict
 from uuid import UUID
@@ -111,6 +111,25 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
         None if asked.delay is None else duration("delay", asked.delay),
         source is not SourceType.RUN_NOW and registry.asks_at_once(created.queue),
     )
+
+
+def entries(task: Task[..., Any] | str | Iterable[Trigger], payloads: Iterable[Any] | None) -> Iterator[Trigger]:
+    """What ``trigger_many`` is asked for, in either of its two forms.
+
+    Raises:
+        ConfigurationInvalid: it is neither.
+    """
+    if isinstance(task, (Task, str)):
+        if isinstance(payloads, (str, bytes, Mapping)) or not isinstance(payloads, Iterable):
+            raise ConfigurationInvalid(f"trigger_many(task, payloads) needs a list of payloads; got {payloads!r}")
+        yield from (Trigger(task, payload) for payload in payloads)
+        return
+    if not isinstance(task, Iterable):
+        raise ConfigurationInvalid(f"trigger_many takes (task, payloads) or a list of Trigger(…); got {task!r}")
+    for asked in task:
+        if not isinstance(asked, Trigger):
+            raise ConfigurationInvalid(f"trigger_many takes Trigger(…) entries; got {asked!r}")
+        yield asked
 
 
 def said(actor: Actor | None, reason: str | None, meta: Mapping[str, Any] | None = None) -> Said:

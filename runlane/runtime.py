@@ -28,7 +28,7 @@ from runlane.storage import maintainers
 from runlane.storage.database import Database
 from runlane.storage.maintainers import Maintainer
 from runlane.storage.transaction import Transaction
-from runlane.transport import Publisher
+from runlane.transport import BoundToQueues, Publisher
 from runlane.values import identifier
 
 T = TypeVar("T")
@@ -97,6 +97,8 @@ class Runtime:
         self.clock = clock
         self.worker_id = default_worker_id() if worker_id is None else identifier("worker_id", worker_id)
         self.settings = settings
+        if isinstance(lane.transport, BoundToQueues):
+            lane.transport.check(registry.queues.keys())
         self._dispatcher = (
             Dispatcher(lane.database, lane.transport, self.environment, clock)
             if isinstance(lane.transport, Publisher)

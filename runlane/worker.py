@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import gc
-import logging
-import random
-import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from types import FrameType
-from typing import Any
 
-from runlane.errors import ConfigurationInvalid, RunlaneError
+from runlane.errors import ConfigurationInvalid
 from runlane.exchange import Exchange
+from runlane.housekeeping import Housekeeper
 from runlane.runtime import Runtime
-
-log = logging.getLogger("runlane.worker")
+from runlane.stopping import stopped_by_signals
 
 #: Seconds that a graceful stop waits for attempts before it gives them back.
 STOP_TIMEOUT = 30.0
@@ -64,7 +59,6 @@ class Worker:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.001 <= value <= 3600:
                 raise ConfigurationInvalid(f"{name} must be from 0.001 to 3600 seconds; got {value!r}")
         self._runtime = runtime
-        self._maintenance_interval = maintenance_interval
         # SQLite has one writer at a time: a second transaction would only wait for the first.
         lanes = 1 if runtime.lane.database.dialect.name == "sqlite" else 2
         wanted = list(dict.fromkeys(runtime.registry.queues if queues is None else queues))
@@ -73,9 +67,7 @@ class Worker:
         self._closed = threading.Event()
         self._starting = threading.Lock()
         self._started = False
-        self._housekeeper = (
-            threading.Thread(target=self._keep_house, name="runlane-maintenance", daemon=True) if maintenance else None
-        )
+        self._housekeeper = Housekeeper(runtime, maintenance_interval) if maintenance else None
 
     @property
     def closed(self) -> bool:
@@ -100,11 +92,9 @@ class Worker:
                 return
             self._runtime.session()
             if self._housekeeper is not None:
-                self._runtime.tick()
+                self._housekeeper.start()
             self._started = True
             self._exchange.start()
-            if self._housekeeper is not None:
-                self._housekeeper.start()
             threading.Thread(target=self._watch, name="runlane-worker", daemon=True).start()
 
     def run(self) -> None:
@@ -116,7 +106,7 @@ class Worker:
         Raises:
             RunlaneError: the worker could not go on.
         """
-        with self._signals(), _rare_collections():
+        with stopped_by_signals(self.stop, self._exchange.cut_off), _rare_collections():
             if not self._started:
                 self.start()
             self._closed.wait()
@@ -149,51 +139,9 @@ class Worker:
         self._exchange.join()
         self._stop.set()
         if self._housekeeper is not None:
-            self._housekeeper.join()
-            try:
-                self._runtime.leave_house()
-            except RunlaneError as error:
-                log.debug("others keep house only after a while: %s", error)
+            self._housekeeper.close()
         self._closed.set()
 
     def _raise(self) -> None:
         if self._exchange.error is not None:
             raise self._exchange.error
-
-    def _keep_house(self) -> None:
-        wait = self._maintenance_interval
-        while not self._stop.wait(wait * random.uniform(0.9, 1.1)):  # noqa: S311
-            try:
-                report = self._runtime.keep_house(self._maintenance_interval)
-                wait = 0.001 if report is not None and report.more else self._maintenance_interval
-            except RunlaneError as error:
-                log.warning("maintenance has to wait: %s", error)
-            except Exception:
-                log.exception("maintenance failed")
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before_this = 0
-
-        def handle(number: int, _: FrameType | None) -> None:
-            nonlocal before_this
-            # Counted first: another signal may interrupt this very function.
-            asked, before_this = before_this, before_this + 1
-            name = signal.Signals(number).name
-            if asked:
-                log.warning("%s again: stopping at once", name)
-            else:
-                log.warning("%s: stopping gracefully; once more to stop at once", name)
-            # Not here: a signal handler must not wait for locks that the thread it interrupts may hold.
-            stop = self._exchange.cut_off if asked else self.stop
-            threading.Thread(target=stop, name="runlane-stop", daemon=True).start()
-
-        before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

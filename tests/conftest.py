@@ -34,7 +34,8 @@ class PostgresServer:
     """Makes databases on one server, empty ones and migrated ones."""
 
     def __init__(self, admin_url: str) -> None:
-        self._admin_url = admin_url
+        #: Where another process may make databases of its own.
+        self.admin_url = admin_url
         self._numbers = count(1)
         self._prefix = f"runlane_test_{os.getpid()}"
         self._template: str | None = None
@@ -72,10 +73,10 @@ class PostgresServer:
         # template1 of a server that somebody else runs may hold anything.
         self._execute(sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template)))
         self._made.append(name)
-        return make_url(self._admin_url).set(database=name).render_as_string(hide_password=False)
+        return make_url(self.admin_url).set(database=name).render_as_string(hide_password=False)
 
     def _execute(self, statement: sql.Composed) -> None:
-        with psycopg.connect(self._admin_url, autocommit=True) as connection:
+        with psycopg.connect(self.admin_url, autocommit=True) as connection:
             connection.execute(statement)
 
 

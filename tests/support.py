@@ -161,7 +161,7 @@ class ReusedPostgres:
                 self._connection.execute(_EMPTY)
             else:
                 self._connection.execute(
-                    "drop schema runlane cascade; drop schema public cascade; create schema public"
+                    "drop schema if exists runlane cascade; drop schema public cascade; create schema public"
                 )
                 self._connection.execute(install.ddl("runlane") + f"insert into schema_version values ({VERSION})")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Any
 
-from attrs import frozen
+from attrs import asdict, frozen
 
 from runlane import decisions
 from runlane.decisions import Failed, Outcome
+from runlane.events import Event, RunCancellationRequested, RunCancelled
 from runlane.policy import Retry
 from runlane.projections.runs import Run
 from runlane.storage import claims, log
@@ -38,7 +40,10 @@ def no_wakeups(_: str) -> bool:
 def complete(
     tx: Transaction, finished: Sequence[Finished], now: datetime, max_events: int, wakes: Wakes = no_wakeups
 ) -> list[Run | None]:
-    """Append the outcomes; for each the run as it is then, or None if the lease was lost and the outcome is dropped."""
+    """Append the outcomes; for each the run as it is then, or None if the lease was lost and the outcome is dropped.
+
+    An outcome that was appended before, in a commit that nobody heard of, counts as appended.
+    """
     actors: dict[str, Actor] = {}
     decided = [_decide(one.run, one, now, max_events, wakes, actors) for one in finished]
     lost = log.append_runs(tx, [change for change in decided if change is not None])
@@ -50,7 +55,27 @@ def complete(
             change = None if run is None else _decide(run, one, now, max_events, wakes, actors)
             if change is not None and not log.append_runs(tx, [change]):
                 after[index] = change.after
+            elif run is not None and _is_told(tx, one, decided[index]):
+                after[index] = run
     return after
+
+
+def _is_told(tx: Transaction, one: Finished, decided: decisions.Change | None) -> bool:
+    """Whether what followed the lease is what this worker makes of it, decided then or under a cancellation."""
+    if decided is None:
+        return False
+    ours = decided.records[0]
+    for record in log.read_after(tx, one.run.id, one.run.sequence, 2):
+        if isinstance(record.event, RunCancelled):
+            return record.actor == ours.actor and not isinstance(one.outcome, Failed)
+        if not isinstance(record.event, RunCancellationRequested):
+            return record.actor == ours.actor and _said(record.event) == _said(ours.event)
+    return False
+
+
+def _said(event: Event) -> dict[str, Any]:
+    """What an outcome's event says, without the times that were drawn or counted from the moment of the decision."""
+    return asdict(event, recurse=False, filter=lambda field, _: field.name not in ("run_at", "delay_ms", "jitter_ms"))
 
 
 def _decide(

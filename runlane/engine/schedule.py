@@ -23,6 +23,9 @@ from runlane.storage.transaction import Transaction
 from runlane.tasks import Task, idempotency_ttl
 from runlane.values import Actor, ActorType, Source, SourceType
 
+#: From a schedule as it is, or none, to what happens to it.
+Decide = Callable[[ScheduleState | None], Sequence[ScheduleEvent]]
+
 
 def definitions(registry: Registry) -> list[ScheduleDefinition]:
     """What the registered tasks say about schedules."""
@@ -44,9 +47,8 @@ def deploy(tx: Transaction, environment: str, wanted: Sequence[ScheduleDefinitio
     """Record new and changed definitions, and withdraw those that `tasks` have no longer; how many changed."""
     known = {state.schedule_id: state for state in schedules.schedules_of(tx, environment)}
     now = tx.now()
-    changed = 0
 
-    def settle(schedule_id: str, decide: Callable[[ScheduleState | None], Sequence[ScheduleEvent]]) -> int:
+    def settle(schedule_id: str, decide: Decide) -> int:
         state = known.get(schedule_id)
         events = decide(state)
         if not events or _move(tx, environment, schedule_id, state, events, now):
@@ -55,13 +57,13 @@ def deploy(tx: Transaction, environment: str, wanted: Sequence[ScheduleDefinitio
         state = schedules.lock_schedule(tx, schedule_decisions.schedule_stream(environment, schedule_id), wait=True)
         return int(_move(tx, environment, schedule_id, state, decide(state), now))
 
+    decide_for: dict[str, Decide] = {
+        state.schedule_id: _withdraw for state in known.values() if state.task_id in tasks and not state.removed
+    }
     for definition in wanted:
-        changed += settle(definition.schedule_id, partial(_deploy, tx, environment, definition, now))
-    deployed = {definition.schedule_id for definition in wanted}
-    for state in known.values():
-        if state.task_id in tasks and state.schedule_id not in deployed:
-            changed += settle(state.schedule_id, _withdraw)
-    return changed
+        decide_for[definition.schedule_id] = partial(_deploy, tx, environment, definition, now)
+    # One order for every version of the program, so that two deployed at once cannot wait for each other in a circle.
+    return sum(settle(schedule_id, decide_for[schedule_id]) for schedule_id in sorted(decide_for))
 
 
 def _deploy(

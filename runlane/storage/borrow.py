@@ -1,16 +1,24 @@
-"""A caller's psycopg connection as a SQLAlchemy one, so that a run can be written in its transaction.
+"""A caller's connection, so that a run can be written in its transaction; a psycopg one as a SQLAlchemy one.
 
 The proxy forwards statements and ignores commit, rollback and close: the transaction stays the caller's.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, create_engine
+import sqlalchemy
+from sqlalchemy import Connection, create_engine, orm
 from sqlalchemy.pool import NullPool
+
+from runlane.clock import Clock
+from runlane.errors import ConfigurationInvalid
+from runlane.storage import faults
+from runlane.storage.database import Database
+from runlane.storage.transaction import Transaction
 
 
 class _Borrowed:
@@ -46,3 +54,25 @@ def borrowed(connection: Any) -> Iterator[Connection]:
     engine = create_engine("postgresql+psycopg://", creator=lambda: proxy, poolclass=NullPool, use_native_hstore=False)
     with engine.connect() as wrapped:
         yield wrapped
+
+
+@contextmanager
+def joined(database: Database, connection: Any, clock: Clock | None) -> Iterator[Transaction]:
+    """A transaction inside the one that the caller has open on `connection`.
+
+    Raises:
+        ConfigurationInvalid: it is no connection that can be joined, or one to another kind of database.
+    """
+    with faults.translated(database.where):
+        if isinstance(connection, orm.Session):
+            connection = connection.connection()
+        if isinstance(connection, sqlalchemy.Connection):
+            yield database.join(connection, clock)
+        elif hasattr(connection, "pgconn") and not inspect.iscoroutinefunction(connection.execute):
+            with borrowed(connection) as wrapped:
+                yield database.join(wrapped, clock)
+        else:
+            raise ConfigurationInvalid(
+                "connection must be a SQLAlchemy Connection or Session, or a psycopg Connection "
+                f"(their asyncio forms join an AsyncRunlane); got {type(connection).__name__}"
+            )

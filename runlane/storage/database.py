@@ -17,9 +17,9 @@ from sqlalchemy.pool import QueuePool
 from runlane import jsontext
 from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
 from runlane.clock import Clock
-from runlane.errors import ConfigurationInvalid, StorageConflict
-from runlane.storage import faults, install
-from runlane.storage.dialect import StorageDialect
+from runlane.errors import ConfigurationInvalid, RunlaneError, StorageConflict, StorageUnavailable
+from runlane.storage import commits, faults, install, log
+from runlane.storage.dialect import EventRow, StorageDialect
 from runlane.storage.postgres import Postgres
 from runlane.storage.sqlite import Sqlite
 from runlane.storage.transaction import Transaction
@@ -45,6 +45,7 @@ class Database:
         busy_timeout: seconds that a writer waits for SQLite's lock, or a caller for a connection.
         synchronous_commit: False trades the last moments before a crash for speed (PostgreSQL
             ``synchronous_commit=off``, SQLite ``synchronous=NORMAL``); consistency is never at risk.
+        patience: seconds for which a database that broke during a commit is asked whether that happened.
 
     Raises:
         ConfigurationInvalid: the URL names no database that Runlane knows.
@@ -58,6 +59,7 @@ class Database:
         pool_size: int = 10,
         busy_timeout: float = 30.0,
         synchronous_commit: bool = True,
+        patience: float = commits.PATIENCE,
     ) -> None:
         parsed = _parse(url)
         self.is_memory = parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:")
@@ -67,6 +69,7 @@ class Database:
         self.publishes = False
         self.dialect: StorageDialect
         self._busy_timeout = busy_timeout
+        self._patience = patience
         self._synchronous = synchronous_commit
         if parsed.get_backend_name() == "postgresql":
             self.schema: str | None = install.schema_name(schema)
@@ -126,10 +129,17 @@ class Database:
 
     @contextmanager
     def write(self, clock: Clock | None = None, *, beat: bool = False) -> Iterator[Transaction]:
-        """A transaction that writes: committed at the end, rolled back by an exception."""
+        """A transaction that writes: committed at the end, rolled back by an exception.
+
+        Raises:
+            StorageUnavailable: among others where the connection broke during the commit, so that nobody knows whether
+                it happened; ``meta["outcome"]`` is ``unknown`` then.
+        """
         with faults.translated(self.where), self._writer:
-            with (self.beat_engine if beat else self.engine).begin() as connection:
-                yield self.join(connection, clock)
+            with (self.beat_engine if beat else self.engine).connect() as connection, connection.begin() as ending:
+                tx = self.join(connection, clock)
+                yield tx
+                commits.commit(ending, tx, self.where)
 
     @contextmanager
     def read(self, clock: Clock | None = None) -> Iterator[Transaction]:
@@ -166,21 +176,59 @@ class Database:
         return Transaction(connection, self.dialect, self.schema, clock, self.publishes)
 
     def transact(self, work: Callable[[Transaction], T], clock: Clock | None = None, *, beat: bool = False) -> T:
-        """Run `work` in a transaction of its own, and again if the database resolved a conflict against it."""
+        """Run `work` in a transaction of its own, and again if the database resolved a conflict against it.
+
+        Where the connection broke during the commit, the log tells whether that happened: if it did, `work` has been
+        done, and if not, it is run again.  A `work` that appends no event must therefore be one that may be repeated.
+
+        Raises:
+            StorageUnavailable: the database is away; if ``meta["outcome"]`` is ``unknown``, it could not be asked
+                within `patience` seconds whether the commit had happened.
+        """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with self.write(clock, beat=beat) as tx:
-                    return work(tx)
+                return self._once(work, clock, beat)
             except StorageConflict as error:
                 if not error.retryable or attempt == _ATTEMPTS:
+                    raise
+            except StorageUnavailable as error:
+                if commits.outcome(error) != commits.UNDONE or attempt == _ATTEMPTS:
                     raise
             time.sleep(random.uniform(0, 0.01 * attempt))  # noqa: S311
         raise AssertionError("unreachable")
 
+    def _once(self, work: Callable[[Transaction], T], clock: Clock | None, beat: bool) -> T:
+        done: list[T] = []
+        written: list[EventRow] = []
+        try:
+            with self.write(clock, beat=beat) as tx:
+                written = tx.written
+                done.append(work(tx))
+        except StorageUnavailable as error:
+            if commits.outcome(error) != commits.UNKNOWN:
+                raise
+            if not written or not self._is_stored(written[0], beat, error):
+                raise commits.undone(self.where) from error
+        return done[0]
+
+    def _is_stored(self, event: EventRow, beat: bool, unknown: StorageUnavailable) -> bool:
+        """Ask the log, as soon as it can be asked; raises `unknown` if that takes too long."""
+        deadline = time.monotonic() + self._patience
+        pause = 0.01
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                with self.write(beat=beat) as tx:
+                    return log.is_stored(tx, event, min(left, 2.0))
+            except RunlaneError as error:
+                if not error.retryable or left < pause:
+                    raise unknown from error
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
     def migrate(self) -> int:
         """Create or upgrade the tables; safe to call from many processes at once.  Returns the schema version."""
-        with faults.translated(self.where), self._writer, self.engine.begin() as connection:
-            return install.migrate(connection, self.schema)
+        return self.transact(lambda tx: install.migrate(tx.connection, self.schema))
 
     def check(self) -> None:
         """Raise ``ConfigurationInvalid`` unless the tables are there in the version this Runlane needs."""

@@ -61,7 +61,11 @@ def _postgres(state: str, text: str, where: str) -> RunlaneError:
         return not_migrated(where)
     if state in ("28P01", "28000", "3D000"):
         return ConfigurationInvalid(f"{where} refuses the connection: {text.splitlines()[0]}")
-    if state[:2] in ("08", "53", "57", "58"):
+    if state == "25006":
+        return StorageUnavailable(f"{where} is read-only: a standby, or a default of the role or the database")
+    if state == "25P02":
+        return ConfigurationInvalid("the transaction of connection= has failed already; roll it back first")
+    if state[:2] in ("08", "53", "57", "58") or state in ("25P03", "25P04"):
         return StorageUnavailable(f"{where} is unavailable: {text.splitlines()[0]}")
     if state == "42501":
         return ConfigurationInvalid(f"{where} denies this role: {text.splitlines()[0]}")
@@ -86,6 +90,12 @@ def _sqlite(code: int, text: str, where: str) -> RunlaneError:
     if text.startswith("no such table"):
         return not_migrated(where)
     return InternalError(f"unexpected answer of {where}: {text}")
+
+
+def is_full(error: exc.DBAPIError) -> bool:
+    """Whether SQLite found no room, and has rolled back the transaction by itself."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return isinstance(code, int) and code & 0xFF == _SQLITE_FULL
 
 
 def is_duplicate(error: exc.IntegrityError) -> bool:

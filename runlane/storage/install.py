@@ -90,11 +90,8 @@ def _create(connection: Connection, schema: str | None) -> None:
     if schema is None:
         tables.metadata.create_all(connection.execution_options(schema_translate_map={SCHEMA: None}))
         return
-    driver_connection = connection.connection.driver_connection
-    if driver_connection is None:
-        raise ConfigurationInvalid("the connection is closed")
     # Without parameters psycopg sends the whole script at once, in this transaction.
-    driver_connection.execute(ddl(schema))
+    connection.exec_driver_sql(ddl(schema), execution_options={"no_parameters": True})
     connection.exec_driver_sql("reset search_path")
 
 

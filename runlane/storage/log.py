@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Text, and_, bindparam, cast, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -25,8 +25,6 @@ from runlane import codec, jsontext
 from runlane.decisions import Change, QueueChange, environment_stream
 from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
 from runlane.events import EnvironmentEvent, Event, IdempotencyReset, Recorded, RunDeliveryRequested, ScheduleFired
-from runlane.projections.queues import QueueControl
-from runlane.projections.schedules import ScheduleState
 from runlane.schedule_decisions import ScheduleChange
 from runlane.storage import faults, outbox, rows, tables
 from runlane.storage.dialect import EventRow
@@ -82,7 +80,9 @@ def append_runs(tx: Transaction, changes: Sequence[Change]) -> set[UUID]:
         steps.sort(key=lambda change: change.after.id)  # one lock order for everybody
         expected = [change.before.sequence for change in steps if change.before is not None]
         states = [rows.state_values(change.after) for change in steps]
-        won = tx.dialect.update_runs(tx.connection, expected, states, _event_rows(steps))
+        events = _event_rows(steps)
+        won = tx.dialect.update_runs(tx.connection, expected, states, events)
+        tx.written.extend(events if len(won) == len(steps) else (event for event in events if event[0] in won))
         _ask_for_delivery(tx, [change for change in steps if change.after.id in won])
         lost |= {change.after.id for change in steps} - won
     return lost
@@ -99,7 +99,7 @@ def append_singleton(tx: Transaction, change: Change) -> bool:
     with _unique_ids():
         if not tx.dialect.insert_singleton(tx.connection, rows.birth_values(change.after)):
             return False
-    tx.dialect.insert_events(tx.connection, _event_rows([change]))
+    _insert_events(tx, _event_rows([change]))
     _ask_for_delivery(tx, [change])
     return True
 
@@ -149,7 +149,7 @@ def append_schedule(tx: Transaction, change: ScheduleChange) -> bool:
     """
     if not _write_schedule(tx, change):
         return False
-    tx.dialect.insert_events(tx.connection, _event_rows([change]))
+    _insert_events(tx, _event_rows([change]))
     fired = [
         {
             "environment": change.after.environment,
@@ -170,7 +170,7 @@ def reset_key(tx: Transaction, record: Recorded, event: IdempotencyReset) -> Non
     """Write that a key was freed; the caller has locked the key's row."""
     freed = _owned(record.environment, event.task_id, event.key, event.run_id)
     tx.execute(update(tables.idempotency_keys).where(freed).values(reset_at=record.occurred_at))
-    tx.dialect.insert_events(tx.connection, _encoded([record]))
+    _insert_events(tx, _encoded([record]))
 
 
 def length(tx: Transaction, stream_id: UUID) -> int:
@@ -183,7 +183,7 @@ def append_queue(tx: Transaction, change: QueueChange) -> bool:
 
     Returns whether it won; if somebody else moved the queue first, nothing is written.
     """
-    table, values = tables.queues, queue_values(change.after)
+    table, values = tables.queues, rows.queue_values(change.after)
     if change.before is None:
         new = (postgresql if tx.dialect.name == "postgresql" else sqlite).insert(table).values(**values)
         won = tx.execute(new.on_conflict_do_nothing().returning(table.c.stream_id)).first() is not None
@@ -192,7 +192,7 @@ def append_queue(tx: Transaction, change: QueueChange) -> bool:
         key = (table.c.environment == change.after.environment) & (table.c.name == change.after.name)
         won = tx.execute(update(table).where(key, guard).values(**values)).rowcount == 1
     if won:
-        tx.dialect.insert_events(tx.connection, _event_rows([change]))
+        _insert_events(tx, _event_rows([change]))
     return won
 
 
@@ -215,7 +215,7 @@ def append_environment(
     sequence, at = (1, at) if last is None else (last.sequence + 1, max(at, last.occurred_at))
     record = Recorded(stream_id, sequence, event, at, environment, actor)
     try:
-        tx.dialect.insert_events(tx.connection, _encoded([record]))
+        _insert_events(tx, _encoded([record]))
     except IntegrityError as error:
         if not faults.is_duplicate(error):
             raise
@@ -223,9 +223,36 @@ def append_environment(
     return record
 
 
+def is_stored(tx: Transaction, event: EventRow, patience: float) -> bool:
+    """Whether the transaction that appended this very event was committed; waits for it at most `patience` seconds.
+
+    To look would not do: it may still be about to commit.  To append the event once more has to wait for it.
+    """
+    if tx.dialect.name == "postgresql":
+        tx.connection.exec_driver_sql(f"set local lock_timeout = {max(1, int(patience * 1000))}")
+    once_more = tx.connection.begin_nested()
+    try:
+        tx.dialect.insert_events(tx.connection, [event])
+        return False
+    except IntegrityError:  # one stands there; is it this one?
+        pass
+    finally:
+        once_more.rollback()
+    names = ("stream_id", "sequence", "type", "version", "occurred_at", "environment", "actor")
+    stored = select(*(_EVENTS[name] for name in names), cast(_EVENTS.data, Text))
+    place = (_EVENTS.stream_id == event[0]) & (_EVENTS.sequence == event[1])
+    return tuple(tx.execute(stored.where(place)).one()) == event
+
+
 def read_stream(tx: Transaction, stream_id: UUID) -> tuple[Recorded, ...]:
     """The events of one stream, by sequence."""
     return tuple(recorded(row) for row in tx.execute(_STREAM, {"stream_id": stream_id}))
+
+
+def read_after(tx: Transaction, stream_id: UUID, sequence: int, limit: int) -> tuple[Recorded, ...]:
+    """The first events of a stream behind this sequence."""
+    statement = _STREAM.where(_EVENTS.sequence > sequence).limit(limit)
+    return tuple(recorded(row) for row in tx.execute(statement, {"stream_id": stream_id}))
 
 
 def read_newest(tx: Transaction, stream_id: UUID, kinds: Sequence[type[Event]]) -> Generator[Recorded, None, None]:
@@ -306,24 +333,23 @@ def _give_birth(tx: Transaction, births: Sequence[Change]) -> set[UUID]:
 def _insert_births(tx: Transaction, births: Sequence[Change]) -> None:
     if not births:
         return
-    runs = [rows.birth_values(change.after) for change in births]
+    runs, events = [rows.birth_values(change.after) for change in births], _event_rows(births)
     with _unique_ids():
-        tx.dialect.insert_runs(tx.connection, runs, _event_rows(births))
+        tx.dialect.insert_runs(tx.connection, runs, events)
+    tx.written.extend(events)
     _ask_for_delivery(tx, births)
+
+
+def _insert_events(tx: Transaction, events: Sequence[EventRow]) -> None:
+    tx.dialect.insert_events(tx.connection, events)
+    tx.written.extend(events)
 
 
 def _ask_for_delivery(tx: Transaction, changes: Sequence[Change]) -> None:
     """Where the transport carries one wakeup per run: each event that asks for one has its row in the outbox."""
     if tx.publishes:
-        outbox.enqueue(
-            tx,
-            (
-                outbox.Requested(change.after, record.sequence, record.occurred_at)
-                for change in changes
-                for record in change.records
-                if isinstance(record.event, RunDeliveryRequested)
-            ),
-        )
+        asked = [(c.after, r) for c in changes for r in c.records if isinstance(r.event, RunDeliveryRequested)]
+        outbox.enqueue(tx, (outbox.Requested(run, record.sequence, record.occurred_at) for run, record in asked))
 
 
 @contextmanager
@@ -367,20 +393,10 @@ def _encoded(records: Iterable[Recorded]) -> list[EventRow]:
 
 
 def _write_schedule(tx: Transaction, change: ScheduleChange) -> bool:
-    values = schedule_values(change.after)
+    values = rows.schedule_values(change.after)
     if change.before is not None:
         guard = {"of_stream": change.after.stream_id, "expected": change.before.sequence}
         return tx.execute(_MOVE_SCHEDULE, {**values, **guard}).rowcount == 1
     # Two processes that are deployed at the same moment register the same schedule: the database picks one.
     new = (postgresql if tx.dialect.name == "postgresql" else sqlite).insert(tables.schedules).values(**values)
     return tx.execute(new.on_conflict_do_nothing().returning(tables.schedules.c.stream_id)).first() is not None
-
-
-def schedule_values(state: ScheduleState) -> dict[str, Any]:
-    """The row of a schedule, by column."""
-    return {column.name: getattr(state, column.name) for column in tables.schedules.columns}
-
-
-def queue_values(state: QueueControl) -> dict[str, Any]:
-    """The row of a queue, by column."""
-    return {column.name: getattr(state, column.name) for column in tables.queues.columns}

@@ -156,7 +156,7 @@ def _compare_schedule(tx: Transaction, stream: Stream | None, row: dict[str, Any
         return [_illegal(stream, error)]
     if row is None:
         return [Difference(state.stream_id, state.sequence, "row", "absent", "present")]
-    differences = _fields(state.stream_id, state.sequence, row, log.schedule_values(state))
+    differences = _fields(state.stream_id, state.sequence, row, rows.schedule_values(state))
     table = tables.occurrences
     found = tx.execute(
         select(table.c.scheduled_for, table.c.id, table.c.run_id).where(
@@ -186,7 +186,7 @@ def _compare_queue(_: Transaction, stream: Stream | None, row: dict[str, Any] | 
         return [_illegal(stream, error)]
     if row is None:
         return [Difference(state.stream_id, state.sequence, "row", "absent", "present")]
-    return _fields(state.stream_id, state.sequence, row, log.queue_values(state))
+    return _fields(state.stream_id, state.sequence, row, rows.queue_values(state))
 
 
 #: What is compared: how it is counted, how its event types begin, the key of its table, and how.

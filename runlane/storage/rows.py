@@ -1,4 +1,4 @@
-"""Rows of ``runs`` and their attrs form.  One order of columns, used by every statement on every database."""
+"""Rows and their attrs form; those of ``runs`` in one order of columns, used by every statement on every database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from uuid import UUID
 from runlane import codec, jsontext
 from runlane.errors import InvariantViolation
 from runlane.events import RunCreated, RunSucceeded
+from runlane.projections.queues import QueueControl
 from runlane.projections.runs import Run
+from runlane.projections.schedules import ScheduleState
+from runlane.storage import tables
 from runlane.values import Actor, Cancellation, Counters, Lease, Reservation, RunStatus
 
 #: Set at birth, never changed.
@@ -188,3 +191,13 @@ def _cancellation(cancellation: Cancellation) -> dict[str, Any]:
 
 def _cancellation_from(value: dict[str, Any]) -> Cancellation:
     return Cancellation(datetime.fromisoformat(value["requested_at"]), Actor.parse(value["actor"]), value["reason"])
+
+
+def schedule_values(state: ScheduleState) -> dict[str, Any]:
+    """The row of a schedule, by column."""
+    return {column.name: getattr(state, column.name) for column in tables.schedules.columns}
+
+
+def queue_values(state: QueueControl) -> dict[str, Any]:
+    """The row of a queue, by column."""
+    return {column.name: getattr(state, column.name) for column in tables.queues.columns}

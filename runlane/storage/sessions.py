@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import Select, bindparam, delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from runlane.storage import tables
 from runlane.storage.transaction import Transaction
 
 _SESSIONS = tables.sessions
-_NEW = insert(_SESSIONS)
 _EXPIRY: Select[Any] = select(_SESSIONS.c.expires_at).where(_SESSIONS.c.id == bindparam("session_id"))
 _LOCKED = _EXPIRY.with_for_update()
 _EXTEND = update(_SESSIONS).where(_SESSIONS.c.id == bindparam("session_id")).values(expires_at=bindparam("until"))
@@ -34,16 +34,11 @@ def open_session(
     expires_at: datetime,
     tasks: Sequence[str] = (),
 ) -> None:
-    """Register a worker process that knows these tasks."""
-    values = {
-        "id": session_id,
-        "environment": environment,
-        "worker_id": worker_id,
-        "started_at": now,
-        "expires_at": expires_at,
-        "tasks": list(tasks),
-    }
-    tx.execute(_NEW, values)
+    """Register a worker process that knows these tasks; to repeat it changes the expiry only."""
+    new = (postgresql if tx.dialect.name == "postgresql" else sqlite).insert(_SESSIONS)
+    values = {"environment": environment, "worker_id": worker_id, "started_at": now, "expires_at": expires_at}
+    statement = new.values(id=session_id, tasks=list(tasks), **values)
+    tx.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"expires_at": expires_at}))
 
 
 def exists(tx: Transaction, session_id: UUID) -> bool:

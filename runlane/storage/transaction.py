@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from attrs import frozen
+from attrs import Factory, frozen
 from sqlalchemy import Connection, CursorResult, Executable
 
 from runlane.clock import Clock
-from runlane.storage.dialect import StorageDialect
+from runlane.storage.dialect import EventRow, StorageDialect
 from runlane.storage.tables import SCHEMA
 
 
 @frozen
 class Transaction:
-    """An open transaction on one of Runlane's databases, ours or a caller's.
+    """An open transaction on one of Runlane's databases, ours or a caller's; `written` is what it has appended.
 
     `publishes` says that the lane's transport carries one wakeup per run, so that requests for them are kept.
     """
@@ -29,6 +29,7 @@ class Transaction:
     schema: str | None
     clock: Clock | None = None
     publishes: bool = False
+    written: list[EventRow] = Factory(list)
 
     def now(self) -> datetime:
         """The instant to decide with: the injected clock's, else the database's, read now and not earlier."""

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from runlane.wakeup import PublishOutcome, PublishStatus, Wakeup
 
-__all__ = ["Bell", "PublishOutcome", "PublishStatus", "Publisher", "Transport", "Wakeup"]
+__all__ = ["Bell", "BoundToQueues", "PublishOutcome", "PublishStatus", "Publisher", "Transport", "Wakeup"]
 
 #: Called when there may be work.  It returns at once and raises nothing.
 Bell = Callable[[], None]
@@ -52,5 +52,18 @@ class Publisher(Transport, Protocol):
 
         Raises:
             TransportUnavailable: nothing can be published at the moment; all of them are tried again.
+        """
+        ...
+
+
+@runtime_checkable
+class BoundToQueues(Protocol):
+    """A transport that needs something of its own for each queue, and knows which queues it serves."""
+
+    def check(self, queues: Collection[str]) -> None:
+        """Refuse queues that it cannot serve; called with those of each runtime that is built on it.
+
+        Raises:
+            ConfigurationInvalid: naming them.
         """
         ...

@@ -16,7 +16,7 @@ from runlane import decisions as d
 from runlane.errors import InvariantViolation
 from runlane.events import QueuePaused, QueueResumed, Recorded
 from runlane.projections import queues as fold
-from runlane.storage import log
+from runlane.storage import log, rows
 from runlane.testing import drain
 from runlane.values import APPLICATION
 from tests.engine.tasks import echo
@@ -168,7 +168,7 @@ def test_the_audit_compares_queues_too(make_app: Make) -> None:
     assert [one.field for one in app.audit.verify().differences] == ["row"]
     state = fold.replay(history(app, "one"))
     with database_of(app).write() as tx:  # back as it was, for the check at the end
-        tx.execute(log.tables.queues.insert().values(**log.queue_values(state)))
+        tx.execute(log.tables.queues.insert().values(**rows.queue_values(state)))
 
 
 @pytest.mark.parametrize("queue", ["", "a:b", 7, None])

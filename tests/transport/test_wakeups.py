@@ -118,6 +118,21 @@ def test_a_bell_hears_its_environment_and_its_queues_only() -> None:
     assert bells.count == 3
 
 
+def test_a_ring_comes_after_the_commit(sqlite_url: str) -> None:
+    """Whoever is rung finds the run."""
+    with app_on(sqlite_url) as app:
+        found: list[int] = []
+
+        def look() -> None:
+            found.append(len(app.runs.list().data))
+
+        app.lane.transport.listen(app.environment, ["fast"], look)
+        app.trigger(echo, 1)
+        app.trigger_many(echo, [2, 3])
+        app.lane.transport.unlisten(look)
+    assert found == [1, 3]
+
+
 @pytest.fixture
 def pair(postgres_url: str) -> Any:
     """Two ends of LISTEN and NOTIFY."""

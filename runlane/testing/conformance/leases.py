@@ -9,7 +9,7 @@ import pytest
 
 from runlane import decisions
 from runlane.capabilities import Capability
-from runlane.decisions import MAX_EVENTS, Released
+from runlane.decisions import MAX_EVENTS, Interrupted, Released
 from runlane.engine import lease, operate
 from runlane.engine.operate import Said
 from runlane.engine.queues import set_paused
@@ -139,9 +139,12 @@ class LeaseCases(StorageCases):
         (again,) = store.claim(store.hold())
         assert store.finish(leased) is None, "a worker that lost its lease ended the run"
         assert store.run(leased.id) == again, "a worker that lost its lease changed the run"
-        assert store.finish(again) is not None
-        assert store.finish(again) is None, "an attempt was ended twice"
-        assert store.run(leased.id).status is RunStatus.SUCCEEDED
+        ended = store.finish(again)
+        assert ended is not None
+        assert store.finish(again, Interrupted("late")) is None, "an attempt was ended twice"
+        # As after a commit that nobody heard of.
+        assert store.finish(again) == ended, "the outcome that an attempt had is known to be stored"
+        assert (ended.status, store.run(leased.id)) == (RunStatus.SUCCEEDED, ended)
 
     def test_a_session_is_recovered_when_it_has_expired_and_not_before(self, store: Store) -> None:
         store.append(birth())

@@ -1,0 +1,70 @@
+"""Wakeups as entries of SQS batches, within what SQS takes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from attrs import frozen
+
+from runlane.transport import Wakeup
+
+if TYPE_CHECKING:
+    from types_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
+
+#: Messages of one call.
+MOST_ENTRIES = 10
+#: Bytes of one message and of one call together.  SQS may take four times as much, depending on the queue's settings.
+MOST_BYTES = 256 * 1024
+
+
+@frozen
+class Entry:
+    """One wakeup of a batch: its place among all that are published, its message, and that one's size in bytes."""
+
+    place: int
+    body: str
+    size: int
+    run_id: UUID
+    request: str
+
+    def message(self, fifo: bool) -> SendMessageBatchRequestEntryTypeDef:
+        """As SQS takes it.
+
+        On a FIFO queue a run is a group of its own, so that runs do not wait for each other, and one request of a run
+        published twice within five minutes arrives once, while a later request of the same run does arrive.
+        """
+        entry: SendMessageBatchRequestEntryTypeDef = {"Id": str(self.place), "MessageBody": self.body}
+        if fifo:
+            entry["MessageGroupId"] = str(self.run_id)
+            entry["MessageDeduplicationId"] = f"{self.run_id}-{self.request}"
+        return entry
+
+
+def entry_of(place: int, wakeup: Wakeup) -> Entry:
+    """The entry of a wakeup."""
+    # The two characters that JSON leaves as they are and SQS refuses.
+    body = wakeup.to_json().replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
+    request = f"{wakeup.requested_at:%Y%m%dT%H%M%S.%f}"
+    return Entry(place, body, len(body.encode()), wakeup.run_id, request)
+
+
+def batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Entries in their order, as few calls as SQS allows; none may be larger than ``MOST_BYTES``."""
+    batch: list[Entry] = []
+    size = 0
+    for entry in entries:
+        if batch and (len(batch) == MOST_ENTRIES or size + entry.size > MOST_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += entry.size
+    if batch:
+        yield batch
+
+
+def tens(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Items in portions of a call's greatest number."""
+    for start in range(0, len(items), MOST_ENTRIES):
+        yield items[start : start + MOST_ENTRIES]

@@ -1,0 +1,72 @@
+"""Commits: where the connection breaks during one, the caller cannot tell whether it happened; the log can.
+
+A database that refuses a commit says so, and nothing was written.  One that is gone before it has answered may have
+committed: whoever then reports a failure, or simply tries again, is wrong in half of the cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RootTransaction
+from sqlalchemy.exc import DBAPIError
+
+from runlane.errors import StorageUnavailable
+from runlane.storage import faults
+from runlane.storage.dialect import EventRow
+from runlane.storage.transaction import Transaction
+
+#: Seconds for which the database is asked whether a commit happened, unless the caller says otherwise.
+PATIENCE = 10.0
+#: Under ``meta["outcome"]``: nobody knows whether it was committed; it is certain that it was not.
+UNKNOWN, UNDONE = "unknown", "not_committed"
+
+
+def commit(ending: RootTransaction, tx: Transaction, where: str) -> None:
+    """Commit `tx`.
+
+    Raises:
+        StorageUnavailable: the answer never came; ``meta["outcome"]`` is ``unknown``.
+        DBAPIError: the database refused, and nothing was written.
+    """
+    try:
+        ending.commit()
+    except DBAPIError as error:
+        refused = _is_refusal(error, tx.connection)
+        ending.rollback()  # or SQLAlchemy would hand the connection on as it is
+        if refused:
+            raise
+        raise unknown(tx.written, where) from error
+
+
+def unknown(written: Sequence[EventRow], where: str) -> StorageUnavailable:
+    """The error that says so; its meta has the ids of the streams, such as runs, that may have been written."""
+    ids = [str(stream_id) for stream_id in dict.fromkeys(event[0] for event in written)]
+    some = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+    return StorageUnavailable(
+        f"{where} was lost during a commit, and it is unknown whether that happened"
+        + (f"; look for {some} before you repeat the call" if ids else ""),
+        meta={"outcome": UNKNOWN, "ids": ids},
+    )
+
+
+def undone(where: str) -> StorageUnavailable:
+    """The error of a commit that was lost and is known not to have happened."""
+    return StorageUnavailable(
+        f"{where} was lost before it had committed; nothing was written", meta={"outcome": UNDONE}
+    )
+
+
+def outcome(error: StorageUnavailable) -> Any:
+    """What is known about a commit, None if the error has nothing to do with one."""
+    return error.meta.get("outcome")
+
+
+def _is_refusal(error: DBAPIError, connection: Connection) -> bool:
+    """Whether the database itself answered that it did not commit."""
+    if connection.dialect.name == "postgresql":
+        return not error.connection_invalidated  # an error on a connection that lives on is an answer
+    driver_connection = connection.connection.driver_connection
+    # Still in the transaction, or rolled back by SQLite itself for want of room.
+    return bool(getattr(driver_connection, "in_transaction", False)) or faults.is_full(error)

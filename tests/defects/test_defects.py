@@ -1,0 +1,47 @@
+"""Each planted defect is killed by the test that is named for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.defects.defects import BY_NAME, DEFECTS, Defect
+from tests.defects.planting import Asking, asking, plant
+
+
+def test_names_are_unique_and_tests_are_there() -> None:
+    assert len(BY_NAME) == len(DEFECTS) >= 20
+    for defect in DEFECTS:
+        file, *name = defect.test.partition("[")[0].split("::")
+        assert not name or f"def {name[0]}(" in Path(__file__).parents[2].joinpath(file).read_text("utf-8")
+
+
+def test_no_module_has_all_of_them() -> None:
+    assert max(Counter(defect.file for defect in DEFECTS).values()) <= len(DEFECTS) // 4
+
+
+@pytest.fixture(scope="module")
+def asked() -> Iterator[Asking]:
+    """Something to ask all of them with."""
+    with asking() as ready:
+        yield ready
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name)
+def test_the_defect_is_killed(asked: Asking, defect: Defect, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue("postgres").admin_url if defect.postgres else None
+    plant(defect, tmp_path)
+    verdict = asked.ask(defect, tmp_path, url)
+    assert verdict.killed, f"{defect.test} did not notice: {defect.promise}\n{verdict.said}"
+
+
+@pytest.mark.parametrize("broken", ["  # says nothing", "; import nothing_of_this_name"])
+def test_what_breaks_no_promise_is_not_called_killed(asked: Asking, tmp_path: Path, broken: str) -> None:
+    """Neither a change without effect, nor one with which the test cannot even begin."""
+    sound = "LONGEST_DELAY = timedelta(days=365)"
+    defect = Defect("none", "runlane/policy.py", sound, sound + broken, "tests/unit/test_policy.py", "")
+    plant(defect, tmp_path)
+    assert not asked.ask(defect, tmp_path).killed
