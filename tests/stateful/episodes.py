@@ -25,7 +25,20 @@ WEIGHTS = tuple(weight for weight, _ in COMMANDS.values())
 
 
 class Broken(AssertionError):
-    """A history fails; the message says how to see it again."""
+    """A history fails; the message says how to see it again.
+
+    Args:
+        lot: the seed of its episode.
+        steps: as few as it takes.
+    """
+
+    def __init__(self, stage: Stage, lot: int, steps: Sequence[Step], of: int, error: Exception) -> None:
+        lines = "\n".join(f"    {step!r}," for step in steps)
+        super().__init__(
+            f"{type(error).__name__}: {error}\n\non {stage.name}, in {len(steps)} of {of} steps; to repeat it:\n"
+            f"python -m tests.stateful --lane {stage.name} --lot {lot} --replay '[\n{lines}\n]'"
+        )
+        self.lot, self.steps = lot, list(steps)
 
 
 def play(stage: Stage, steps: int, seed: int) -> int:
@@ -42,12 +55,7 @@ def play(stage: Stage, steps: int, seed: int) -> int:
             taken += episode(stage, lot, drawn)
         except Exception as error:
             small, last = smaller(stage, lot, drawn, error)
-            lines = "\n".join(f"    {step!r}," for step in small)
-            raise Broken(
-                f"{type(last).__name__}: {last}\n\n"
-                f"on {stage.name}, in {len(small)} of {len(drawn)} steps; to repeat it:\n"
-                f"python -m tests.stateful --lane {stage.name} --lot {lot} --replay '[\n{lines}\n]'"
-            ) from last
+            raise Broken(stage, lot, small, len(drawn), last) from last
     return taken
 
 
