@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := runlane projections tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types unit defects chaos bench format wheel clean
+.PHONY: help demo test check lint types unit stateful defects chaos bench format wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ types: $(VENV)/.dev ## mypy --strict and pyright
 
 unit: $(VENV)/.dev ## the tests that need no database
 	$(BIN)/python -m pytest -q tests/unit tests/properties
+
+stateful: $(VENV)/.dev ## random histories of every command beside the model, on each lane: STEPS=100000 SEED=random
+	$(BIN)/python -W ignore -m tests.stateful $(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 defects: $(VENV)/.dev ## plant one-line defects, each to be killed by its test; ARGS="policy cron" chooses by name
 	$(BIN)/python -m tests.defects $(ARGS)

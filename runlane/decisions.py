@@ -235,9 +235,10 @@ def request_delivery(run: Run, now: datetime) -> tuple[RunStep, ...]:
 def reserve(run: Run, now: datetime, timeout: timedelta | None, max_events: int = MAX_EVENTS) -> tuple[RunStep, ...]:
     """Set a slot aside for a due run, for `timeout` at most, and ask for its delivery.
 
-    Nothing if its history would become too long by that: polling workers claim it without.
+    Nothing if its history would become too long by that: polling workers claim it without.  The two events, the end of
+    the reservation, a lease, a request to cancel and an outcome have to fit.
     """
-    if run.sequence + 4 > max_events:
+    if run.sequence + 6 > max_events:
         return ()
     reserved = RunDispatchReserved(None if timeout is None else later(now, timeout, "dispatch_timeout"))
     # A reservation is for queued runs, and asking for the delivery is what queues one that waited for its time.

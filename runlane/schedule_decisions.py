@@ -50,10 +50,15 @@ class ScheduleDefinition:
     enabled: bool
 
 
-def deploy(state: ScheduleState | None, definition: ScheduleDefinition, now: datetime) -> tuple[ScheduleEvent, ...]:
+def deploy(
+    state: ScheduleState | None, definition: ScheduleDefinition, now: datetime, *, spent: bool = False
+) -> tuple[ScheduleEvent, ...]:
     """Register a schedule seen for the first time, or record that its definition has changed; else nothing.
 
     A change of rule starts afresh from now; other changes leave the next occurrence as it is.
+
+    Args:
+        spent: whether the single occurrence that is defined has fired before, under whatever definition.
     """
     rule = cadences.to_json(definition.cadence)
     fields = (definition.task_id, definition.queue, rule, definition.payload, definition.enabled)
@@ -68,9 +73,12 @@ def deploy(state: ScheduleState | None, definition: ScheduleDefinition, now: dat
         return (ScheduleChanged(*fields, None),)
     if rule == state.cadence and state.enabled and not state.removed:
         return (ScheduleChanged(*fields, state.next_at),)
-    if isinstance(definition.cadence, cadences.Once) and definition.cadence.at != state.last_at:
-        return (ScheduleChanged(*fields, definition.cadence.at),)
-    return (ScheduleChanged(*fields, cadences.next_after(definition.cadence, now)),)
+    if isinstance(definition.cadence, cadences.Once):
+        spent = spent or definition.cadence.at == state.last_at
+        return (ScheduleChanged(*fields, None if spent else definition.cadence.at),)
+    # A clock that was set back would lead to an occurrence that has fired.
+    since = now if state.last_at is None else max(now, state.last_at)
+    return (ScheduleChanged(*fields, cadences.next_after(definition.cadence, since)),)
 
 
 def withdraw(state: ScheduleState) -> tuple[ScheduleEvent, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,9 @@ class PostgresServer:
             connection.execute(statement)
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server for the whole test session."""
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """The server that the environment names, or one that lives as long as the context."""
     named = os.environ.get("RUNLANE_TEST_POSTGRES")
     if named:
         server = PostgresServer(named)
@@ -102,6 +103,13 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
         server.close()
         packaged.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for the whole test session."""
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from uuid import UUID
 from attrs import evolve
 
 from runlane import schedule_decisions
+from runlane.cadence import Once
 from runlane.engine.trigger import NewRun, Triggered, trigger
 from runlane.errors import ConflictKind, ScheduleNotFound, StorageConflict
 from runlane.events import RunCreated, ScheduleEvent
@@ -60,9 +61,17 @@ def deploy(tx: Transaction, environment: str, wanted: Sequence[ScheduleDefinitio
         state.schedule_id: _withdraw for state in known.values() if state.task_id in tasks and not state.removed
     }
     for definition in wanted:
-        decide_for[definition.schedule_id] = partial(schedule_decisions.deploy, definition=definition, now=now)
+        decide_for[definition.schedule_id] = partial(_deploy, tx, environment, definition, now)
     # One order for every version of the program, so that two deployed at once cannot wait for each other in a circle.
     return sum(settle(schedule_id, decide_for[schedule_id]) for schedule_id in sorted(decide_for))
+
+
+def _deploy(
+    tx: Transaction, environment: str, definition: ScheduleDefinition, now: datetime, state: ScheduleState | None
+) -> Sequence[ScheduleEvent]:
+    once = definition.cadence if isinstance(definition.cadence, Once) and state is not None else None
+    spent = once is not None and schedules.has_fired(tx, environment, definition.schedule_id, once.at)
+    return schedule_decisions.deploy(state, definition, now, spent=spent)
 
 
 def _withdraw(state: ScheduleState | None) -> Sequence[ScheduleEvent]:

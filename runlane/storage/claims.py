@@ -8,14 +8,37 @@ from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import select
+from sqlalchemy import Select, bindparam, select
 
 from runlane.projections.runs import Run
 from runlane.storage import queries, rows, tables
 from runlane.storage.transaction import Transaction
 from runlane.values import RunStatus
 
-_RUNS = tables.runs
+_RUNS, _SESSIONS = tables.runs, tables.sessions
+_LOCKED = (
+    queries.RUN.where(_RUNS.c.id.in_(bindparam("ids", expanding=True))).order_by(_RUNS.c.id).with_for_update(of=_RUNS)
+)
+_LOCKED_UNLESS_HELD = queries.RUN.where(_RUNS.c.id == bindparam("run_id")).with_for_update(of=_RUNS, skip_locked=True)
+_LOCKED_LEASED = (
+    queries.RUN.where(_RUNS.c.lease_session_id == bindparam("session_id"))
+    .order_by(_RUNS.c.id)
+    .limit(bindparam("most"))
+    .with_for_update(of=_RUNS, skip_locked=True)
+)
+_LEASES = select(_RUNS.c.id, _RUNS.c.attempt_count, _RUNS.c.status).where(
+    _RUNS.c.lease_session_id == bindparam("session_id")
+)
+_ORPHANED: Select[Any] = (
+    select(_RUNS.c.lease_session_id)
+    .where(
+        _RUNS.c.lease_session_id.is_not(None),
+        _RUNS.c.environment == bindparam("environment"),
+        ~select(_SESSIONS.c.id).where(_SESSIONS.c.id == _RUNS.c.lease_session_id).exists(),
+    )
+    .distinct()
+    .limit(bindparam("most"))
+)
 
 
 def lock_due(
@@ -41,25 +64,17 @@ def lock_due(
 
 def lock_runs(tx: Transaction, ids: Sequence[UUID]) -> list[Run]:
     """The runs with these ids, locked in id order."""
-    statement = queries.RUN.where(_RUNS.c.id.in_(list(ids))).order_by(_RUNS.c.id).with_for_update(of=_RUNS)
-    return queries.load(tx, statement)
+    return queries.load(tx, _LOCKED, {"ids": list(ids)})
 
 
 def lock_run(tx: Transaction, run_id: UUID) -> Run | None:
     """The run with this id, locked; None if somebody else holds it, or there is none."""
-    statement = queries.RUN.where(_RUNS.c.id == run_id).with_for_update(of=_RUNS, skip_locked=True)
-    return next(iter(queries.load(tx, statement)), None)
+    return next(iter(queries.load(tx, _LOCKED_UNLESS_HELD, {"run_id": run_id})), None)
 
 
 def lock_leased(tx: Transaction, session_id: UUID, limit: int) -> list[Run]:
     """Up to `limit` runs leased to a session, locked; those that others hold at the moment are left out."""
-    statement = (
-        queries.RUN.where(_RUNS.c.lease_session_id == session_id)
-        .order_by(_RUNS.c.id)
-        .limit(limit)
-        .with_for_update(of=_RUNS, skip_locked=True)
-    )
-    return queries.load(tx, statement)
+    return queries.load(tx, _LOCKED_LEASED, {"session_id": session_id, "most": limit})
 
 
 @frozen
@@ -73,20 +88,10 @@ class HeldLease:
 
 def leases_of(tx: Transaction, session_id: UUID) -> list[HeldLease]:
     """The runs leased to a session."""
-    c = _RUNS.c
-    statement = select(c.id, c.attempt_count, c.status).where(c.lease_session_id == session_id)
-    rows: Sequence[Any] = tx.execute(statement).all()
+    rows: Sequence[Any] = tx.execute(_LEASES, {"session_id": session_id}).all()
     return [HeldLease(row[0], row[1], row[2] == RunStatus.CANCELLATION_REQUESTED) for row in rows]
 
 
 def orphaned_sessions(tx: Transaction, environment: str, limit: int) -> list[UUID]:
     """Sessions that hold runs but have no row: nobody keeps them alive."""
-    sessions = tables.sessions
-    alive = select(sessions.c.id).where(sessions.c.id == _RUNS.c.lease_session_id).exists()
-    statement: Any = (
-        select(_RUNS.c.lease_session_id)
-        .where(_RUNS.c.lease_session_id.is_not(None), _RUNS.c.environment == environment, ~alive)
-        .distinct()
-        .limit(limit)
-    )
-    return list(tx.execute(statement).scalars())
+    return list(tx.execute(_ORPHANED, {"environment": environment, "most": limit}).scalars())

@@ -7,12 +7,18 @@ from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import select
+from sqlalchemy import Select, bindparam, select
 
 from runlane.storage import tables
 from runlane.storage.transaction import Transaction
 
 _KEYS = tables.idempotency_keys
+_OF_KEY: Select[Any] = select(_KEYS.c.run_id, _KEYS.c.reset_at).where(
+    _KEYS.c.environment == bindparam("environment"),
+    _KEYS.c.task_id == bindparam("task_id"),
+    _KEYS.c.key == bindparam("key"),
+)
+_LOCKED = _OF_KEY.with_for_update()
 
 
 @frozen
@@ -25,20 +31,14 @@ class Owner:
 
 def lock_owner(tx: Transaction, environment: str, task_id: str, key: str) -> Owner | None:
     """Who last took the key; its row stays locked until the transaction ends."""
-    return _owner(tx, _of(environment, task_id, key).with_for_update())
+    return _owner(tx, _LOCKED, environment, task_id, key)
 
 
 def get_owner(tx: Transaction, environment: str, task_id: str, key: str) -> Owner | None:
     """Who last took the key, as a reader sees it."""
-    return _owner(tx, _of(environment, task_id, key))
+    return _owner(tx, _OF_KEY, environment, task_id, key)
 
 
-def _of(environment: str, task_id: str, key: str) -> Any:
-    return select(_KEYS.c.run_id, _KEYS.c.reset_at).where(
-        _KEYS.c.environment == environment, _KEYS.c.task_id == task_id, _KEYS.c.key == key
-    )
-
-
-def _owner(tx: Transaction, statement: Any) -> Owner | None:
-    row = tx.execute(statement).first()
+def _owner(tx: Transaction, statement: Select[Any], environment: str, task_id: str, key: str) -> Owner | None:
+    row = tx.execute(statement, {"environment": environment, "task_id": task_id, "key": key}).first()
     return None if row is None else Owner(row.run_id, row.reset_at)

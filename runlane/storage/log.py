@@ -43,6 +43,12 @@ _ENVELOPE = (
     _EVENTS.actor,
     _EVENTS.position,
 )
+# Constants, so that SQLAlchemy knows them again: building one costs more than executing it.
+_MOVE_SCHEDULE = (
+    update(tables.schedules)
+    .where(tables.schedules.c.stream_id == bindparam("of_stream"), tables.schedules.c.sequence == bindparam("expected"))
+    .values({column.name: bindparam(column.name) for column in tables.schedules.columns})
+)
 _STREAM = select(*_ENVELOPE).where(_EVENTS.stream_id == bindparam("stream_id")).order_by(_EVENTS.sequence)
 
 
@@ -387,10 +393,10 @@ def _encoded(records: Iterable[Recorded]) -> list[EventRow]:
 
 
 def _write_schedule(tx: Transaction, change: ScheduleChange) -> bool:
-    table, values = tables.schedules, rows.schedule_values(change.after)
+    values = rows.schedule_values(change.after)
     if change.before is not None:
-        guard = (table.c.stream_id == change.after.stream_id) & (table.c.sequence == change.before.sequence)
-        return tx.execute(update(table).where(guard).values(**values)).rowcount == 1
+        guard = {"of_stream": change.after.stream_id, "expected": change.before.sequence}
+        return tx.execute(_MOVE_SCHEDULE, {**values, **guard}).rowcount == 1
     # Two processes that are deployed at the same moment register the same schedule: the database picks one.
-    new = (postgresql if tx.dialect.name == "postgresql" else sqlite).insert(table).values(**values)
-    return tx.execute(new.on_conflict_do_nothing().returning(table.c.stream_id)).first() is not None
+    new = (postgresql if tx.dialect.name == "postgresql" else sqlite).insert(tables.schedules).values(**values)
+    return tx.execute(new.on_conflict_do_nothing().returning(tables.schedules.c.stream_id)).first() is not None

@@ -171,9 +171,11 @@ def orphans(tx: Transaction, environment: str | None, limit: int) -> list[tuple[
 def _is_waiting(run: Run, sequence: int) -> bool:
     """Whether a run still waits for the wakeup that its event `sequence` asked for.
 
-    A reservation is written beside the request, and may be the later one of the two.
+    A reservation is written beside the request, and may be the later one of the two; one that has expired has taken its
+    request with it.
     """
-    return run.status in CLAIMABLE and run.sequence <= sequence + 1
+    since = run.sequence - sequence
+    return run.status in CLAIMABLE and (since == 0 or (since == 1 and run.reservation is not None))
 
 
 def _set(tx: Transaction, changes: Sequence[tuple[tuple[UUID, int], dict[str, Any]]]) -> None:

@@ -215,11 +215,11 @@ def _rows(schema: str | None, parameter: str, columns: Mapping[str, str]) -> str
     return f"(select {values} from json_each(:{parameter})) p"
 
 
-def _in_partition(runs: str, what: str, which: str) -> str:
+def _in_partition(runs: str, what: str, which: str, rest: str = "") -> str:
     """What is found of the runs of partition `p`, with a key or without: one look into an index either way."""
     found = f"select {what} from {runs} where environment = :environment and queue = p.queue and ({which})"
     return f"""case when p.key is null
-        then ({found} and concurrency_key is null) else ({found} and concurrency_key = p.key) end"""
+        then ({found} and concurrency_key is null {rest}) else ({found} and concurrency_key = p.key {rest}) end"""
 
 
 _OCCUPIED = "lease_session_id is not null or reservation is not null"
@@ -250,11 +250,17 @@ def _find_open(schema: str | None, reserving: bool) -> TextClause:
     # What reserves looks for runs without a slot; what claims takes those that have one too, even where none is free.
     unreserved = " and reservation is null" if reserving else ""
     in_session = "" if reserving else f"exists (select 1 from {prefix}sessions where id = :session_id) and"
-    has_slot = f"most > {_in_partition(prefix + 'runs', 'count(*)', _OCCUPIED)}"
+    has_room = f"most > {_in_partition(prefix + 'runs', 'count(*)', _OCCUPIED)}"
+    due = f"due_at <= :now and task_id {known}{unreserved} order by priority desc, due_at, id limit 1"
+    # Of a full partition those that have a slot already, and no better run that has none.
+    held, of_held = "", ""
     if not reserving:
         reserved = _in_partition(prefix + "runs", "count(reservation)", _OCCUPIED)
-        has_slot = f"case when {has_slot} then true else {reserved} > 0 end"
-    due = f"due_at <= :now and task_id {known}{unreserved} order by priority desc, due_at, id limit 1"
+        best_held = _in_partition(prefix + "runs", "id", _OCCUPIED, f"and reservation is not null and {due}")
+        held = f"""held as materialized (
+          select queue, key from partitions p where not {has_room} and {reserved} > 0
+        ), """
+        of_held = f"union all select queue, key, {best_held} from held p"
     by_id = f"from {prefix}runs r where r.id = b.id"  # no join: the planner might read the whole table for it
     statement = f"""
         with recursive names as materialized (
@@ -269,8 +275,8 @@ def _find_open(schema: str | None, reserving: bool) -> TextClause:
           select queue, most, key from keys where key is not null
           union all
           select queue, most, null from names
-        ), free as materialized (
-          select queue, key from partitions p where {has_slot}
+        ), {held}free as materialized (
+          select queue, key from partitions p where {has_room}
         ), keyed (queue, key, level) as (
           select queue, key, (select max(priority) {keyed}) from free p where key is not null
           union all
@@ -287,6 +293,7 @@ def _find_open(schema: str | None, reserving: bool) -> TextClause:
           union all
           select queue, null, (select id {waiting} and concurrency_key is null and priority = p.level and {due})
           from waiting p
+          {of_held}
         ), known as (
           select queue, key, id, (select priority {by_id}) as priority, (select due_at {by_id}) as due_at
           from best b where id is not null

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from runlane.projections.queues import QueueControl
 from runlane.storage import tables
 from runlane.storage.transaction import Transaction
 
 _QUEUES = tables.queues
+_NAMED = select(_QUEUES).where(_QUEUES.c.environment == bindparam("environment"), _QUEUES.c.name == bindparam("name"))
 
 
 def queues_of(tx: Transaction, environment: str) -> list[QueueControl]:
@@ -19,6 +20,5 @@ def queues_of(tx: Transaction, environment: str) -> list[QueueControl]:
 
 def get_queue(tx: Transaction, environment: str, name: str) -> QueueControl | None:
     """The queue of this name, if it was ever paused."""
-    statement = select(_QUEUES).where(_QUEUES.c.environment == environment, _QUEUES.c.name == name)
-    row = tx.execute(statement).first()
+    row = tx.execute(_NAMED, {"environment": environment, "name": name}).first()
     return None if row is None else QueueControl(**row._mapping)

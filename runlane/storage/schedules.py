@@ -6,13 +6,27 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from runlane.projections.schedules import ScheduleState
 from runlane.storage import tables
 from runlane.storage.transaction import Transaction
 
 _SCHEDULES = tables.schedules
+_OF_STREAM = select(_SCHEDULES).where(_SCHEDULES.c.stream_id == bindparam("stream_id"))
+_LOCKED, _LOCKED_UNLESS_HELD = _OF_STREAM.with_for_update(), _OF_STREAM.with_for_update(skip_locked=True)
+_DUE = (
+    select(_SCHEDULES.c.stream_id)
+    .where(
+        _SCHEDULES.c.environment == bindparam("environment"),
+        _SCHEDULES.c.next_at <= bindparam("now"),
+        _SCHEDULES.c.next_at.is_not(None),
+        ~_SCHEDULES.c.paused,
+        _SCHEDULES.c.task_id.in_(bindparam("tasks", expanding=True)),
+    )
+    .order_by(_SCHEDULES.c.next_at, _SCHEDULES.c.stream_id)
+    .limit(bindparam("most"))
+)
 
 
 def schedules_of(tx: Transaction, environment: str) -> list[ScheduleState]:
@@ -23,29 +37,24 @@ def schedules_of(tx: Transaction, environment: str) -> list[ScheduleState]:
 
 def due_schedules(tx: Transaction, environment: str, tasks: Sequence[str], now: datetime, limit: int) -> list[UUID]:
     """Up to `limit` streams of schedules of these tasks that are due, the longest waiting first."""
-    statement = (
-        select(_SCHEDULES.c.stream_id)
-        .where(
-            _SCHEDULES.c.environment == environment,
-            _SCHEDULES.c.next_at <= now,
-            _SCHEDULES.c.next_at.is_not(None),
-            ~_SCHEDULES.c.paused,
-            _SCHEDULES.c.task_id.in_(list(tasks)),
-        )
-        .order_by(_SCHEDULES.c.next_at, _SCHEDULES.c.stream_id)
-        .limit(limit)
-    )
-    return list(tx.execute(statement).scalars())
+    asked = {"environment": environment, "now": now, "tasks": list(tasks), "most": limit}
+    return list(tx.execute(_DUE, asked).scalars())
 
 
 def get_schedule(tx: Transaction, stream_id: UUID) -> ScheduleState | None:
     """The schedule whose stream this is."""
-    row = tx.execute(select(_SCHEDULES).where(_SCHEDULES.c.stream_id == stream_id)).first()
+    row = tx.execute(_OF_STREAM, {"stream_id": stream_id}).first()
     return None if row is None else ScheduleState(**row._mapping)
 
 
 def lock_schedule(tx: Transaction, stream_id: UUID, *, wait: bool = False) -> ScheduleState | None:
     """The schedule, locked for this transaction; None if there is none, or (unless `wait`) somebody else holds it."""
-    of_stream = select(_SCHEDULES).where(_SCHEDULES.c.stream_id == stream_id)
-    row = tx.execute(of_stream.with_for_update(skip_locked=not wait)).first()
+    row = tx.execute(_LOCKED if wait else _LOCKED_UNLESS_HELD, {"stream_id": stream_id}).first()
     return None if row is None else ScheduleState(**row._mapping)
+
+
+def has_fired(tx: Transaction, environment: str, schedule_id: str, scheduled_for: datetime) -> bool:
+    """Whether the occurrence at this nominal time has made its run, which may have been pruned since."""
+    c = tables.occurrences.c
+    mine = (c.environment == environment, c.schedule_id == schedule_id, c.scheduled_for == scheduled_for)
+    return tx.execute(select(c.id).where(*mine)).first() is not None

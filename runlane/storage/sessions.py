@@ -7,13 +7,22 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Select, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from runlane.storage import tables
 from runlane.storage.transaction import Transaction
 
 _SESSIONS = tables.sessions
+_EXPIRY: Select[Any] = select(_SESSIONS.c.expires_at).where(_SESSIONS.c.id == bindparam("session_id"))
+_LOCKED = _EXPIRY.with_for_update()
+_EXTEND = update(_SESSIONS).where(_SESSIONS.c.id == bindparam("session_id")).values(expires_at=bindparam("until"))
+_EXPIRED = (
+    select(_SESSIONS.c.id)
+    .where(_SESSIONS.c.environment == bindparam("environment"), _SESSIONS.c.expires_at <= bindparam("now"))
+    .order_by(_SESSIONS.c.expires_at)
+    .limit(bindparam("most"))
+)
 
 
 def open_session(
@@ -34,14 +43,12 @@ def open_session(
 
 def exists(tx: Transaction, session_id: UUID) -> bool:
     """Whether the session has a row."""
-    return tx.execute(select(_SESSIONS.c.id).where(_SESSIONS.c.id == session_id)).first() is not None
+    return tx.execute(_EXPIRY, {"session_id": session_id}).first() is not None
 
 
 def expires_at(tx: Transaction, session_id: UUID) -> datetime | None:
     """Until when the session is believed; None if it has no row."""
-    found: datetime | None = tx.execute(
-        select(_SESSIONS.c.expires_at).where(_SESSIONS.c.id == session_id)
-    ).scalar_one_or_none()
+    found: datetime | None = tx.execute(_EXPIRY, {"session_id": session_id}).scalar_one_or_none()
     return found
 
 
@@ -60,8 +67,7 @@ def known_tasks(tx: Transaction, environment: str, now: datetime) -> set[str] | 
 
 def extend_session(tx: Transaction, session_id: UUID, expires_at: datetime) -> bool:
     """Keep a session alive until `expires_at`; False if it is gone, and with it every lease it held."""
-    statement = update(_SESSIONS).where(_SESSIONS.c.id == session_id).values(expires_at=expires_at)
-    return tx.execute(statement).rowcount == 1
+    return tx.execute(_EXTEND, {"session_id": session_id, "until": expires_at}).rowcount == 1
 
 
 def close_session(tx: Transaction, session_id: UUID) -> None:
@@ -71,13 +77,7 @@ def close_session(tx: Transaction, session_id: UUID) -> None:
 
 def expired_sessions(tx: Transaction, environment: str, now: datetime, limit: int) -> list[UUID]:
     """Sessions whose time has run out, oldest first."""
-    statement = (
-        select(_SESSIONS.c.id)
-        .where(_SESSIONS.c.environment == environment, _SESSIONS.c.expires_at <= now)
-        .order_by(_SESSIONS.c.expires_at)
-        .limit(limit)
-    )
-    return list(tx.execute(statement).scalars())
+    return list(tx.execute(_EXPIRED, {"environment": environment, "now": now, "most": limit}).scalars())
 
 
 def lock_expired(tx: Transaction, session_id: UUID) -> datetime | None:
@@ -85,6 +85,5 @@ def lock_expired(tx: Transaction, session_id: UUID) -> datetime | None:
 
     It waits for a heartbeat or another maintainer that holds the row: skipping it would look like no row at all.
     """
-    statement = select(_SESSIONS.c.expires_at).where(_SESSIONS.c.id == session_id).with_for_update()
-    expires_at: datetime | None = tx.execute(statement).scalar_one_or_none()
+    expires_at: datetime | None = tx.execute(_LOCKED, {"session_id": session_id}).scalar_one_or_none()
     return expires_at

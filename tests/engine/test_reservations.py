@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from runlane import IgnoreReason, Queue, QueueCapacityExceeded, Runlane, SettableClock, Wakeup, task
+from runlane.errors import TransportUnavailable
 from runlane.events import RunDispatchReservationExpired, RunDispatchReserved, RunLeased
 from tests.engine.post import Office, office
 from tests.engine.sessions import EXPIRY, take
@@ -79,6 +80,15 @@ def test_nobody_takes_a_slot_that_is_set_aside(office: Office) -> None:
     assert app.execute_next().id == urgent.id
 
 
+def test_an_urgent_run_without_a_slot_does_not_put_its_full_queue_first(office: Office) -> None:
+    other = Queue("other", concurrency_limit=1)
+    app = office.app(echo, queues=[ONE, other])
+    low, middle = app.trigger(echo, 1).run, app.trigger(echo, 2, queue=other, priority=3).run
+    assert app.tick().slots_reserved == 2
+    urgent = app.trigger(echo, 3, priority=5).run
+    assert [app.execute_next().id for _ in range(3)] == [middle.id, low.id, urgent.id]
+
+
 def test_a_full_queue_reserves_nothing(office: Office, clock: SettableClock) -> None:
     app = office.app(echo, queues=[ONE], clock=clock)
     for n in range(2):
@@ -111,6 +121,23 @@ def test_an_unclaimed_slot_is_given_back_and_its_late_wakeup_is_harmless(office:
     ]
     assert app.execute_delivery(late).outcome == "executed"
     assert office.deliver_all(app)[0].reason is IgnoreReason.TERMINAL
+
+
+def test_the_wakeup_of_a_slot_that_was_given_back_is_not_published_any_more(
+    office: Office, clock: SettableClock
+) -> None:
+    app = office.app(echo, queues=[TWO], clock=clock)
+    run = app.trigger(echo, 1).run
+    office.post.refuse = TransportUnavailable("the provider is away")
+    assert app.tick().wakeups_failed == 1
+    app.queues.pause(TWO)
+    office.post.refuse = None
+    clock.advance(MINUTE)
+    report = app.tick()
+    assert (report.reservations_expired, report.wakeups_published) == (1, 0)
+    app.queues.resume(TWO)
+    assert (app.tick().wakeups_published, app.tick().wakeups_published) == (1, 0)
+    assert [wakeup.run_id for wakeup in office.post.take()] == [run.id]
 
 
 def test_without_a_dispatch_timeout_a_slot_is_kept(office: Office, clock: SettableClock) -> None:
@@ -180,15 +207,20 @@ def test_a_lowered_limit_holds_for_slots_that_were_set_aside_before(office: Offi
     assert [later.execute_delivery(wakeup).reason for wakeup in wakeups].count(IgnoreReason.NO_CAPACITY) == 2
 
 
+@pytest.mark.parametrize("most", range(10, 14))
 def test_a_history_near_its_limit_is_left_to_workers_that_look_by_themselves(
-    office: Office, clock: SettableClock
+    office: Office, clock: SettableClock, most: int
 ) -> None:
-    app = office.app(echo, queues=[TWO], clock=clock, max_events=10)
+    app = office.app(echo, queues=[TWO], clock=clock, max_events=most)
     run = app.trigger(echo, 1).run
     while app.tick().slots_reserved:
         clock.advance(MINUTE)
-    assert app.runs.get(run.id).sequence == 7
-    assert app.execute_next().status == "succeeded"
+    assert app.runs.get(run.id).sequence in (most - 5, most - 4, most - 3)
+    take(app, clock)
+    app.runs.cancel(run.id)
+    clock.advance(EXPIRY)
+    assert app.tick().cancellations_finalized == 1
+    assert app.runs.get(run.id).sequence <= most
 
 
 @pytest.mark.parametrize("makers", [1, 3])

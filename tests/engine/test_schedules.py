@@ -126,6 +126,32 @@ def test_a_moved_single_occurrence_fires_at_its_new_time(make_app: Make, clock: 
     moved.close()
 
 
+def test_a_single_occurrence_that_is_moved_back_to_where_it_fired_does_not_fire_again(
+    make_app: Make, clock: SettableClock
+) -> None:
+    app = make_app(clock=clock)
+    first, second = (Schedule("s", run_at=START + n * HOUR) for n in (1, 2))
+    for deployed, fires in ((first, 1), (second, 1), (first, 0), (second, 0)):
+        clock.advance(HOUR)
+        report = Runlane(app.lane, tasks=[scheduled(deployed)], clock=clock).tick()
+        assert (report.schedules_changed, report.schedules_fired, report.errors) == (1, fires, ())
+        assert app.schedules.get("s").next_at is None
+    assert due_times(app) == [HOUR, 2 * HOUR]
+
+
+def test_a_rule_that_changes_while_the_clock_is_set_back_fires_no_occurrence_twice(
+    make_app: Make, clock: SettableClock
+) -> None:
+    app = make_app(clock=clock)
+    for every, passes in (("1h", HOUR), ("1h", -SECOND), ("30m", SECOND)):
+        process = Runlane(app.lane, tasks=[scheduled(Schedule("s", every=every))], clock=clock)
+        process.tick()
+        clock.advance(passes)
+    assert process.tick().errors == ()
+    assert app.schedules.get("s").next_at == START + HOUR + 30 * MINUTE
+    assert due_times(app) == [HOUR]
+
+
 def test_four_maintainers_at_once_make_one_run_per_occurrence(shared_url: str, clock: SettableClock) -> None:
     """Invariant 10."""
     used = scheduled(Schedule("a", every="10m"), Schedule("b", every="20m"), Schedule("c", run_at=START + HOUR))

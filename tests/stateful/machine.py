@@ -1,386 +1,373 @@
-"""Commands against two runtimes on one database, as two processes would give them, beside the model."""
+"""Two processes on one database, driven command by command beside the model, and checked after each.
+
+A step is a command's name and the seed of everything it draws, so that a failing history can be made smaller by
+leaving steps out, and be replayed from what is printed.
+"""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, ClassVar
+from operator import attrgetter
+from random import Random
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, precondition, rule
-from sqlalchemy import orm
 
-import runlane
-from runlane import Context, Fixed, NonRetryable, Queue, Retry, Runlane, SettableClock, StorageConflict, Trigger, task
-from runlane.decisions import MAX_EVENTS, Failed, Interrupted, Released, Succeeded
-from runlane.engine import lease
-from runlane.engine.complete import Finished, complete
-from runlane.errors import ConflictKind, LeaseLost
-from runlane.lanes import Lane, lane_of
+from runlane import AsyncRunlane, Context, NonRetryable, Runlane, RunlaneError, SettableClock
 from runlane.projections.runs import Run
-from runlane.values import Failure
-from tests.stateful import invariants
-from tests.stateful.model import LEASE, POLICIES, Model, ModelRun, Outcome, Wanted, retention
+from tests.stateful.cast import QUEUE, RELEASES, STAGES, tasks_of
+from tests.stateful.follower import Follower, Told
+from tests.stateful.lanes import Stage
+from tests.stateful.model import Refused
+from tests.stateful.model_with_schedules import Model
+from tests.stateful.outbox import Outbox, Row
+from tests.stateful.terms import LEASE, LIMITS, ModelRun, Outcome
 
-QUEUES = {"main": Queue("main", default=True), "aside": Queue("aside")}
-RETRY = {
-    name: Retry(policy.max_attempts, Fixed(policy.retry_delay or "1s"), jitter=0, max_lost=policy.max_lost)
-    for name, policy in POLICIES.items()
-}
-MOST_RUNS = 12  # few runs with long histories find more than many that never move
+#: Few active runs with long histories find more than many that never move.
+MOST_ACTIVE = 12
+#: One call in so many of the second process goes through the asynchronous face.
+ASYNC = 25
 
-seconds = st.sampled_from([1, 60, 600, 3600, 7200]).map(lambda n: timedelta(seconds=n))
-outcomes = st.sampled_from(["succeed", "release", "fail", "succeed", "release", "fail", "give_up"]).flatmap(
-    lambda kind: seconds.map(lambda by: Outcome(kind, by)) if kind == "release" else st.just(Outcome(kind))
-)
-delays = st.none() | st.none() | seconds
-processes = st.sampled_from([0, 1])
-keys = st.sampled_from(["red", "blue"])
-ttls = st.sampled_from([None, "active", "1h", "3h"])
-plain = st.builds(
-    Wanted,
-    task=st.sampled_from(list(POLICIES)),
-    queue=st.sampled_from(list(QUEUES)),
-    delay=delays,
-    priority=st.sampled_from([0, 0, 5, -5]),
-)
-keyed = st.builds(
-    Wanted,
-    task=st.sampled_from(list(POLICIES)),
-    key=keys,
-    ttl=ttls,
-    delay=delays,
-)
-wanted = plain | keyed
+Step = tuple[str, int]
+Command = Callable[[Any, Random], None]
+COMMANDS: dict[str, tuple[int, Command]] = {}
 
 
-class Commands(RuleBasedStateMachine):
-    """The rules; a lane's subclass says which databases the two processes have."""
+class Skip(Exception):
+    """The command cannot be given as things are: no step was taken."""
 
-    #: One lane per process; the same one for both where a database cannot be shared.
-    lanes: ClassVar[tuple[Lane | str, Lane | str]]
-    claims = Bundle("claims")
 
-    def __init__(self) -> None:
-        super().__init__()
+def command(weight: int) -> Callable[[Command], Command]:
+    """Make a method one of the commands, drawn as often as `weight` says."""
+
+    def register(method: Command) -> Command:
+        COMMANDS[method.__name__] = (weight, method)
+        return method
+
+    return register
+
+
+class Machine:
+    """What the commands share; one machine lives for one episode, in an environment of its own."""
+
+    def __init__(self, stage: Stage, seed: int) -> None:
+        rng = Random(seed)
+        self.lanes = stage.lanes
+        self.post = stage.post
         self.clock = SettableClock()
-        self.model = Model(self.clock())
-        self.environment = f"example-{uuid4().hex}"  # what isolates one example from the next
-        self.plan: Callable[[UUID], Outcome] = lambda _: Outcome("succeed")
-        self.meanwhile: Callable[[UUID], None] | None = None
-        self.apps = [self._process(0), self._process(1)]
+        self.environment = f"episode-{uuid4().hex}"
+        self.max_events = 16 if rng.random() < 0.25 else 10_000
+        self.model = Model(self.clock(), self.max_events, None if stage.post is None else Outbox())
+        if stage.post is not None:
+            stage.post.open(self.environment, rng)
+        self.publishers: list[Any] = []
+        self.eager = [rng.random() < 0.7, rng.random() < 0.7]
+        self.reader = stage.reader
+        self.follower = Follower(stage.reader, self.environment, LIMITS, self.max_events)
+        self.claims: list[Run] = []
+        self.returned: list[Run] = []
+        self.unchecked: list[Told] = []
         self.sessions: list[UUID | None] = [None, None]
         self.suspects: dict[UUID, dict[UUID, int]] = {}
+        self.plan: Callable[[Context], Outcome] = lambda _: Outcome("succeed")
+        self.inside = False  # a handler
+        self.escaped: BaseException | None = None
+        STAGES[self.environment] = self._handle
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.deployed = [False, False]
+        self.releases = [rng.randrange(len(RELEASES)), rng.randrange(len(RELEASES))]
+        self.faces = [self.process(0), self.process(1)]
 
-    def teardown(self) -> None:
-        for app in self.apps:
-            app.close()
+    # -- running steps
 
-    # -- commands of applications
+    def step(self, name: str, seed: int) -> int:
+        """Give one command and check everything; how many steps that were, 0 if it could not be given.
 
-    @precondition(lambda self: len(self.model.runs) < MOST_RUNS)
-    @rule(process=processes, wanted=wanted)
-    def trigger(self, process: int, wanted: Wanted) -> None:
-        found = self.apps[process].trigger(wanted.task, **options(wanted))
-        self._triggered(self.model, [wanted], [found])
+        A command that consists of several is as many steps: everything is checked after each of them.
+        """
+        rng = Random(seed)
+        self.rng = rng
+        if self.post is not None:
+            self.post.rng = Random(seed + 1)
+        self.parts = 0
+        self.move_time(rng)
+        try:
+            COMMANDS[name][1](self, rng)
+        except Skip:
+            assert not self.model.told, "a command that was not given changed something"
+            return 0
+        self.check()
+        return self.parts + 1
 
-    @precondition(lambda self: self.model.owners and len(self.model.runs) < 2 * MOST_RUNS)
-    @rule(process=processes, ttl=ttls, data=st.data())
-    def trigger_a_key_again(self, process: int, ttl: str | None, data: st.DataObject) -> None:
-        task, key = data.draw(st.sampled_from(sorted(self.model.owners)), "key")
-        self.trigger(process, Wanted(task, key=key, ttl=ttl))
+    def then(self) -> None:
+        """One part of a command is done, and another follows."""
+        self.check()
+        self.parts += 1
 
-    @precondition(lambda self: self.model.retained() and len(self.model.runs) < 2 * MOST_RUNS)
-    @rule(process=processes, ttl=ttls, lapsed=st.booleans(), data=st.data())
-    def trigger_at_the_end_of_a_keys_retention(
-        self, process: int, ttl: str | None, lapsed: bool, data: st.DataObject
-    ) -> None:
-        owner = data.draw(st.sampled_from(self.model.retained()), "owner")
-        end = owner.created_at + retention(owner.wanted) - (timedelta(0) if lapsed else timedelta(microseconds=1))
-        self.advance(max(end - self.model.now, timedelta(0)))
-        self.trigger(process, Wanted(owner.wanted.task, key=owner.wanted.key, ttl=ttl))
+    def check(self) -> None:
+        """What was appended is what the model expects, and what it changed is stored as it is folded."""
+        if self.escaped is not None:
+            raise self.escaped
+        told, self.unchecked = self.seen(), []
+        actual: dict[Any, list[tuple[str, str]]] = defaultdict(list)
+        for one in told:
+            actual[one.stream].append((one.type, one.actor))
+        expected: dict[Any, list[tuple[str, str]]] = defaultdict(list)
+        for stream, type, actor in self.model.told:
+            expected[stream].append((type, actor))
+        assert actual == expected, f"events: {_differing(actual, expected)} (actual, expected)"
+        self.model.told.clear()
+        for stream in actual:
+            if stream in self.model.runs:
+                self.compare(self.model.runs[stream])
+        for run in self.returned:
+            stored = self.follower.folds.get(run.id)
+            is_past = stored is None or run.sequence < stored.sequence  # it was pruned, or has gone on since
+            assert is_past or run == stored, "what was returned is not what is stored"
+        self.returned.clear()
+        if self.model.outbox is not None and self.post is not None:
+            assert not self.post.calls, "something was published that was not to be"
+            rows = {key: (row.status, row.due_at, row.attempts) for key, row in self.model.outbox.rows.items()}
+            stored = self.reader.outbox(self.environment)
+            assert stored == rows, f"outbox: {_differing(stored, rows)} (stored, model)"
 
-    @precondition(lambda self: len(self.model.runs) < MOST_RUNS)
-    @rule(process=processes, batch=st.lists(wanted, min_size=2, max_size=4))
-    def trigger_many(self, process: int, batch: list[Wanted]) -> None:
-        found = self.apps[process].trigger_many([Trigger(one.task, **options(one)) for one in batch])
-        self._triggered(self.model, batch, found)
+    def announced(self, process: int, ids: Sequence[UUID]) -> None:
+        """What a process does after the commit that made these runs: it publishes their wakeups, if it is eager."""
+        if self.model.outbox is not None and self.eager[process]:
+            self.published(self.model.outbox.take(self.model.now, ids))
 
-    @precondition(lambda self: self.model.runs)
-    @rule(process=processes, batch=st.lists(wanted, min_size=1, max_size=3), data=st.data())
-    def trigger_many_with_an_id_that_exists_writes_nothing(
-        self, process: int, batch: list[Wanted], data: st.DataObject
-    ) -> None:
-        taken = data.draw(st.sampled_from(sorted(self.model.runs)), "taken")
-        entries = [Trigger(one.task, **options(one)) for one in batch] + [Trigger("brief", run_id=taken)]
-        with pytest.raises(StorageConflict) as refused:
-            self.apps[process].trigger_many(entries)
-        assert refused.value.kind is ConflictKind.RUN_EXISTS
+    def published(self, rows: Sequence[Row]) -> Counter[str]:
+        """The transport was given the wakeups of these rows, and no others; how many rows got which status."""
+        counts = Counter[str]()
+        if not rows:
+            return counts
+        assert self.post is not None
+        assert self.model.outbox is not None
+        call = {wakeup.run_id: (wakeup, status) for wakeup, status in self.post.calls.pop(0)}
+        wanted = {row.run.id for row in rows}
+        assert set(call) == wanted, f"published {set(call) - wanted} that were not to be, and not {wanted - set(call)}"
+        for row in rows:
+            wakeup, status = call[row.run.id]
+            assert (wakeup.environment, wakeup.queue) == (self.environment, row.run.wanted.queue)
+            counts[self.model.outbox.settle(row, status, self.model.now)] += 1
+        return counts
 
-    @precondition(lambda self: len(self.model.runs) < MOST_RUNS)
-    @rule(
-        process=processes,
-        batches=st.lists(st.lists(wanted, min_size=1, max_size=2), min_size=1, max_size=3),
-        commits=st.booleans(),
-        by_session=st.booleans(),
-    )
-    def trigger_in_the_callers_transaction(
-        self, process: int, batches: list[list[Wanted]], commits: bool, by_session: bool
-    ) -> None:
-        app, trial = self.apps[process], copy.deepcopy(self.model)
-        with app.lane.database.engine.connect() as connection:
-            caller = orm.Session(connection) if by_session else connection
-            for batch in batches:
-                found = app.trigger_many([Trigger(one.task, **options(one)) for one in batch], connection=caller)
-                self._triggered(trial, batch, found)
-            caller.commit() if commits else caller.rollback()
-        if commits:
-            self.model = trial
+    def seen(self) -> list[Told]:
+        """The events since the last check."""
+        self.unchecked += self.follower.follow()
+        return self.unchecked
 
-    @precondition(lambda self: len(self.model.runs) < MOST_RUNS)
-    @rule(process=processes, task=st.sampled_from(list(POLICIES)), key=st.none() | keys, outcome=outcomes)
-    def run_now(self, process: int, task: str, key: str | None, outcome: Outcome) -> None:
-        owner = self.model.owner_of(task, key)
-        self._executing(lambda _: outcome)
-        done = self.apps[process].run_now(task, idempotency_key=key)
-        session = self._session(process)
-        assert done.executed == (owner is None)
-        if owner is not None:
-            assert done.run.id == owner
-            return
-        self.model.create(done.run.id, Wanted(task, key=key))
-        self._finish(self.model.lease(done.run.id, session), outcome)
-
-    # -- commands of workers
-
-    @rule(process=processes, queues=st.none() | st.sampled_from(list(QUEUES)), outcome=outcomes)
-    def execute_next(self, process: int, queues: str | None, outcome: Outcome) -> None:
-        names = list(QUEUES) if queues is None else [queues]
-        self._executing(lambda _: outcome)
-        done = self.apps[process].execute_next([QUEUES[name] for name in names])
-        for run in self.model.claimed(self._session(process), [done.id] if done else [], names, 1):
-            self._finish(run, outcome)
-
-    @precondition(lambda self: self.model.due(list(QUEUES)))
-    @rule(target=claims, process=processes, outcome=outcomes, reclaim=st.booleans())
-    def execute_next_for_longer_than_the_lease(self, process: int, outcome: Outcome, reclaim: bool) -> Any:
-        taken: list[Run] = []
-
-        def meanwhile(run_id: UUID) -> None:
-            session = self._session(process)
-            self.model.claimed(session, [run_id], list(QUEUES), 1)
-            until = self.model.sessions.get(session, self.model.now)
-            self.advance(until - self.model.now + timedelta(seconds=1))
-            self.tick(1 - process)
-            if reclaim:
-                taken.extend(self._claim(1 - process, 1))
-
-        self._executing(lambda _: outcome, meanwhile)
-        with pytest.raises(LeaseLost):
-            self.apps[process].execute_next()
-        return multiple(*taken)
-
-    @rule(target=claims, process=processes, limit=st.integers(1, 3))
-    def claim_and_fall_silent(self, process: int, limit: int) -> Any:
-        return multiple(*self._claim(process, limit))
-
-    @rule(claim=claims, twice=st.tuples(outcomes, outcomes), process=processes)
-    def complete_a_claim_late_and_twice(self, claim: Run, twice: tuple[Outcome, Outcome], process: int) -> None:
-        assert claim.lease is not None
-        held = (claim.lease.session_id, claim.lease.attempt)
-        for outcome in twice:
-            after = self._complete(process, Finished(claim, decided(outcome), RETRY[claim.task_id]))
-            current = self.model.finish(claim.id, held, outcome)
-            assert (after is not None) == current, "invariant 3: only the holder of the lease writes"
-
-    @precondition(lambda self: self.model.due(list(QUEUES)))
-    @rule(target=claims, process=processes, outcomes=st.tuples(outcomes, outcomes), reclaim=st.booleans())
-    def complete_a_claim_that_was_taken_away(
-        self, process: int, outcomes: tuple[Outcome, Outcome], reclaim: bool
-    ) -> Any:
-        stale = self._claim(process, 2)
-        self.let_every_session_expire(1 - process)
-        taken = self._claim(1 - process, 1) if reclaim else []
-        for claim in stale:
-            self.complete_a_claim_late_and_twice(claim, outcomes, process)
-        return multiple(*stale, *taken)
-
-    @rule(claim=claims)
-    def interrupt_a_claim(self, claim: Run) -> None:
-        finished = Finished(claim, Interrupted("worker_stopping"), RETRY[claim.task_id])
-        after = self._complete(0, finished)
-        assert claim.lease is not None
-        held = (claim.lease.session_id, claim.lease.attempt)
-        assert (after is not None) == (self.model.runs[claim.id].lease == held)
-        if after is not None:
-            self.model.give_back(claim.id, held)
-
-    @rule(process=processes, chosen=st.lists(outcomes, min_size=1, max_size=4), concurrency=st.integers(1, 4))
-    def drain(self, process: int, chosen: list[Outcome], concurrency: int) -> None:
-        due = self.model.due(list(QUEUES))
-        # By its place among all runs, as the order in which threads come by is nobody's to choose.
-        places = {run_id: chosen[place % len(chosen)] for place, run_id in enumerate(self.model.runs)}
-        self._executing(places.__getitem__)
-        worker = self.apps[process].worker("drain", concurrency=concurrency, maintenance=False)
-        worker.run()
-        session = self._session(process)
-        assert worker.completed == len(due)
-        for run in due:
-            self._finish(self.model.lease(run.id, session), places[run.id])
-
-    @precondition(lambda self: any(run.due_at for run in self.model.runs.values()))
-    @rule(process=processes, chosen=st.lists(outcomes, min_size=1, max_size=4))
-    def drain_once_something_is_due(self, process: int, chosen: list[Outcome]) -> None:
-        soonest = min(run.due_at for run in self.model.runs.values() if run.due_at is not None)
-        self.advance(max(soonest - self.model.now, timedelta(0)))
-        self.drain(process, chosen, 2)
-
-    @rule(process=processes)
-    def heartbeat(self, process: int) -> None:
-        session = self._session(process)
-        lives = self.apps[process]._runtime.session().beat()
-        assert lives == (session in self.model.sessions)
-        if not lives:
-            self.sessions[process] = None  # it distrusts itself; the next need opens another
-            return
-        self.model.sessions[session] = self.model.now + LEASE
-        # Nothing is under way between two steps: every lease is a stray once two beats have seen it.
-        unknown, before = self.model.held_by(session), self.suspects.get(session, {})
-        for run_id, attempt in unknown.items():
-            if before.get(run_id) == attempt:
-                self.model.give_back(run_id, (session, attempt))
-        self.suspects[session] = unknown
-
-    @rule(process=processes)
-    def tick(self, process: int) -> None:
-        report = self.apps[process].tick()
-        assert report.errors == ()
-        assert report.runs_recovered == self.model.recover()
-
-    @rule(process=processes)
-    def restart(self, process: int) -> None:
-        self.apps[process].close()
-        self.apps[process] = self._process(process)
-        session, self.sessions[process] = self.sessions[process], None
-        if session is not None and not self.model.held_by(session):
-            self.model.sessions.pop(session, None)
+    def compare(self, expected: ModelRun) -> None:
+        """A run is as the model says."""
+        run, wanted, source = self.follower.folds[expected.id], expected.wanted, expected.source
+        created = run.created
+        seen = (
+            (run.status, run.due_at, run.created_at, run.updated_at, run.started_at, run.finished_at),
+            (run.attempt_count, run.failure_count, run.retry_count, run.release_count, run.lost_count),
+            None if run.lease is None else (run.lease.session_id, run.lease.attempt),
+            (created.task_id, created.payload, created.queue, created.idempotency_key, created.singleton_key),
+            (created.concurrency_key, created.priority, created.correlation_id),
+            (run.source.type, run.source.source_run_id, run.source.parent_run_id, run.source.schedule_id),
+            run.source.scheduled_for,
+            None if run.cancellation is None else (run.cancellation.reason,),
+            None if run.reservation is None else (run.reservation.expires_at,),
+            run.failure.code if run.status == "failed" and run.failure is not None else None,
+            run.result,
+        )
+        model = (
+            (
+                expected.status,
+                expected.due_at,
+                expected.created_at,
+                expected.updated_at,
+                expected.started_at,
+                expected.finished_at,
+            ),
+            (expected.attempts, expected.failures, expected.retries, expected.releases, expected.losses),
+            expected.lease,
+            (wanted.task, wanted.payload, wanted.queue, wanted.key, wanted.singleton),
+            (wanted.concurrency, wanted.priority, wanted.correlation),
+            (source.type, source.run, source.parent, source.schedule),
+            source.scheduled_for,
+            expected.asked,
+            expected.reserved,
+            expected.code if expected.status == "failed" else None,
+            {"attempt": expected.attempts} if expected.status == "succeeded" else None,
+        )
+        assert seen == model, (
+            f"run {expected.id}: {_differing(dict(enumerate(seen)), dict(enumerate(model)))} (seen, model)"
+        )
 
     # -- time
 
-    @rule(by=seconds)
+    def move_time(self, rng: Random) -> None:
+        """Time passes before some steps: a little, far, or to an instant at which something becomes due."""
+        draw = rng.random()
+        if draw < 0.55:
+            return
+        if draw < 0.75:
+            self.advance(timedelta(seconds=rng.choice((1, 60, 600, 3600))))
+        elif draw < 0.77:
+            self.advance(timedelta(seconds=-30))
+        elif instants := self.instants():
+            edge = rng.choice((timedelta(0), timedelta(0), timedelta(microseconds=-1)))
+            self.advance(rng.choice(instants) + edge - self.model.now)
+
+    def instants(self) -> list[Any]:
+        """Instants to come that matter."""
+        model, found = self.model, set()
+        found.update(run.due_at for run in model.runs.values() if run.due_at is not None)
+        found.update(table.next_at for table in model.schedules.values() if table.next_at is not None)
+        found.update(model.sessions.values())
+        return sorted(at for at in found if at > model.now)[:6]
+
     def advance(self, by: timedelta) -> None:
+        """Move the clock of both processes."""
         self.model.now = self.clock.advance(by)
 
-    @rule()
-    def set_the_clock_back(self) -> None:
-        self.model.now = self.clock.advance(timedelta(seconds=-30))
+    # -- processes
 
-    @precondition(lambda self: any(run.lease for run in self.model.runs.values()))
-    @rule(process=processes)
-    def let_every_session_expire(self, process: int) -> None:
-        self.advance(max(self.model.sessions.values(), default=self.model.now) - self.model.now)
-        self.tick(process)
-
-    # -- what holds after every step
-
-    @invariant()
-    def the_invariants_of_section_17_hold(self) -> None:
-        stored = invariants.Stored.of(self.apps[0])
-        for holds in invariants.HISTORIES:
-            holds(stored)
-        invariants.invariant_1_no_accepted_run_is_lost(stored, self.model)
-        invariants.every_run_is_as_the_model_says(stored, self.model)
-
-    # -- how it is done
-
-    def _process(self, number: int) -> Runlane:
-        def handle(payload: None, context: Context) -> Any:
-            outcome = self.plan(context.run.id)
-            if self.meanwhile is not None:
-                self.meanwhile(context.run.id)
-            match outcome.kind:
-                case "fail":
-                    raise RuntimeError("try again")
-                case "give_up":
-                    raise NonRetryable("never")
-                case "release":
-                    return context.release(outcome.delay)
-            return {"attempt": context.attempt}
-
-        return Runlane(
-            lane_of(self.lanes[number]),
-            queues=list(QUEUES.values()),
-            tasks=[task(name, retry=retry)(handle) for name, retry in RETRY.items()],
+    def process(self, number: int) -> AsyncRunlane:
+        """A process starts, with the release that is deployed on it."""
+        face = AsyncRunlane(
+            self.lanes[number],
+            queues=list(QUEUE.values()),
+            tasks=tasks_of(self.releases[number], number),
             environment=self.environment,
             clock=self.clock,
             worker_id=f"process-{number}",
-            # Real time never gets so far: sessions move when a rule moves them.
+            # Real time never gets so far: sessions move when a command moves them.
             heartbeat=LEASE / 2,
             lease_duration=LEASE,
-        ).start()
+            max_events=self.max_events,
+            dispatch="eager" if self.eager[number] else "deferred",
+        )
+        face._app.start()
+        return face
 
-    def _executing(self, plan: Callable[[UUID], Outcome], meanwhile: Callable[[UUID], None] | None = None) -> None:
-        self.plan, self.meanwhile = plan, meanwhile
+    def app(self, process: int) -> Runlane:
+        """The synchronous face of a process."""
+        return self.faces[process]._app
 
-    def _session(self, process: int) -> UUID:
+    def call(self, process: int, name: str, *arguments: Any, **options: Any) -> Any:
+        """Call a public method of a process, now and then through the asynchronous face."""
+        if process and not self.inside and self.rng.randrange(ASYNC) == 0:
+            if self.loop is None:
+                self.loop = asyncio.new_event_loop()
+            return self.loop.run_until_complete(attrgetter(name)(self.faces[process])(*arguments, **options))
+        return attrgetter(name)(self.app(process))(*arguments, **options)
+
+    def refused(self, expected: Callable[[], Any], call: Callable[[], Any]) -> tuple[bool, Any, Any]:
+        """Whether model and product both refuse, with one code; else what each of them came to."""
+        try:
+            result = expected()
+        except Refused as refusal:
+            code = refusal.args[0]
+        else:
+            return False, result, call()
+        with pytest.raises(RunlaneError) as error:
+            call()
+        assert error.value.code == code
+        return True, None, None
+
+    def session(self, process: int) -> UUID:
         """The session of a process, which opens at its first need of one."""
-        session = self.apps[process]._runtime.session().holder.session_id
+        session = self.app(process)._runtime.session().holder.session_id
         if session != self.sessions[process]:
             # Its first one, or the one before was ended by maintenance, as a claim that comes to nothing finds out.
             assert self.sessions[process] not in self.model.sessions
             self.sessions[process] = session
             self.model.sessions[session] = self.model.now + LEASE
+            self.model.workers[session] = f"worker:process-{process}"
         return session
 
-    def _claim(self, process: int, limit: int) -> list[Run]:
-        app, session = self.apps[process], self._session(process)
-        holder, queues = app._runtime.session().holder, list(QUEUES)
-        claimed = app.lane.database.transact(
-            lambda tx: lease.claim(tx, self.environment, holder, queues, list(POLICIES), limit, tx.now()), self.clock
-        )
-        self.model.claimed(session, [run.id for run in claimed], queues, limit)
-        return claimed
+    def close(self) -> None:
+        """Both processes end."""
+        for process in (0, 1):
+            self.app(process).close()
+            self.faces[process]._call.close()
+        if self.loop is not None:
+            self.loop.close()
+        del STAGES[self.environment]
 
-    def _finish(self, run: ModelRun, outcome: Outcome) -> None:
-        assert run.lease is not None
-        assert self.model.finish(run.id, run.lease, outcome)
+    # -- drawing
 
-    def _complete(self, process: int, finished: Finished) -> Run | None:
-        database = self.apps[process].lane.database
-        return database.transact(lambda tx: complete(tx, [finished], tx.now(), MAX_EVENTS)[0], self.clock)
+    def needs(self, holds: Any) -> None:
+        """A precondition of a command."""
+        if not holds:
+            raise Skip
 
-    @staticmethod
-    def _triggered(model: Model, asked: list[Wanted], found: list[runlane.Triggered]) -> None:
-        assert len(asked) == len(found)
-        pairs = list(zip(asked, found, strict=True))
-        for one, triggered in pairs:
-            if triggered.outcome is runlane.TriggerOutcome.CREATED:
-                model.create(triggered.run.id, one)
-        for one, triggered in pairs:
-            if triggered.outcome is not runlane.TriggerOutcome.CREATED:
-                assert triggered.run.id == model.owner_of(one.task, one.key)
-                assert triggered.run.status == model.runs[triggered.run.id].status
+    def active(self) -> list[ModelRun]:
+        """The runs that have not ended, in the order of their creation."""
+        return [run for run in self.model.runs.values() if run.finished_at is None]
+
+    def one_of(self, rng: Random, runs: Sequence[ModelRun]) -> ModelRun:
+        """Any of them."""
+        self.needs(runs)
+        return rng.choice(runs)
+
+    # -- handlers
+
+    def _handle(self, context: Context) -> Any:
+        self.inside = True
+        try:
+            outcome = self.plan(context)
+        except BaseException as error:
+            self.escaped = error
+            raise
+        finally:
+            self.inside = False
+        if context.run.task_id == "hasty":
+            return None
+        match outcome.kind:
+            case "fail":
+                raise RuntimeError("try again")
+            case "give_up":
+                raise NonRetryable("never")
+            case "release":
+                return context.release(outcome.delay)
+            case "stop":
+                context.signal.raise_if_set()
+        return {"attempt": context.attempt}
+
+    # -- the end
+
+    def ticks(self, process: int) -> None:
+        """A maintenance pass; what it does is said where workers are."""
+        raise NotImplementedError
+
+    def look_at_everything(self) -> None:
+        """The whole environment, read by every road there is, is as the model and the log say."""
+        if self.post is not None and self.model.outbox is not None:
+            self.post.kind = True
+            self.advance(timedelta(minutes=6))
+            self.ticks(0)
+            self.check()
+            states = {row.status for row in self.model.outbox.rows.values()}
+            assert states <= {"published", "dead_lettered"}, "invariant 11: a wakeup was left behind"
+        app, follower, model = self.app(0), self.follower, self.model
+        verification = app.audit.verify()
+        assert verification.differences == ()
+        assert verification.runs == len(model.runs)
+        assert app.audit.count() == {name: count for name, count in follower.counts.items() if count}
+        rows: list[Run] = []
+        cursor = None
+        while not rows or cursor is not None:
+            page = app.runs.list(limit=40, cursor=cursor, order="oldest")
+            rows.extend(page.data)
+            if (cursor := page.next_cursor) is None:
+                break
+        assert [run.id for run in rows] == sorted(model.runs), "invariant 1: no accepted run is lost"
+        for run in rows:
+            assert run == follower.folds[run.id]
+            self.compare(model.runs[run.id])
 
 
-def options(wanted: Wanted) -> dict[str, Any]:
-    """How a caller says what is wanted."""
-    return {
-        "queue": QUEUES[wanted.queue],
-        "idempotency_key": wanted.key,
-        "idempotency_ttl": wanted.ttl,
-        "delay": wanted.delay,
-        "priority": wanted.priority,
-    }
-
-
-def decided(outcome: Outcome) -> Succeeded | Failed | Released:
-    """What an executor would have made of it."""
-    match outcome.kind:
-        case "succeed":
-            return Succeeded()
-        case "release":
-            return Released(outcome.delay)
-    return Failed(Failure("task_failed", "late", outcome.kind == "fail"))
+def _differing(left: dict[Any, Any], right: dict[Any, Any]) -> dict[Any, tuple[Any, Any]]:
+    """What differs, key by key."""
+    keys = {**left, **right}
+    return {key: (left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)}

@@ -1,58 +1,60 @@
-"""The state machine on every lane; the same examples each time."""
+"""Random histories of every public command on every lane, each step checked; the same ones each time.
+
+`make stateful` plays others, and more of them.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from hypothesis import Phase, settings
 
-from runlane.lanes import lane_of, memory_lane
-from tests.stateful.machine import Commands
+from tests.stateful.episodes import play
+from tests.stateful.lanes import Stage
+from tests.stateful.post import Post
 
-#: Making a failing example small takes minutes: ``RUNLANE_TEST_SHRINK=1 pytest --timeout=0 tests/stateful``.
-PHASES = [Phase.generate, Phase.shrink] if os.environ.get("RUNLANE_TEST_SHRINK") else [Phase.generate]
-
-
-def bounds(examples: int) -> settings:
-    return settings(max_examples=examples, stateful_step_count=40, derandomize=True, database=None, phases=PHASES)
+# Making a failing history small takes a while.
+pytestmark = pytest.mark.timeout(600)
 
 
-class OnMemory(Commands):
-    """Both processes share the one database there is."""
+def played(plain: range, delivering: range) -> pytest.MarkDecorator:
+    """Seeds to play by itself, and seeds to play with a transport that carries one wakeup per run."""
+    cases = [pytest.param(seed, None, id=str(seed)) for seed in plain]
+    cases += [pytest.param(seed, Post(), id=f"{seed}-delivering") for seed in delivering]
+    return pytest.mark.parametrize(("seed", "post"), cases)
 
 
-class OnSqlite(Commands):
-    """Two connection pools on one file."""
+@pytest.fixture
+def in_memory(post: Post | None) -> Iterator[Stage]:
+    yield from _open(Stage.memory(post))
 
 
-class OnPostgres(Commands):
-    """Two connection pools on one database."""
+@pytest.fixture
+def on_sqlite(tmp_path: Path, post: Post | None) -> Iterator[Stage]:
+    yield from _open(Stage.sqlite(tmp_path, post))
 
 
-class TestCommandsOnMemory(OnMemory.TestCase):
-    settings = bounds(20)
-
-    @pytest.fixture(autouse=True)
-    def _database(self) -> Iterator[None]:
-        lane = memory_lane()
-        OnMemory.lanes = (lane, lane)
-        yield
-        lane.database.dispose()
+@pytest.fixture
+def on_postgres(postgres_url: str, post: Post | None) -> Iterator[Stage]:
+    yield from _open(Stage.postgres(postgres_url, post))
 
 
-class TestCommandsOnSqlite(OnSqlite.TestCase):
-    settings = bounds(14)
-
-    @pytest.fixture(autouse=True)
-    def _database(self, sqlite_url: str) -> None:
-        OnSqlite.lanes = (lane_of(sqlite_url), lane_of(sqlite_url))
+def _open(stage: Stage) -> Iterator[Stage]:
+    yield stage
+    stage.close()
 
 
-class TestCommandsOnPostgres(OnPostgres.TestCase):
-    settings = bounds(8)
+@played(range(10), range(10, 14))
+def test_10_000_steps_in_memory(in_memory: Stage, seed: int) -> None:
+    assert play(in_memory, 10_000, seed) >= 10_000
 
-    @pytest.fixture(autouse=True)
-    def _database(self, postgres_url: str) -> None:
-        OnPostgres.lanes = (lane_of(postgres_url), lane_of(postgres_url))
+
+@played(range(20, 29), range(29, 32))
+def test_5_000_steps_on_sqlite(on_sqlite: Stage, seed: int) -> None:
+    assert play(on_sqlite, 5_000, seed) >= 5_000
+
+
+@played(range(40, 46), range(46, 48))
+def test_2_500_steps_on_postgres(on_postgres: Stage, seed: int) -> None:
+    assert play(on_postgres, 2_500, seed) >= 2_500
