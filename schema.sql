@@ -174,7 +174,9 @@ create table outbox (
   constraint outbox_pkey primary key (run_id, sequence),
   constraint outbox_status_known check (status in ('pending', 'claimed', 'published', 'failed', 'dead_lettered'))
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
-create index outbox_due on outbox (environment, due_at) where due_at is not null;
+-- Maintenance: what is to be published, and what was published a while ago; neither reads the other's rows.
+create index outbox_due on outbox (environment, due_at) where status in ('pending', 'claimed', 'failed');
+create index outbox_published on outbox (environment, due_at) where status = 'published' and due_at is not null;
 
 -- The fold of each queue that was ever paused; every claim looks its queues up here. Unknown queues are not paused.
 create table queues (

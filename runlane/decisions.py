@@ -232,6 +232,12 @@ def request_delivery(run: Run, now: datetime) -> tuple[RunStep, ...]:
     return (_DELIVER_NOW,) if waits else ()
 
 
+def request_again(run: Run, now: datetime, max_events: int = MAX_EVENTS) -> tuple[RunStep, ...]:
+    """A queued run asks for its delivery once more; nothing if its history would become too long by that."""
+    waits = run.status is RunStatus.QUEUED and run.due_at is not None and run.due_at <= now
+    return (_DELIVER_NOW,) if waits and run.sequence + 4 <= max_events else ()
+
+
 def reserve(run: Run, now: datetime, timeout: timedelta | None, max_events: int = MAX_EVENTS) -> tuple[RunStep, ...]:
     """Set a slot aside for a due run, for `timeout` at most, and ask for its delivery.
 

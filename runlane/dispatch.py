@@ -34,12 +34,20 @@ class Flushed:
 
 
 class Dispatcher:
-    """Publishes the wakeups of one environment."""
+    """Publishes wakeups of one environment; those of queues that are not known here are left to others."""
 
-    def __init__(self, database: Database, transport: Publisher, environment: str, clock: Clock | None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        transport: Publisher,
+        environment: str,
+        queues: Collection[str],
+        clock: Clock | None,
+    ) -> None:
         self._database = database
         self._transport = transport
         self._environment = environment
+        self._queues = queues
         self._clock = clock
         self._me = uuid4()
 
@@ -55,17 +63,19 @@ class Dispatcher:
         flushed = self._publish(None)
         return Flushed(flushed.published, flushed.failed, flushed.dead_lettered, more or flushed.more)
 
-    def publish(self, run_ids: Collection[UUID]) -> None:
-        """Publish the wakeups of runs just made; what fails here is the next maintenance pass's business."""
+    def publish(self, run_ids: Sequence[UUID]) -> None:
+        """Publish the wakeups of runs just made, each tried once, until one fails; the rest is left to maintenance."""
         try:
-            while self._publish(run_ids).more:
-                pass
+            for start in range(0, len(run_ids), BATCH):
+                if self._publish(run_ids[start : start + BATCH]).failed:
+                    break
         except RunlaneError as error:
             log.warning("wakeups are left to maintenance: %s", error)
 
     def _publish(self, run_ids: Collection[UUID] | None) -> Flushed:
         claimed, more = self._database.transact(
-            lambda tx: outbox.claim(tx, self._environment, self._me, tx.now(), BATCH, run_ids), self._clock
+            lambda tx: outbox.claim(tx, self._environment, self._me, tx.now(), BATCH, self._queues, run_ids),
+            self._clock,
         )
         if not claimed:
             return Flushed(more=more)

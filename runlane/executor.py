@@ -31,6 +31,8 @@ _BLOCKS = 0.0005
 #: No execution begun for so long while some wait: all threads are blocked; seconds.
 _STALLED = 0.01
 _TRACEBACK_LIMIT = 16_384
+#: Seconds that a coroutine gets to clean up after Ctrl-C, before its run is given back whatever it does.
+_CLEAN_UP = 5.0
 
 
 class Execution:
@@ -323,11 +325,20 @@ class LoopThread:
 
     def run(self, coroutine: Coroutine[Any, Any, Outcome]) -> Outcome:
         """Run a coroutine to its end, from another thread."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._started())
+        ended = threading.Event()
+
+        async def whole() -> Outcome:
+            try:
+                return await coroutine
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(whole(), self._started())
         try:
             return future.result()
         except KeyboardInterrupt:
             future.cancel()
+            ended.wait(_CLEAN_UP)
             raise
 
     def close(self) -> None:

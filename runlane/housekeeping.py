@@ -6,10 +6,17 @@ import logging
 import random
 import threading
 
+from runlane.engine.tick import TickReport
 from runlane.errors import RunlaneError
 from runlane.runtime import Runtime
 
 log = logging.getLogger("runlane.worker")
+
+#: Seconds that a pass under way gets to end when its process stops; a transport that hangs must not hold that up.
+_PATIENCE = 5.0
+#: After so many passes in a row that failed, another process gets the house.
+_ENOUGH = 3
+_ELSEWHERE = TickReport()
 
 
 class Housekeeper:
@@ -33,19 +40,33 @@ class Housekeeper:
     def close(self) -> None:
         """Let the pass under way end, and another process take over at once."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_PATIENCE)
+        if not self._thread.is_alive():
+            self._leave()
+
+    def _leave(self) -> None:
         try:
-            self._runtime.leave_house()
+            self._runtime.leave_house(self._interval)
         except RunlaneError as error:
             log.debug("others keep house only after a while: %s", error)
 
     def _loop(self) -> None:
-        wait = self._interval
+        wait, failures = self._interval, 0
         while not self._stop.wait(wait * random.uniform(0.9, 1.1)):  # noqa: S311
-            try:
-                report = self._runtime.keep_house(self._interval)
-                wait = 0.001 if report is not None and report.more else self._interval
-            except RunlaneError as error:
-                log.warning("maintenance has to wait: %s", error)
-            except Exception:
-                log.exception("maintenance failed")
+            report = self._keep_house()
+            wait = 0.001 if report is not None and report.more else self._interval
+            failed = report is None or (report.wakeups_failed > 0 and not report.wakeups_published)
+            failures = failures + 1 if failed else 0
+            if failures == _ENOUGH:  # what fails here may work elsewhere
+                self._leave()
+                wait, failures = _ENOUGH * self._interval, 0
+
+    def _keep_house(self) -> TickReport | None:
+        """The report of a pass, or of another process's; None if it failed."""
+        try:
+            return self._runtime.keep_house(self._interval) or _ELSEWHERE
+        except RunlaneError as error:
+            log.warning("maintenance has to wait: %s", error)
+        except Exception:
+            log.exception("maintenance failed")
+        return None

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from time import monotonic
 from typing import Protocol, TypeVar
 from uuid import UUID
 
@@ -35,6 +36,8 @@ T = TypeVar("T")
 
 #: The least time, in seconds, for which a process that keeps house is believed to go on.
 _HOUSE = 5.0
+#: Seconds between looks for queued runs that nobody has asked the delivery of.
+_SWEEP = 600.0
 
 
 @frozen
@@ -100,7 +103,7 @@ class Runtime:
         if isinstance(lane.transport, BoundToQueues):
             lane.transport.check(registry.queues.keys())
         self._dispatcher = (
-            Dispatcher(lane.database, lane.transport, self.environment, clock)
+            Dispatcher(lane.database, lane.transport, self.environment, registry.queues.keys(), clock)
             if isinstance(lane.transport, Publisher)
             else None
         )
@@ -108,6 +111,7 @@ class Runtime:
         self._session: Session | None = None
         self._holding: list[Holding] = []
         self._deployed = False
+        self._next_sweep = 0.0
         self._started = False
         self._pid = os.getpid()
 
@@ -217,8 +221,12 @@ class Runtime:
         self.lane.require(Capability.LEASES_RUNS, "maintenance")
         deploy = not self._deployed and Capability.CLAIMS_SCHEDULE_OCCURRENCES in self.lane.capabilities
         pass_ = Tick(self.database, self.clock, self.environment, self.registry, self.settings.max_events)
-        report = pass_.run(deploy=deploy)
+        now = monotonic()
+        sweep = now >= self._next_sweep
+        report = pass_.run(deploy=deploy, sweep=sweep)
         self._deployed = True
+        if sweep:
+            self._next_sweep = now + _SWEEP
         if report.runs_recovered or report.schedules_fired:
             self.ring()
         if self._dispatcher is None:
@@ -240,11 +248,12 @@ class Runtime:
         Args:
             interval: seconds between the passes of this process.
         """
-        me, of = self.session().holder.session_id, self.registry.fingerprint
+        me, of = self.session().holder.session_id, self.house(interval)
         lease = timedelta(seconds=max(_HOUSE, 2.5 * interval))
         with self.reading() as tx:
             now, seen = tx.now(), maintainers.find(tx, self.environment, of)
-        if seen is not None and seen.session_id != me and seen.expires_at > now:
+        # One that expires later than it could have been taken for was taken under a clock that has been set back since.
+        if seen is not None and seen.session_id != me and now < seen.expires_at <= now + lease:
             return None
         if seen is None or seen.session_id != me or seen.expires_at < now + lease / 2:
             wanted = Maintainer(me, now + lease)
@@ -252,11 +261,15 @@ class Runtime:
                 return None
         return self.tick()
 
-    def leave_house(self) -> None:
+    def house(self, interval: float) -> str:
+        """What is kept by one process at a time: the same for those that would do the same as often."""
+        return f"{self.registry.fingerprint}-{interval:g}"
+
+    def leave_house(self, interval: float) -> None:
         """Let another process keep house at once, if this one does."""
         session = self._session
         if session is not None:
-            me, of = session.holder.session_id, self.registry.fingerprint
+            me, of = session.holder.session_id, self.house(interval)
             self.transact(lambda tx: maintainers.retire(tx, self.environment, of, me))
 
     def _lease_lost(self, session_id: UUID) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
+from functools import partial
 from itertools import islice
 
 from runlane import reading, requests, schedule_decisions
@@ -19,7 +20,7 @@ from runlane.projections.schedules import ScheduleState
 from runlane.reading import DEFAULT_LIMIT, QueueState
 from runlane.requests import actor_of
 from runlane.runtime import Runtime
-from runlane.storage import log, queries, queues, schedules
+from runlane.storage import log, outbox, queries, queues, schedules
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Queue
 from runlane.values import Actor, free_text, identifier, new_run_id
@@ -195,7 +196,13 @@ class Queues:
         """
         control = self._set(queue, False, reason, actor)
         self._runtime.ring()
+        if self._runtime.lane.delivers and control is not None:
+            while self._runtime.transact(partial(self._publish_again, name=control.name)):
+                pass
         return control
+
+    def _publish_again(self, tx: Transaction, name: str) -> bool:
+        return outbox.publish_again(tx, self._runtime.environment, name, tx.now(), 1000)
 
     def _set(self, queue: Queue | str, paused: bool, reason: str | None, actor: Actor | None) -> QueueControl | None:
         name = reading.queue_name(queue)

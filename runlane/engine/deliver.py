@@ -74,9 +74,10 @@ def accept(tx: Transaction, environment: str, holder: Holder, wakeup: Wakeup, co
         return ignored(IgnoreReason.NOT_FOUND)
     if (reason := _refusal(seen, wakeup, consumer, tx.now())) is not None:
         return ignored(reason, seen)
-    run = claims.lock_run(tx, wakeup.run_id)
-    if run is None:  # somebody is about to change it
-        return ignored(IgnoreReason.LOST_RACE, seen)
+    # It waits: a claim that locks more rows than it leases would otherwise have the wakeup thrown away.
+    run = next(iter(claims.lock_runs(tx, [wakeup.run_id])), None)
+    if run is None:
+        return ignored(IgnoreReason.NOT_FOUND)
     if (reason := _refusal(run, wakeup, consumer, tx.now())) is not None:
         return ignored(reason, run)
     limit = consumer.limits.get(run.queue)
@@ -120,6 +121,13 @@ def request_deliveries(tx: Transaction, run_ids: Sequence[UUID]) -> int:
     runs = claims.lock_runs(tx, run_ids)
     now = tx.now()
     return _append(tx, [(run, decisions.request_delivery(run, now)) for run in runs], now)
+
+
+def request_again(tx: Transaction, run_ids: Sequence[UUID], max_events: int) -> int:
+    """Ask for the deliveries of queued runs that nobody has asked for as they are; of how many."""
+    runs = claims.lock_runs(tx, run_ids)
+    now = tx.now()
+    return _append(tx, [(run, decisions.request_again(run, now, max_events)) for run in runs], now)
 
 
 def reserve_slots(

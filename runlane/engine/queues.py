@@ -5,7 +5,7 @@ from __future__ import annotations
 from runlane import decisions
 from runlane.errors import ConflictKind, StorageConflict
 from runlane.projections.queues import QueueControl
-from runlane.storage import log, outbox, queues
+from runlane.storage import log, queues
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor
 
@@ -27,6 +27,4 @@ def set_paused(
     change = decisions.move_queue(environment, name, state, events, tx.now(), actor)
     if not log.append_queue(tx, change):
         raise StorageConflict(f"queue {name} was paused or resumed by somebody else", kind=ConflictKind.SEQUENCE)
-    if tx.publishes and not paused:
-        outbox.publish_again(tx, environment, name, tx.now())
     return change.after

@@ -20,6 +20,7 @@ from runlane.policy import ONE_ATTEMPT
 from runlane.registry import Registry
 from runlane.storage import claims, schedules, sessions, waiting
 from runlane.storage.database import Database
+from runlane.storage.outbox import REDELIVERY
 from runlane.storage.transaction import Transaction
 from runlane.values import new_run_id
 
@@ -71,11 +72,12 @@ class Tick:
         self._errors: list[str] = []
         self._more = False
 
-    def run(self, *, deploy: bool) -> TickReport:
+    def run(self, *, deploy: bool, sweep: bool = False) -> TickReport:
         """Recover what expired sessions held, give back slots, make the runs of due schedules, ask for deliveries.
 
         Args:
             deploy: also record the registered schedules, as the first pass of a process does.
+            sweep: also look for queued runs that nobody has asked the delivery of.
 
         Raises:
             StorageUnavailable: the database cannot be reached; other faults of single items are in the report.
@@ -91,6 +93,8 @@ class Tick:
         self._fire()
         if self._registry.delivers:
             self._request_deliveries()
+            if sweep:
+                self._sweep()
             self._reserve()
         return TickReport(**self._counts, errors=tuple(self._errors), more=self._more)
 
@@ -148,6 +152,18 @@ class Tick:
             self._more |= len(due) >= BATCH
             if due:
                 self._count("deliveries_requested", partial(deliver.request_deliveries, run_ids=due))
+
+    def _sweep(self) -> None:
+        for queue in filter(self._registry.wakes, self._registry.queues):
+            done = -1
+            while done < self._counts["deliveries_requested"]:
+                done = self._counts["deliveries_requested"]
+                with self._database.read(self._clock) as tx:
+                    now = tx.now()
+                    ids = waiting.unasked(tx, self._environment, queue, now, now - REDELIVERY, BATCH)
+                if ids:
+                    again = partial(deliver.request_again, run_ids=ids, max_events=self._max_events)
+                    self._count("deliveries_requested", again)
 
     def _reserve(self) -> None:
         limits, tasks = self._registry.limits(), list(self._registry.tasks)

@@ -67,11 +67,6 @@ def lock_runs(tx: Transaction, ids: Sequence[UUID]) -> list[Run]:
     return queries.load(tx, _LOCKED, {"ids": list(ids)})
 
 
-def lock_run(tx: Transaction, run_id: UUID) -> Run | None:
-    """The run with this id, locked; None if somebody else holds it, or there is none."""
-    return next(iter(queries.load(tx, _LOCKED_UNLESS_HELD, {"run_id": run_id})), None)
-
-
 def lock_leased(tx: Transaction, session_id: UUID, limit: int) -> list[Run]:
     """Up to `limit` runs leased to a session, locked; those that others hold at the moment are left out."""
     return queries.load(tx, _LOCKED_LEASED, {"session_id": session_id, "most": limit})

@@ -13,12 +13,12 @@ from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import and_, bindparam, delete, exists, insert, select, update
+from sqlalchemy import and_, bindparam, delete, exists, insert, select, text, update
 
 from runlane.projections.runs import Run
 from runlane.storage import queries, tables
 from runlane.storage.transaction import Transaction
-from runlane.values import CLAIMABLE
+from runlane.values import CLAIMABLE, storable
 from runlane.wakeup import OutboxStatus, PublishOutcome, PublishStatus, Wakeup
 
 #: For how long a publisher may keep rows before others take them over.
@@ -30,8 +30,10 @@ MOST_TRIES = 20
 _BACKOFF = (timedelta(seconds=1), timedelta(minutes=5))
 _OUTBOX, _RUNS, _EVENTS = tables.outbox, tables.runs, tables.events
 _C = _OUTBOX.c
-#: What a publisher may take: rows that are due, those of a publisher whose time is up among them.
-_OPEN = (OutboxStatus.PENDING, OutboxStatus.FAILED, OutboxStatus.CLAIMED)
+# As the indexes say it: the planner compares texts, not meanings.  What a publisher may take, once it is due, includes
+# rows of a publisher whose time is up.
+_OPEN = text("status in ('pending', 'claimed', 'failed')")
+_PUBLISHED = text("status = 'published'")
 
 
 @frozen
@@ -82,29 +84,35 @@ def claim(
     publisher: UUID,
     now: datetime,
     limit: int,
+    queues: Collection[str] | None = None,
     run_ids: Collection[UUID] | None = None,
 ) -> tuple[list[Claimed], bool]:
-    """Take up to `limit` rows that are due (of these runs) until ``CLAIM`` from now.
+    """Take up to `limit` rows of these queues (and runs) that are due, until ``CLAIM`` from now.
 
-    Rows whose run has gone on meanwhile are settled without being published.  Returns the others, and whether there
-    may be more.
+    Rows whose run has gone on meanwhile are settled without being published, and those whose publishers have vanished
+    too often are given up.  Returns the others, and whether there may be more.
     """
-    mine = [_C.environment == environment, _C.due_at <= now, _C.status.in_(_OPEN)]
+    mine: list[Any] = [_C.environment == environment, _C.due_at <= now, _OPEN]
+    if queues is not None:
+        mine.append(_C.queue.in_(list(queues)))
     if run_ids is not None:
         mine.append(_C.run_id.in_(list(run_ids)))
-    statement = select(_OUTBOX).where(*mine).order_by(_C.due_at, _C.run_id).limit(limit)
+    statement = select(_OUTBOX).where(*mine).order_by(_C.due_at).limit(limit)
     rows: Sequence[Any] = tx.execute(statement.with_for_update(skip_locked=True)).all()
     runs = queries.get_runs(tx, [row.run_id for row in rows]) if rows else {}
-    taken, passed = [], []
+    taken, passed, lost = [], [], []
     for row in rows:
         run = runs.get(row.run_id)
-        if run is not None and _is_waiting(run, row.sequence):
+        if row.attempts >= MOST_TRIES:
+            lost.append((row.run_id, row.sequence))
+        elif run is not None and _is_waiting(run, row.sequence):
             wakeup = Wakeup(environment, run.id, row.queue, row.requested_at, run.trace_carrier)
             taken.append(Claimed(wakeup, row.sequence, row.attempts + 1))
         else:
             passed.append((row.run_id, row.sequence))
     _set(tx, [(one.key, _claimed(publisher, now, one.attempts)) for one in taken])
-    _set(tx, [(key, _settled("the run had gone on")) for key in passed])
+    _set(tx, [(key, _ended(OutboxStatus.PUBLISHED, "the run had gone on")) for key in passed])
+    _set(tx, [(key, _ended(OutboxStatus.DEAD_LETTERED, "its publishers vanished")) for key in lost])
     return taken, len(rows) == limit
 
 
@@ -130,8 +138,8 @@ def look_again(tx: Transaction, environment: str, now: datetime, limit: int) -> 
 
     Returns whether there may be more.
     """
-    due = (_C.environment == environment, _C.due_at <= now, _C.status == OutboxStatus.PUBLISHED)
-    statement = select(_C.run_id, _C.sequence).where(*due).order_by(_C.due_at, _C.run_id).limit(limit)
+    due = (_C.environment == environment, _C.due_at <= now, _PUBLISHED, _C.due_at.is_not(None))
+    statement = select(_C.run_id, _C.sequence).where(*due).order_by(_C.due_at).limit(limit)
     rows: Sequence[Any] = tx.execute(statement.with_for_update(skip_locked=True)).all()
     runs = queries.get_runs(tx, [row.run_id for row in rows]) if rows else {}
     changes = []
@@ -143,10 +151,16 @@ def look_again(tx: Transaction, environment: str, now: datetime, limit: int) -> 
     return len(rows) == limit
 
 
-def publish_again(tx: Transaction, environment: str, queue: str, now: datetime) -> None:
-    """Look at once at what was published for a queue: while it was paused, wakeups were ignored."""
-    published = (_C.environment == environment, _C.queue == queue, _C.status == OutboxStatus.PUBLISHED)
-    tx.execute(update(_OUTBOX).where(*published, _C.due_at.is_not(None)).values(due_at=now))
+def publish_again(tx: Transaction, environment: str, queue: str, now: datetime, limit: int) -> bool:
+    """Look at once at up to `limit` wakeups that were published for a queue: while it was paused, they were ignored.
+
+    Returns whether there may be more.
+    """
+    published = (_C.environment == environment, _C.due_at > now, _PUBLISHED, _C.due_at.is_not(None), _C.queue == queue)
+    statement = select(_C.run_id, _C.sequence).where(*published).limit(limit)
+    rows: Sequence[Any] = tx.execute(statement.with_for_update(skip_locked=True)).all()
+    _set(tx, [((row.run_id, row.sequence), {"due_at": now}) for row in rows])
+    return len(rows) == limit
 
 
 def remove(tx: Transaction, run_ids: Sequence[UUID]) -> None:
@@ -201,21 +215,17 @@ def _pending(now: datetime) -> dict[str, Any]:
     return {"status": OutboxStatus.PENDING, "due_at": now, "attempts": 0}
 
 
-def _settled(detail: str) -> dict[str, Any]:
-    return {"status": OutboxStatus.PUBLISHED, "due_at": None, "claimed_by": None, "detail": detail}
+def _ended(status: OutboxStatus, detail: str | None) -> dict[str, Any]:
+    return {"status": status, "due_at": None, "claimed_by": None, "detail": detail}
 
 
 def _outcome(claimed: Claimed, outcome: PublishOutcome, now: datetime) -> dict[str, Any]:
     """The row once the transport has answered."""
     if outcome.status is PublishStatus.PUBLISHED:
         return {"status": OutboxStatus.PUBLISHED, "due_at": now + REDELIVERY, "claimed_by": None, "detail": None}
+    detail = None if outcome.detail is None else storable(outcome.detail)
     if outcome.status is PublishStatus.REJECTED or claimed.attempts >= MOST_TRIES:
-        return {
-            "status": OutboxStatus.DEAD_LETTERED,
-            "due_at": None,
-            "claimed_by": None,
-            "detail": outcome.detail,
-        }
+        return _ended(OutboxStatus.DEAD_LETTERED, detail)
     least, most = _BACKOFF
     wait = min(least * 2 ** (claimed.attempts - 1), most)
-    return {"status": OutboxStatus.FAILED, "due_at": now + wait, "claimed_by": None, "detail": outcome.detail}
+    return {"status": OutboxStatus.FAILED, "due_at": now + wait, "claimed_by": None, "detail": detail}

@@ -314,8 +314,10 @@ outbox = Table(
     ),
     postgresql_with={"fillfactor": "70", "autovacuum_vacuum_scale_factor": "0.02"},
 )
-_UNSETTLED = text("due_at is not null")
-Index("outbox_due", outbox.c.environment, outbox.c.due_at, postgresql_where=_UNSETTLED, sqlite_where=_UNSETTLED)
+_OPEN = text("status in ('pending', 'claimed', 'failed')")
+Index("outbox_due", outbox.c.environment, outbox.c.due_at, postgresql_where=_OPEN, sqlite_where=_OPEN)
+_PUBLISHED = text("status = 'published' and due_at is not null")
+Index("outbox_published", outbox.c.environment, outbox.c.due_at, postgresql_where=_PUBLISHED, sqlite_where=_PUBLISHED)
 
 queues = Table(
     "queues",

@@ -12,11 +12,12 @@ from runlane.storage import tables
 def _to_2(connection: Connection, schema: str | None) -> None:
     """Wakeups that are published, slots reserved for them, maintenance by one of many, what a worker process knows."""
     of = "" if schema is None else f'"{schema}".'
-    connection.exec_driver_sql(f"alter table {of}sessions add column tasks {'text' if schema is None else 'json'}")
     connection.exec_driver_sql(f"drop index {of}runs_occupied")
     next(index for index in tables.runs.indexes if index.name == "runs_occupied").create(connection)
     for table in (tables.maintainers, tables.outbox):
         table.create(connection)
+    # Last: while it waits for its lock no heartbeat gets through, and it must not wait for readers of `runs` meanwhile.
+    connection.exec_driver_sql(f"alter table {of}sessions add column tasks {'text' if schema is None else 'json'}")
 
 
 #: What leads to each version from the one before, in the transaction of the migration.

@@ -37,6 +37,19 @@ def due_waiting(tx: Transaction, environment: str, queue: str, now: datetime, li
     return found
 
 
+def unasked(tx: Transaction, environment: str, queue: str, now: datetime, before: datetime, limit: int) -> list[UUID]:
+    """Up to `limit` runs of a queue that were queued before then, and for whose delivery nobody has asked since.
+
+    A process whose transport carries no wakeups may have queued them, or one that knew another limit of the queue.
+    It looks at every queued run: not for every pass.
+    """
+    o = tables.outbox.c
+    asked = select(o.run_id).where(o.run_id == _C.id, o.sequence >= _C.sequence - 1).exists()
+    mine = (_C.environment == environment, _C.queue == queue, text("status = 'queued'"))
+    statement = select(_C.id).where(*mine, _C.due_at <= now, _C.updated_at <= before, ~asked)
+    return list(tx.execute(statement.limit(limit)).scalars())
+
+
 def reserved(tx: Transaction, environment: str, queues: Sequence[str]) -> list[Run]:
     """The runs of these queues that hold a reservation; at most as many as the queues' limits."""
     held = (_C.environment == environment, _C.queue.in_(list(queues)), _OCCUPIED, _C.reservation.is_not(None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 from uuid import uuid4
 
@@ -29,7 +30,7 @@ from runlane import (
 from runlane.errors import TransportUnavailable
 from runlane.storage import sessions, tables
 from runlane.storage.outbox import CLAIM, MOST_TRIES, REDELIVERY
-from tests.engine.post import Office, office
+from tests.engine.post import DONE, Office, office
 from tests.engine.sessions import EXPIRY, session_of, take
 from tests.engine.tasks import HOUR, echo, flaky, patient
 from tests.support import SECOND, database_of, named, raw, types_of
@@ -286,6 +287,72 @@ def test_a_wakeup_whose_run_has_gone_on_is_not_published(office: Office) -> None
     app.execute_next()
     report = app.tick()
     assert (report.wakeups_published, office.post.calls, statuses(app)) == (0, 0, ["published"])
+
+
+def test_a_trigger_tries_each_wakeup_once_and_stops_when_one_fails(office: Office, clock: SettableClock) -> None:
+    """However long the provider takes to refuse: what became due again meanwhile is not the trigger's business."""
+    app = office.app(echo, clock=clock)
+
+    def slow(_: Wakeup) -> PublishOutcome:
+        clock.advance(SECOND)
+        return PublishOutcome(PublishStatus.FAILED, "busy")
+
+    office.post.answer = slow
+    app.trigger_many(echo, range(250))
+    assert office.post.calls == 1
+    assert Counter(statuses(app)) == {"failed": 100, "pending": 150}
+
+
+def test_wakeups_of_queues_that_are_not_known_here_are_left_to_others(office: Office) -> None:
+    app = office.app(echo, aside, queues=[MAIN, ASIDE], dispatch="deferred")
+    other = office.app(echo, queues=[MAIN])
+    app.trigger(aside, 1)
+    assert other.tick().wakeups_published == 0
+    assert (office.post.calls, statuses(app)) == (0, ["pending"])
+    assert app.tick().wakeups_published == 1
+
+
+def test_whatever_a_provider_says_can_be_stored(office: Office) -> None:
+    app = office.app(echo)
+    answers = iter([PublishOutcome(PublishStatus.FAILED, "\x00\ud800" + 10_000 * "x"), DONE])
+    office.post.answer = lambda _: next(answers)
+    app.trigger_many(echo, [1, 2])
+    assert sorted(statuses(app)) == ["failed", "published"]
+
+
+def test_a_wakeup_whose_publishers_vanish_again_and_again_is_given_up(office: Office, clock: SettableClock) -> None:
+    app = office.app(echo, clock=clock, dispatch="deferred")
+
+    class Died(BaseException):
+        pass
+
+    office.post.refuse = Died()
+    app.trigger(echo, 1)
+    for _ in range(MOST_TRIES):
+        with pytest.raises(Died):
+            app.tick()
+        clock.advance(CLAIM)
+    assert app.tick().wakeups_published == 0
+    assert statuses(app) == ["dead_lettered"]
+
+
+def test_a_run_that_a_process_without_wakeups_has_queued_is_delivered_after_a_while(
+    shared_url: str, clock: SettableClock
+) -> None:
+    office = Office(shared_url)
+    with Runlane(shared_url, tasks=[echo], clock=clock) as plain:
+        run = plain.trigger(echo, 1).run
+        delivered = office.app(echo, clock=clock)
+        kept = delivered.trigger(echo, 2).run
+        assert (delivered.tick().deliveries_requested, len(office.post.take())) == (0, 1)
+        clock.advance(REDELIVERY)
+        # Looking at every queued run is for the first pass of a process, and for one every ten minutes.
+        later = office.app(echo, clock=clock)
+        assert later.tick().deliveries_requested == 1
+        assert {wakeup.run_id for wakeup in office.post.take()} == {run.id, kept.id}
+        assert office.app(echo, clock=clock).tick().deliveries_requested == 0
+    for app in office.apps:
+        app.close()
 
 
 def test_pruning_takes_the_wakeups_along(office: Office, clock: SettableClock) -> None:

@@ -57,11 +57,11 @@ def test_the_other_takes_over_when_it_vanishes(shared_url: str, clock: SettableC
 def test_it_looks_once_and_writes_seldom(shared_url: str, clock: SettableClock) -> None:
     one, two = pair(shared_url, clock)
     keeps(one)
-    before = keeper(two, two.registry.fingerprint)
+    before = keeper(two, two._runtime.house(INTERVAL))
     clock.advance(timedelta(seconds=1))
     keeps(one)
     keeps(two)
-    assert keeper(two, two.registry.fingerprint) == before
+    assert keeper(two, two._runtime.house(INTERVAL)) == before
     one.close()
     two.close()
 
@@ -70,11 +70,11 @@ def test_who_stops_leaves_the_house_at_once(shared_url: str) -> None:
     with Runlane(shared_url, tasks=[echo]) as one, Runlane(shared_url, tasks=[echo]) as two:
         worker = one.worker(maintenance_interval=0.01)
         worker.start()
-        of = one.registry.fingerprint
+        of = one._runtime.house(0.01)
         eventually(lambda: keeper(one, of) is not None, "the first worker keeping house")
-        assert not keeps(two)
+        assert two._runtime.keep_house(0.01) is None
         worker.stop()
-        assert keeps(two)
+        assert two._runtime.keep_house(0.01) is not None
 
 
 def test_other_definitions_are_kept_by_somebody_who_has_them(shared_url: str, clock: SettableClock) -> None:
@@ -90,6 +90,23 @@ def test_other_definitions_are_kept_by_somebody_who_has_them(shared_url: str, cl
         assert keeps(app)
         app.close()
     one.close()
+
+
+def test_a_clock_that_is_set_back_keeps_nobody_in_the_house_for_long(shared_url: str, clock: SettableClock) -> None:
+    one, two = pair(shared_url, clock)
+    assert keeps(one)
+    clock.advance(-timedelta(hours=1))
+    assert keeps(two)
+    one.close()
+    two.close()
+
+
+def test_those_that_look_less_often_keep_a_house_of_their_own(shared_url: str, clock: SettableClock) -> None:
+    one, two = pair(shared_url, clock)
+    assert one._runtime.keep_house(60.0) is not None
+    assert keeps(two)
+    one.close()
+    two.close()
 
 
 def test_an_explicit_tick_always_does_the_work(shared_url: str, clock: SettableClock) -> None:
@@ -116,7 +133,7 @@ def test_many_that_begin_at_once_find_one(shared_url: str, clock: SettableClock)
 
 def test_a_slower_one_does_not_take_what_was_taken_meanwhile(shared_url: str, clock: SettableClock) -> None:
     with Runlane(shared_url, tasks=[echo], clock=clock) as app:
-        database, of = database_of(app), app.registry.fingerprint
+        database, of = database_of(app), app._runtime.house(INTERVAL)
         first, second, late = (Maintainer(uuid4(), clock() + HOUSE) for _ in range(3))
 
         def take(seen: Maintainer | None, wanted: Maintainer) -> bool:
