@@ -2,57 +2,61 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import subprocess
+import sys
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from runlane import Runlane, RunStatus, task
-from tests.support import PATIENCE, types_of
+from runlane import Runlane, task
 
 Make = Callable[..., Runlane]
+#: A program that presses Ctrl-C on itself in its first attempt; a process of its own, as it is about the main thread.
+PROGRAM = """
+import asyncio, signal, sys, threading
+from runlane import Runlane, task
 
+first = threading.Event()
 
-def press_ctrl_c() -> None:
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+def press():
+    first.set()
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+@task("def")
+def slow() -> str:
+    if not first.is_set():
+        press()
+        threading.Event().wait(20)
+    return "done"
+
+@task("async def")
+async def slow_async() -> str:
+    if not first.is_set():
+        press()
+        await asyncio.sleep(20)
+    return "done"
+
+used = {"def": slow, "async def": slow_async}[sys.argv[1]]
+with Runlane("memory:", tasks=[used]) as app:
+    try:
+        if sys.argv[2] == "run_now":
+            app.run_now(used)
+        else:
+            app.trigger(used)
+            app.execute_next()
+    except KeyboardInterrupt:
+        (run,) = app.runs.list().data
+        told = [type(record.event).__name__ for record in app.runs.events(run.id)]
+        print(run.status, run.failure_count, told[-1], app.execute_next().result, app.audit.verify().identical)
+"""
 
 
 @pytest.mark.parametrize("call", ["run_now", "execute_next"])
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_the_run_is_given_back_and_the_program_is_interrupted(make_app: Make, call: str, kind: str) -> None:
-    first = threading.Event()
-
-    @task("slow")
-    def slow(payload: Any) -> str:
-        if not first.is_set():
-            first.set()
-            press_ctrl_c()
-            threading.Event().wait(PATIENCE)
-        return "done"
-
-    @task("slow.async")
-    async def slow_async(payload: Any) -> str:
-        import asyncio
-
-        if not first.is_set():
-            first.set()
-            press_ctrl_c()
-            await asyncio.sleep(PATIENCE)
-        return "done"
-
-    used = slow if kind == "def" else slow_async
-    app = make_app(used)
-    if call == "execute_next":
-        app.trigger(used)
-    execute = {"run_now": lambda: app.run_now(used), "execute_next": app.execute_next}[call]
-    with pytest.raises(KeyboardInterrupt):
-        execute()
-    (run,) = app.runs.list().data
-    assert (run.status, run.failure_count) == (RunStatus.QUEUED, 0)
-    assert types_of(app, run.id)[-1] == "RunInterrupted"
-    assert app.execute_next().result == "done"
+def test_the_run_is_given_back_and_the_program_is_interrupted(call: str, kind: str) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, kind, call], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["queued", "0", "RunInterrupted", "done", "True"]
 
 
 def test_elsewhere_it_is_a_failure_like_any_other(make_app: Make) -> None:
