@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from random import Random
 from typing import Any
 from uuid import UUID, uuid4
@@ -102,6 +103,18 @@ class Consumers(Acting):
             "no_capacity": full or run.wanted.queue in self.model.paused,
         }
         return {reason for reason, is_so in holds.items() if is_so}
+
+    @command(3)
+    def tick_where_a_slot_or_a_wakeup_falls_due(self, rng: Random) -> None:
+        self.needs(self.model.outbox is not None)
+        assert self.model.outbox is not None
+        ends = [run.reserved[0] for run in self.model.runs.values() if run.reserved is not None]
+        ends += [row.due_at for row in self.model.outbox.rows.values()]
+        times = [at for at in ends if at is not None and at > self.model.now]
+        self.needs(times)
+        edge = rng.choice((timedelta(0), timedelta(0), timedelta(microseconds=-1)))
+        self.advance(max(rng.choice(times) + edge - self.model.now, timedelta(0)))
+        self.ticks(rng.randrange(2))
 
     @command(2)
     def claim_wakeups_and_die(self, rng: Random) -> None:

@@ -175,6 +175,13 @@ class Operators(Applications):
     def reset_a_key(self, rng: Random) -> None:
         keys = list(self.model.owners)
         task, key = rng.choice(keys) if keys and rng.random() < 0.8 else ("patient", rng.choice(WORDS))
+        self.reset(rng, task, key)
+        if rng.random() < 0.3:
+            self.then()
+            self.reset(rng, task, key)
+
+    def reset(self, rng: Random, task: str, key: str) -> None:
+        """Free a key; whether anything was freed is as the model says."""
         process = 0 if task == "rare" else rng.randrange(2)
         refused, expected, freed = self.refused(
             lambda: self.model.reset_key(task, key, BY),
