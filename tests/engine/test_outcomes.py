@@ -292,9 +292,7 @@ class OwnBaseException(BaseException):
     """Not even an Exception."""
 
 
-@pytest.mark.parametrize(
-    "error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), OwnBaseException("own")], ids=repr
-)
+@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit(), OwnBaseException("own")], ids=repr)
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_an_exception_that_means_to_end_the_program_ends_only_the_attempt(
     make_app: Make, error: BaseException, kind: str

