@@ -122,7 +122,7 @@ class Consumers(Acting):
         self.needs(self.model.outbox is not None)
         assert self.model.outbox is not None
         dead, process = uuid4(), rng.randrange(2)
-        rows = self.model.outbox.take(self.model.now)
+        rows = self.model.outbox.take(self.model.now, publisher=dead)
         claimed, _ = self.lanes[process].database.transact(
             lambda tx: outbox.claim(tx, self.environment, dead, tx.now(), 100), self.clock
         )
@@ -141,11 +141,7 @@ class Consumers(Acting):
             lambda tx: outbox.settle(tx, late.id, [(one, outcome) for one in late.claimed], tx.now()), self.clock
         )
         mine = [self.model.outbox.rows.get(one.key) for one in late.claimed]
-        held = [
-            row
-            for row, one in zip(mine, late.claimed, strict=True)
-            if row is not None and row.status == "claimed" and row.attempts == one.attempts
-        ]
+        held = [row for row in mine if row is not None and row.status == "claimed" and row.claimed_by == late.id]
         for row in held:
             self.model.outbox.settle(row, outcome.status, self.model.now)
         assert sum(settled.values()) == len(held)

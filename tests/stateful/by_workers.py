@@ -138,6 +138,7 @@ class Workers(Acting):
         run = self.model.runs[claim.id]
         since = [event for event in run.history[claim.sequence :] if event[0] != "run.cancellation_requested"]
         ends = {"run.cancelled"} if outcome.kind in ("succeed", "release", "stop") else {"run.failed"}
+        ends |= {"run.failed"} if run.code == "history_limit" else set()  # whatever the handler came to
         return bool(since) and since[0] in {
             (type, f"worker:{claim.lease.worker_id}") for type in ends | set(SAID[outcome.kind])
         }

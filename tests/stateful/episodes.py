@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from random import Random
 
+import pytest
+
 from tests.stateful.by_consumers import Consumers
 from tests.stateful.by_schedulers import Schedulers
 from tests.stateful.by_workers import Workers
@@ -14,6 +16,8 @@ from tests.stateful.machine import COMMANDS, Step
 
 #: Steps of an episode.
 LENGTH = 150
+#: What a step may fail with; ``pytest.raises`` has an exception of its own for what was not raised.
+FAILURES = (Exception, pytest.fail.Exception)
 
 
 class Everybody(Workers, Schedulers, Consumers):
@@ -32,7 +36,7 @@ class Broken(AssertionError):
         steps: as few as it takes.
     """
 
-    def __init__(self, stage: Stage, lot: int, steps: Sequence[Step], of: int, error: Exception) -> None:
+    def __init__(self, stage: Stage, lot: int, steps: Sequence[Step], of: int, error: BaseException) -> None:
         lines = "\n".join(f"    {step!r}," for step in steps)
         super().__init__(
             f"{type(error).__name__}: {error}\n\non {stage.name}, in {len(steps)} of {of} steps; to repeat it:\n"
@@ -53,7 +57,7 @@ def play(stage: Stage, steps: int, seed: int) -> int:
         drawn: list[Step] = []
         try:
             taken += episode(stage, lot, drawn)
-        except Exception as error:
+        except FAILURES as error:
             small, last = smaller(stage, lot, drawn, error)
             raise Broken(stage, lot, small, len(drawn), last) from last
     return taken
@@ -91,7 +95,7 @@ def _play(stage: Stage, lot: int, steps: Callable[[], Step | None]) -> int:
     return taken
 
 
-def smaller(stage: Stage, lot: int, history: Sequence[Step], error: Exception) -> tuple[list[Step], Exception]:
+def smaller(stage: Stage, lot: int, history: Sequence[Step], error: BaseException) -> tuple[list[Step], BaseException]:
     """A history that fails at the same place with as few steps as leaving out some can give, and its failure."""
     best, size, last = list(history), max(1, len(history) // 2), error
     while size:
@@ -119,9 +123,9 @@ def _place(error: BaseException) -> tuple[type, str, int]:
     return type(error), *found
 
 
-def _failure(stage: Stage, lot: int, history: Sequence[Step]) -> Exception | None:
+def _failure(stage: Stage, lot: int, history: Sequence[Step]) -> BaseException | None:
     try:
         replay(stage, lot, history)
-    except Exception as error:
+    except FAILURES as error:
         return error
     return None

@@ -60,7 +60,7 @@ class Machine:
         self.post = stage.post
         self.clock = SettableClock()
         self.environment = f"episode-{uuid4().hex}"
-        self.max_events = 16 if rng.random() < 0.25 else 10_000
+        self.max_events = rng.choice((10, 12, 14)) if rng.random() < 0.25 else 10_000
         self.model = Model(self.clock(), self.max_events, None if stage.post is None else Outbox())
         if stage.post is not None:
             stage.post.open(self.environment, rng)

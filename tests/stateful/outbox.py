@@ -25,6 +25,7 @@ class Row:
     status: str
     due_at: datetime | None
     attempts: int = 0
+    claimed_by: UUID | None = None  # of those that die
 
     @property
     def key(self) -> tuple[UUID, int]:
@@ -68,7 +69,7 @@ class Outbox:
             if row.run.wanted.queue == queue and row.status == "published" and row.due_at is not None:
                 row.due_at = now
 
-    def take(self, now: datetime, of: Collection[UUID] | None = None) -> list[Row]:
+    def take(self, now: datetime, of: Collection[UUID] | None = None, publisher: UUID | None = None) -> list[Row]:
         """A publisher claims the rows that are due, for half a minute; those whose run has gone on are done with."""
         found = []
         for row in self.rows.values():
@@ -76,6 +77,7 @@ class Outbox:
             if is_due and (of is None or row.run.id in of):
                 if row.is_waited_for:
                     row.status, row.due_at, row.attempts = "claimed", now + CLAIM, row.attempts + 1
+                    row.claimed_by = publisher
                     found.append(row)
                 else:
                     row.status, row.due_at = "published", None
