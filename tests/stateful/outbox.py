@@ -67,7 +67,7 @@ class Outbox:
         """While a queue was paused its wakeups were ignored: they are looked at again at once."""
         for row in self.rows.values():
             if row.run.wanted.queue == queue and row.status == "published" and row.due_at is not None:
-                row.due_at = now
+                row.due_at = min(row.due_at, now)
 
     def take(self, now: datetime, of: Collection[UUID] | None = None, publisher: UUID | None = None) -> list[Row]:
         """A publisher claims the rows that are due, for half a minute; those whose run has gone on are done with."""
@@ -75,7 +75,9 @@ class Outbox:
         for row in self.rows.values():
             is_due = row.status in ("pending", "failed", "claimed") and row.due_at is not None and row.due_at <= now
             if is_due and (of is None or row.run.id in of):
-                if row.is_waited_for:
+                if row.attempts >= MOST_TRIES:
+                    row.status, row.due_at = "dead_lettered", None
+                elif row.is_waited_for:
                     row.status, row.due_at, row.attempts = "claimed", now + CLAIM, row.attempts + 1
                     row.claimed_by = publisher
                     found.append(row)
