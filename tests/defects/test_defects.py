@@ -1,4 +1,4 @@
-"""Each planted defect is killed by the test that is named for it."""
+"""Each planted defect is killed by the test that is named for it: every other one here, all of them in `make defects`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def asked() -> Iterator[Asking]:
         yield ready
 
 
-@pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name)
+@pytest.mark.parametrize("defect", DEFECTS[::2], ids=lambda defect: defect.name)
 def test_the_defect_is_killed(asked: Asking, defect: Defect, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue("postgres").admin_url if defect.postgres else None
     plant(defect, tmp_path)
