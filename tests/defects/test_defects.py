@@ -1,4 +1,4 @@
-"""Each planted defect is killed by the test that is named for it: every other one here, all of them in `make defects`."""
+"""Each planted defect is killed by the test named for it: every other one here, all of them in `make defects`."""
 
 from __future__ import annotations
 
