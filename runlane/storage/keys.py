@@ -13,7 +13,7 @@ from runlane.storage import tables
 from runlane.storage.transaction import Transaction
 
 _KEYS = tables.idempotency_keys
-_OF_KEY: Select[Any] = select(_KEYS.c.run_id, _KEYS.c.reset_at).where(
+_OF_KEY: Any = select(_KEYS.c.run_id, _KEYS.c.reset_at).where(
     _KEYS.c.environment == bindparam("environment"),
     _KEYS.c.task_id == bindparam("task_id"),
     _KEYS.c.key == bindparam("key"),
