@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from runlane.lanes import Lane, lane_of
+from runlane.lanes import Lane, lane_of, sqlite_lane
 from runlane.transport.local import LocalTransport
 from tests.stateful.post import Post
 from tests.stateful.reader import Reader, reader_of
@@ -30,13 +30,17 @@ class Stage:
         make: the URL of a database; a new one at each call, where that is how old episodes are cleared away.
         post: the publishing transport, if there is one.
         fresh: after how many episodes another database is taken; what lies there makes each step slower.
+        durable: wait at each commit until the disk has it, as the product does by default.
     """
 
-    def __init__(self, name: str, make: Callable[[], str], fresh: int = 40, post: Post | None = None) -> None:
+    def __init__(
+        self, name: str, make: Callable[[], str], fresh: int = 40, post: Post | None = None, durable: bool = True
+    ) -> None:
         self.name = name if post is None else f"{name}-delivering"
         self.post = post
         self._make = make
         self._fresh = fresh
+        self._durable = durable
         self._played = 0
         self.lanes: tuple[Lane, ...] = ()
         self.reader: Reader
@@ -47,10 +51,10 @@ class Stage:
         return cls("memory", lambda: "memory:", post=post)
 
     @classmethod
-    def sqlite(cls, folder: Path, post: Post | None = None) -> Stage:
+    def sqlite(cls, folder: Path, post: Post | None = None, durable: bool = True) -> Stage:
         """Two connection pools on one file."""
         numbers = count()
-        return cls("sqlite", lambda: f"sqlite:///{folder / f'{next(numbers)}.db'}", post=post)
+        return cls("sqlite", lambda: f"sqlite:///{folder / f'{next(numbers)}.db'}", post=post, durable=durable)
 
     @classmethod
     def postgres(cls, url: str, post: Post | None = None) -> Stage:
@@ -62,8 +66,8 @@ class Stage:
         if self._played % self._fresh == 0:
             self.close()
             url = self._make()
-            first = self._kept(lane_of(url))
-            self.lanes = (first, first if first.database.is_memory else self._kept(lane_of(url)))
+            first = self._kept(self._lane(url))
+            self.lanes = (first, first if first.database.is_memory else self._kept(self._lane(url)))
             first.start()
             self.reader = reader_of(first.database)
         self._played += 1
@@ -76,6 +80,9 @@ class Stage:
             lane.transport.close()
             lane.database.dispose()
         self.lanes = ()
+
+    def _lane(self, url: str) -> Lane:
+        return lane_of(url) if self._durable else sqlite_lane(url, synchronous_commit=False)
 
     def _kept(self, lane: Lane) -> Lane:
         # Doorbells are tested where somebody sleeps; here they would only cost time.
