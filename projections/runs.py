@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, assert_never, cast
 from uuid import UUID
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from runlane.errors import ErrorCode, InvariantViolation
 from runlane.events import (
@@ -27,6 +27,7 @@ from runlane.events import (
     RunStep,
     RunSucceeded,
 )
+from runlane.structs import struct
 from runlane.values import (
     CLAIMABLE,
     LEASED,
@@ -57,7 +58,7 @@ OPEN_TO: dict[type[RunStep], frozenset[RunStatus]] = {
 }
 
 
-@frozen
+@struct
 class Run:
     """A run as of its last event.
 

@@ -13,13 +13,14 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from attrs import fields, frozen
+from attrs import fields
 from cattrs import Converter
 from cattrs.errors import BaseValidationError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from runlane import events as e
 from runlane.errors import InvariantViolation
+from runlane.structs import struct
 from runlane.values import Failure, Source
 
 #: Every event's stored name and current version.
@@ -57,7 +58,7 @@ _CLASS_OF = {name: (cls, version) for cls, (name, version) in STORED_AS.items()}
 _PLAIN = frozenset({"payload", "result", "meta", "trace_carrier", "cadence"})
 
 
-@frozen
+@struct
 class Stored:
     """What the log keeps of an event."""
 

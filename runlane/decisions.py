@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, assert_never
 from uuid import UUID, uuid5
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from runlane.errors import ErrorCode, RunStateInvalid
 from runlane.events import (
@@ -41,6 +41,7 @@ from runlane.policy import Retry
 from runlane.projections import queues, runs
 from runlane.projections.queues import QueueControl
 from runlane.projections.runs import Run
+from runlane.structs import struct
 from runlane.values import LEASED, WAITING, Actor, Failure, RunStatus, Source, SourceType, duration, later
 
 #: The greatest number of events a run may have before it fails with ``history_limit``.
@@ -52,21 +53,21 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 # What an attempt came to, as the executor saw it.
-@frozen
+@struct
 class Succeeded:
     """The handler returned `result`, checked JSON."""
 
     result: Any = None
 
 
-@frozen
+@struct
 class Failed:
     """The handler raised, or could not be called."""
 
     failure: Failure
 
 
-@frozen
+@struct
 class Released:
     """The handler returned a release: exactly one of `delay` and `run_at` is given."""
 
@@ -76,7 +77,7 @@ class Released:
     meta: Mapping[str, Any] | None = None
 
 
-@frozen
+@struct
 class Interrupted:
     """The attempt stopped because its signal asked it to, or was cut off."""
 
@@ -86,7 +87,7 @@ class Interrupted:
 Outcome = Succeeded | Failed | Released | Interrupted
 
 
-@frozen
+@struct
 class Change:
     """What a decision does to a run: the state it was made on, its events, and the state they fold to."""
 
@@ -95,7 +96,7 @@ class Change:
     after: Run
 
 
-@frozen
+@struct
 class QueueChange:
     """What a decision does to a queue."""
 

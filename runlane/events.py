@@ -10,12 +10,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from attrs import frozen
-
+from runlane.structs import struct
 from runlane.values import Actor, Failure, Source
 
 
-@frozen
+@struct
 class RunCreated:
     """A run came into being: its identity, for good."""
 
@@ -34,26 +33,26 @@ class RunCreated:
     meta: Mapping[str, Any] | None = None
 
 
-@frozen
+@struct
 class RunDeliveryRequested:
     """A wakeup was asked for; `available_at` says from when it may be delivered, if not at once."""
 
     available_at: datetime | None = None
 
 
-@frozen
+@struct
 class RunDispatchReserved:
     """A slot of a bounded queue was set aside."""
 
     expires_at: datetime | None = None
 
 
-@frozen
+@struct
 class RunDispatchReservationExpired:
     """An unclaimed slot was given back."""
 
 
-@frozen
+@struct
 class RunLeased:
     """A worker session took the run for one attempt; on a bounded queue, under the limit that it keeps to."""
 
@@ -63,7 +62,7 @@ class RunLeased:
     concurrency_limit: int | None = None
 
 
-@frozen
+@struct
 class RunSucceeded:
     """The handler returned."""
 
@@ -72,7 +71,7 @@ class RunSucceeded:
     result: Any = None
 
 
-@frozen
+@struct
 class RunRetryScheduled:
     """The attempt failed and another follows at `run_at`: `delay_ms` by the policy, moved by the drawn `jitter_ms`."""
 
@@ -84,7 +83,7 @@ class RunRetryScheduled:
     jitter_ms: int
 
 
-@frozen
+@struct
 class RunReleased:
     """The handler asked to continue later; no failure."""
 
@@ -95,7 +94,7 @@ class RunReleased:
     meta: Mapping[str, Any] | None = None
 
 
-@frozen
+@struct
 class RunInterrupted:
     """The worker gave the attempt back before it had an outcome."""
 
@@ -104,7 +103,7 @@ class RunInterrupted:
     reason: str
 
 
-@frozen
+@struct
 class RunLeaseExpired:
     """The owner vanished without a word."""
 
@@ -112,7 +111,7 @@ class RunLeaseExpired:
     attempt: int
 
 
-@frozen
+@struct
 class RunFailed:
     """The run ended in failure."""
 
@@ -121,7 +120,7 @@ class RunFailed:
     failure: Failure
 
 
-@frozen
+@struct
 class RunCancellationRequested:
     """Somebody asked a leased run to stop."""
 
@@ -129,7 +128,7 @@ class RunCancellationRequested:
     meta: Mapping[str, Any] | None = None
 
 
-@frozen
+@struct
 class RunCancelled:
     """The run ended because somebody asked."""
 
@@ -137,7 +136,7 @@ class RunCancelled:
     meta: Mapping[str, Any] | None = None
 
 
-@frozen
+@struct
 class ScheduleRegistered:
     """A schedule was seen for the first time; only occurrences after now are its business."""
 
@@ -149,7 +148,7 @@ class ScheduleRegistered:
     next_at: datetime | None
 
 
-@frozen
+@struct
 class ScheduleChanged:
     """A deployment changed a schedule's definition."""
 
@@ -161,7 +160,7 @@ class ScheduleChanged:
     next_at: datetime | None
 
 
-@frozen
+@struct
 class ScheduleFired:
     """An occurrence made a run; `collapsed` earlier ones, the first due at `collapsed_from`, were missed before it."""
 
@@ -173,14 +172,14 @@ class ScheduleFired:
     collapsed_from: datetime | None = None
 
 
-@frozen
+@struct
 class SchedulePaused:
     """An operator stopped a schedule for a while."""
 
     reason: str | None = None
 
 
-@frozen
+@struct
 class ScheduleResumed:
     """An operator let a schedule go on; `skipped` occurrences, `skipped_from` to `skipped_until`, were left out."""
 
@@ -191,12 +190,12 @@ class ScheduleResumed:
     skipped_until: datetime | None = None
 
 
-@frozen
+@struct
 class ScheduleRemoved:
     """A deployment took a schedule off its task."""
 
 
-@frozen
+@struct
 class IdempotencyReset:
     """An operator freed an idempotency key from the ended run that kept it."""
 
@@ -206,7 +205,7 @@ class IdempotencyReset:
     reason: str | None = None
 
 
-@frozen
+@struct
 class QueuePaused:
     """An operator stopped the claims from a queue for a while."""
 
@@ -214,7 +213,7 @@ class QueuePaused:
     reason: str | None = None
 
 
-@frozen
+@struct
 class QueueResumed:
     """An operator let a queue go on."""
 
@@ -222,7 +221,7 @@ class QueueResumed:
     reason: str | None = None
 
 
-@frozen
+@struct
 class RunsPruned:
     """Ended runs were removed with their histories, in the environment's own stream.
 
@@ -260,7 +259,7 @@ EnvironmentEvent = RunsPruned
 Event = RunEvent | ScheduleEvent | QueueEvent | KeyEvent | EnvironmentEvent
 
 
-@frozen
+@struct
 class Recorded:
     """An event in its envelope; `position` is known once it has been read back from the log."""
 

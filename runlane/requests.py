@@ -7,8 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any, TypedDict
 from uuid import UUID
 
-from attrs import frozen
-
 from runlane import jsontext
 from runlane.context import current
 from runlane.engine.operate import Said
@@ -16,6 +14,7 @@ from runlane.engine.trigger import NewRun
 from runlane.errors import ConfigurationInvalid
 from runlane.events import RunCreated
 from runlane.registry import Registry
+from runlane.structs import struct
 from runlane.tasks import Queue, Task, idempotency_ttl, priority
 from runlane.values import (
     APPLICATION,
@@ -49,7 +48,7 @@ class TriggerOptions(TypedDict, total=False):
     meta: Mapping[str, Any] | None
 
 
-@frozen
+@struct
 class Trigger:
     """One entry of ``trigger_many``: the task, its payload, and the options of ``trigger``."""
 

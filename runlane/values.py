@@ -10,9 +10,10 @@ from typing import Any
 from uuid import UUID
 
 import uuid_utils
-from attrs import field, frozen
+from attrs import field
 
 from runlane.errors import ConfigurationInvalid
+from runlane.structs import struct
 
 # Opaque text without ':' (reserved for composed keys), control characters or lone surrogates (unstorable).
 _IDENTIFIER = re.compile("[^:\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
@@ -173,7 +174,7 @@ def new_run_id() -> UUID:
     return UUID(int=uuid_utils.uuid7().int)
 
 
-@frozen
+@struct
 class Actor:
     """Who caused an event: a kind, and an id among that kind."""
 
@@ -209,7 +210,7 @@ SYSTEM = Actor(ActorType.SYSTEM, "runlane")
 APPLICATION = Actor(ActorType.APPLICATION, "app")
 
 
-@frozen
+@struct
 class Source:
     """Where a run came from.
 
@@ -224,7 +225,7 @@ class Source:
     scheduled_for: datetime | None = None
 
 
-@frozen
+@struct
 class Lease:
     """The right to execute one attempt, held by one worker session."""
 
@@ -234,7 +235,7 @@ class Lease:
     leased_at: datetime
 
 
-@frozen
+@struct
 class Counters:
     """How often each thing has happened to a run."""
 
@@ -245,7 +246,7 @@ class Counters:
     losses: int = 0
 
 
-@frozen
+@struct
 class Failure:
     """Why an attempt or a run failed; holds facts, never a live exception."""
 
@@ -257,7 +258,7 @@ class Failure:
     meta: Mapping[str, Any] = field(factory=dict[str, Any])
 
 
-@frozen
+@struct
 class Cancellation:
     """A durable request to stop."""
 
@@ -266,7 +267,7 @@ class Cancellation:
     reason: str | None = None
 
 
-@frozen
+@struct
 class Reservation:
     """A slot of a bounded queue set aside for a run that waits for its wakeup."""
 

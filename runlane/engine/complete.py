@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from attrs import asdict, frozen
+from attrs import asdict
 
 from runlane import decisions
 from runlane.decisions import Failed, Outcome
@@ -16,10 +16,11 @@ from runlane.policy import Retry
 from runlane.projections.runs import Run
 from runlane.storage import claims, log
 from runlane.storage.transaction import Transaction
+from runlane.structs import struct
 from runlane.values import Actor, ActorType
 
 
-@frozen
+@struct
 class Finished:
     """An attempt that has ended: the run as it was leased, and what the handler came to."""
 

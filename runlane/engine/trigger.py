@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from attrs import frozen
-
 from runlane import decisions
 from runlane.decisions import Change
 from runlane.errors import ConflictKind, StorageConflict
@@ -15,10 +13,11 @@ from runlane.events import RunCreated
 from runlane.projections.runs import Run
 from runlane.storage import keys, log, queries
 from runlane.storage.transaction import Transaction
+from runlane.structs import struct
 from runlane.values import Actor, TriggerOutcome
 
 
-@frozen
+@struct
 class NewRun:
     """A validated request for a run; `deliver` says that its delivery is asked for at once, if it is due."""
 
@@ -29,7 +28,7 @@ class NewRun:
     deliver: bool = True
 
 
-@frozen
+@struct
 class Triggered:
     """What a trigger came to: the run, and whether it was created or owns the key already."""
 
