@@ -19,7 +19,7 @@ from runlane.projections.runs import Run
 from runlane.pruning import Pruned
 from runlane.reading import DEFAULT_LIMIT, Order, Page, Where
 from runlane.runtime import Runtime
-from runlane.storage import log, queries, replay
+from runlane.storage import queries, replay, streams
 from runlane.storage.replay import Verification
 from runlane.tasks import Queue, Task
 from runlane.values import ACTIVE, TERMINAL, Actor, RunStatus, SourceType, identifier, run_id
@@ -107,7 +107,7 @@ class Runs:
         self._runtime.lane.require(Capability.READS_RUN_HISTORY, "runs.events")
         wanted = run_id(id)
         with self._runtime.reading() as tx:
-            events = log.read_stream(tx, wanted)
+            events = streams.read_stream(tx, wanted)
         if not events or events[0].environment != self._runtime.environment:
             raise RunNotFound(f"no run has the id {wanted} in environment {self._runtime.environment!r}")
         return events

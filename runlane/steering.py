@@ -20,7 +20,7 @@ from runlane.projections.schedules import ScheduleState
 from runlane.reading import DEFAULT_LIMIT, QueueState
 from runlane.requests import actor_of
 from runlane.runtime import Runtime
-from runlane.storage import log, outbox, queries, queues, schedules
+from runlane.storage import outbox, queries, queues, schedules, streams
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Queue
 from runlane.values import Actor, free_text, identifier, new_run_id
@@ -130,7 +130,7 @@ class Schedules:
         wanted, most = identifier("schedule id", id), reading.whole_number("limit", limit, 500)
         with self._runtime.reading() as tx:
             stream = schedule.find(tx, self._runtime.environment, wanted).stream_id
-            with closing(log.read_newest(tx, stream, TELLING)) as records:
+            with closing(streams.read_newest(tx, stream, TELLING)) as records:
                 return tuple(islice(occurrences(records), most))
 
     def _steer(

@@ -14,7 +14,7 @@ from runlane.decisions import Failed, Outcome
 from runlane.events import Event, RunCancellationRequested, RunCancelled
 from runlane.policy import Retry
 from runlane.projections.runs import Run
-from runlane.storage import claims, log
+from runlane.storage import claims, log, streams
 from runlane.storage.transaction import Transaction
 from runlane.structs import struct
 from runlane.values import Actor, ActorType
@@ -66,7 +66,7 @@ def _is_told(tx: Transaction, one: Finished, decided: decisions.Change | None) -
     if decided is None:
         return False
     ours = decided.records[0]
-    for record in log.read_after(tx, one.run.id, one.run.sequence, 2):
+    for record in streams.read_after(tx, one.run.id, one.run.sequence, 2):
         if isinstance(record.event, RunCancelled):
             return record.actor == ours.actor and not isinstance(one.outcome, Failed)
         if not isinstance(record.event, RunCancellationRequested):

@@ -69,10 +69,11 @@ def claim(
     bounded = {queue: limits[queue] for queue in queues if queue in limits}
     # Those first: they may wait for a lock, and what is locked meanwhile would be hidden from other workers.
     slotted = partitions.lock_due(tx, environment, holder.session_id, bounded, tasks, now, limit)
+    if not slotted:
+        return claims.lease_due(tx, environment, holder.session_id, holder.worker_id, unlimited, tasks, now, limit)
     found = claims.lock_due(tx, environment, holder.session_id, unlimited, tasks, now, limit)
-    if slotted:
-        found = sorted(slotted + found, key=_rank)[:limit]
-        now = tx.now()  # as it is after the wait
+    found = sorted(slotted + found, key=_rank)[:limit]
+    now = tx.now()  # as it is after the wait
     actor = holder.actor
     leases: dict[tuple[int, int | None], tuple[RunStep, ...]] = {}  # first attempts share one event, and so on
     changes = []
@@ -83,8 +84,6 @@ def claim(
             events = decisions.lease(run, holder.session_id, holder.worker_id, most)
             leases[run.attempt_count, most] = events
         changes.append(decisions.advance(run, events, now, actor))
-    if not changes:
-        return []
     leased = [change.after for change in changes]
     lost = log.append_runs(tx, changes)
     return [run for run in leased if run.id not in lost]

@@ -14,7 +14,7 @@ from runlane.errors import ConflictKind, RunNotFound, StorageConflict
 from runlane.events import Recorded
 from runlane.projections.runs import Run
 from runlane.registry import Registry
-from runlane.storage import claims, keys, log, queries
+from runlane.storage import claims, keys, log, queries, streams
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor, SourceType, TriggerOutcome, new_run_id
 
@@ -93,7 +93,7 @@ def reset_key(tx: Transaction, environment: str, task_id: str, key: str, said: S
     stream = decisions.key_stream(environment, task_id, key)
     event = decisions.reset_key(owner, said.reason)
     now = max(tx.now(), owner.updated_at)
-    record = Recorded(stream, log.length(tx, stream) + 1, event, now, environment, said.actor)
+    record = Recorded(stream, streams.length(tx, stream) + 1, event, now, environment, said.actor)
     log.reset_key(tx, record, event)
     return True
 

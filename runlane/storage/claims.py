@@ -10,10 +10,13 @@ from uuid import UUID
 from attrs import frozen
 from sqlalchemy import Select, bindparam, select
 
+from runlane import codec
+from runlane.events import RunLeased
 from runlane.projections.runs import Run
-from runlane.storage import queries, rows, tables
+from runlane.storage import log, queries, rows, tables
+from runlane.storage.dialect import LeaseTerms
 from runlane.storage.transaction import Transaction
-from runlane.values import RunStatus
+from runlane.values import Actor, ActorType, RunStatus
 
 _RUNS, _SESSIONS = tables.runs, tables.sessions
 _LOCKED = (
@@ -60,6 +63,29 @@ def lock_due(
     if len(found) > limit:
         raise AssertionError(f"claimed {len(found)} runs where at most {limit} were asked for")
     return [rows.run_from_row(row, rows.created_from(row[-2], row[-1], row[0])) for row in found]
+
+
+def lease_due(
+    tx: Transaction,
+    environment: str,
+    session_id: UUID,
+    worker_id: str,
+    queues: Sequence[str],
+    tasks: Sequence[str],
+    now: datetime,
+    limit: int,
+) -> list[Run]:
+    """The same, leased to the session already."""
+    if not queues or not tasks or limit < 1:
+        return []
+    stored = codec.encode(RunLeased(session_id, worker_id, 1))
+    before, _, behind = stored.data.rpartition("1")  # the number of the attempt comes last
+    actor = Actor(ActorType.WORKER, worker_id).text
+    terms = LeaseTerms(session_id, worker_id, actor, stored.version, before, behind)
+    found = log.append_leases(tx, environment, terms, queues, tasks, now, limit)
+    if len(found) > limit:
+        raise AssertionError(f"claimed {len(found)} runs where at most {limit} were asked for")
+    return found
 
 
 def lock_runs(tx: Transaction, ids: Sequence[UUID]) -> list[Run]:

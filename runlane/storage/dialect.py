@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
+from attrs import frozen
 from sqlalchemy import Connection
 
 #: stream_id, sequence, type, version, occurred_at, environment, actor, data (JSON text)
@@ -15,6 +16,21 @@ EventRow = tuple[UUID, int, str, int, datetime, str, str, str]
 RunRow = tuple[Any, ...]
 #: A partition of a bounded queue, and how many of its runs to find: queue, concurrency key, room.
 Room = tuple[str, str | None, int]
+
+
+@frozen
+class LeaseTerms:
+    """What all the leases of one claim have in common: the session, and what their events say.
+
+    The data of each event is the number of the attempt between `before` and `behind`.
+    """
+
+    session_id: UUID
+    worker_id: str
+    actor: str
+    version: int
+    before: str
+    behind: str
 
 
 class StorageDialect(Protocol):
@@ -43,7 +59,7 @@ class StorageDialect(Protocol):
     ) -> set[UUID]:
         """Append steps: each row only if the stored sequence is the expected one, and then its events.
 
-        Returns the ids of the runs that were advanced.
+        Returns the ids of the runs that were not advanced: they lost.
         """
         ...
 
@@ -73,6 +89,23 @@ class StorageDialect(Protocol):
         limit: int,
     ) -> list[tuple[Any, ...]]:
         """Lock up to `limit` claimable runs, best first: ``rows.READ`` columns, created version, created data."""
+        ...
+
+    def lease_runs(
+        self,
+        conn: Connection,
+        environment: str,
+        terms: LeaseTerms,
+        queues: Sequence[str],
+        tasks: Sequence[str],
+        now: datetime,
+        limit: int,
+    ) -> Sequence[Sequence[Any]]:
+        """Lease up to `limit` claimable runs, best first: their rows as the fold of ``run.leased`` makes them, and that
+        event of each.
+
+        Nothing for a session without a row.  Returns ``rows.LEASED`` columns, created version, created data.
+        """
         ...
 
     def lock_numbers(self, conn: Connection, numbers: Sequence[int]) -> None:

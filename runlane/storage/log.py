@@ -8,57 +8,33 @@ and nothing of it is written.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import groupby
-from operator import attrgetter
-from typing import Any
 from uuid import UUID
 
-from attrs import frozen
-from sqlalchemy import ColumnElement, Text, and_, bindparam, cast, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Text, and_, bindparam, cast, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from runlane import codec, jsontext
+from runlane import codec
 from runlane.decisions import Change, QueueChange, environment_stream
-from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
-from runlane.events import EnvironmentEvent, Event, IdempotencyReset, Recorded, RunDeliveryRequested, ScheduleFired
+from runlane.errors import ConflictKind, StorageConflict
+from runlane.events import EnvironmentEvent, IdempotencyReset, Recorded, RunDeliveryRequested, RunLeased, ScheduleFired
+from runlane.projections.runs import Run
 from runlane.schedule_decisions import ScheduleChange
 from runlane.storage import faults, outbox, rows, tables
-from runlane.storage.dialect import EventRow
+from runlane.storage.dialect import EventRow, LeaseTerms
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor
 
 _EVENTS = tables.events.c
-_ENVELOPE = (
-    _EVENTS.stream_id,
-    _EVENTS.sequence,
-    _EVENTS.type,
-    _EVENTS.version,
-    _EVENTS.data,
-    _EVENTS.occurred_at,
-    _EVENTS.environment,
-    _EVENTS.actor,
-    _EVENTS.position,
-)
 # Constants, so that SQLAlchemy knows them again: building one costs more than executing it.
 _MOVE_SCHEDULE = (
     update(tables.schedules)
     .where(tables.schedules.c.stream_id == bindparam("of_stream"), tables.schedules.c.sequence == bindparam("expected"))
     .values({column.name: bindparam(column.name) for column in tables.schedules.columns})
 )
-_STREAM = select(*_ENVELOPE).where(_EVENTS.stream_id == bindparam("stream_id")).order_by(_EVENTS.sequence)
-
-
-@frozen
-class Stream:
-    """The events of a stream up to the first that cannot be read, if there is one: its sequence, and why."""
-
-    id: UUID
-    records: tuple[Recorded, ...]
-    damage: tuple[int, str] | None = None
 
 
 def append_runs(tx: Transaction, changes: Sequence[Change]) -> set[UUID]:
@@ -77,15 +53,42 @@ def append_runs(tx: Transaction, changes: Sequence[Change]) -> set[UUID]:
     steps = [change for change in changes if change.before is not None]
     lost = _give_birth(tx, births) if births else set()
     if steps:
-        steps.sort(key=lambda change: change.after.id)  # one lock order for everybody
+        steps.sort(key=lambda change: change.after.id.int)  # one lock order for everybody
         expected = [change.before.sequence for change in steps if change.before is not None]
         states = [rows.state_values(change.after) for change in steps]
         events = _event_rows(steps)
-        won = tx.dialect.update_runs(tx.connection, expected, states, events)
-        tx.written.extend(events if len(won) == len(steps) else (event for event in events if event[0] in won))
-        _ask_for_delivery(tx, [change for change in steps if change.after.id in won])
-        lost |= {change.after.id for change in steps} - won
+        late = tx.dialect.update_runs(tx.connection, expected, states, events)
+        tx.written.extend(event for event in events if event[0] not in late) if late else tx.written.extend(events)
+        if tx.publishes:
+            _ask_for_delivery(tx, [change for change in steps if change.after.id not in late])
+        lost |= late
     return lost
+
+
+def append_leases(
+    tx: Transaction,
+    environment: str,
+    terms: LeaseTerms,
+    queues: Sequence[str],
+    tasks: Sequence[str],
+    now: datetime,
+    limit: int,
+) -> list[Run]:
+    """Find and lease up to `limit` runs of unlimited queues that are due at `now`, best first, in one statement.
+
+    The one place where SQL advances runs by itself, as most of a worker's time goes by here; that it does what
+    ``decisions.lease`` and the fold do is what tests/storage/test_claims.py compares.
+    """
+    found = tx.dialect.lease_runs(tx.connection, environment, terms, queues, tasks, now, limit)
+    runs = [rows.leased_from_row(row, environment, terms.session_id, terms.worker_id) for row in found]
+    if runs:
+        first = runs[0]
+        data = f"{terms.before}{first.attempt_count}{terms.behind}"
+        stored = codec.STORED_AS[RunLeased][0]
+        tx.written.append(
+            (first.id, first.sequence, stored, terms.version, first.updated_at, environment, terms.actor, data)
+        )
+    return runs
 
 
 def append_singleton(tx: Transaction, change: Change) -> bool:
@@ -173,11 +176,6 @@ def reset_key(tx: Transaction, record: Recorded, event: IdempotencyReset) -> Non
     _insert_events(tx, _encoded([record]))
 
 
-def length(tx: Transaction, stream_id: UUID) -> int:
-    """How many events a stream has; its owner has locked something that no other writer of it can pass."""
-    return int(tx.execute(select(func.count()).where(_EVENTS.stream_id == stream_id)).scalar_one())
-
-
 def append_queue(tx: Transaction, change: QueueChange) -> bool:
     """Write the events and the folded row of one queue.
 
@@ -244,76 +242,6 @@ def is_stored(tx: Transaction, event: EventRow, patience: float) -> bool:
     return tuple(tx.execute(stored.where(place)).one()) == event
 
 
-def read_stream(tx: Transaction, stream_id: UUID) -> tuple[Recorded, ...]:
-    """The events of one stream, by sequence."""
-    return tuple(recorded(row) for row in tx.execute(_STREAM, {"stream_id": stream_id}))
-
-
-def read_after(tx: Transaction, stream_id: UUID, sequence: int, limit: int) -> tuple[Recorded, ...]:
-    """The first events of a stream behind this sequence."""
-    statement = _STREAM.where(_EVENTS.sequence > sequence).limit(limit)
-    return tuple(recorded(row) for row in tx.execute(statement, {"stream_id": stream_id}))
-
-
-def read_newest(tx: Transaction, stream_id: UUID, kinds: Sequence[type[Event]]) -> Generator[Recorded, None, None]:
-    """The events of these kinds in one stream, the newest first, read no further than is asked for."""
-    names = [codec.STORED_AS[kind][0] for kind in kinds]
-    statement = (
-        select(*_ENVELOPE)
-        .where(_EVENTS.stream_id == stream_id, _EVENTS.type.in_(names))
-        .order_by(_EVENTS.sequence.desc())
-        .execution_options(yield_per=200)
-    )
-    with tx.execute(statement) as found:
-        for row in found:
-            yield recorded(row)
-
-
-def read_run(tx: Transaction, environment: str, run_id: UUID) -> Stream | None:
-    """The stream of one run, if it has any event in this environment."""
-    statement = _STREAM.where(_EVENTS.environment == environment)
-    envelopes = tx.execute(statement, {"stream_id": run_id}).all()
-    return _stream(run_id, envelopes) if envelopes else None
-
-
-def read_streams(
-    tx: Transaction, prefix: str, environment: str | None, batch: int = 2000
-) -> Generator[Stream, None, None]:
-    """Every stream whose event types begin with `prefix`, one after the other, in constant memory."""
-    statement = select(*_ENVELOPE).where(_EVENTS.type.startswith(prefix)).order_by(_EVENTS.stream_id, _EVENTS.sequence)
-    if environment is not None:
-        statement = statement.where(_EVENTS.environment == environment)
-    with tx.execute(statement.execution_options(yield_per=batch)) as found:
-        for stream_id, envelopes in groupby(found, key=attrgetter("stream_id")):
-            yield _stream(stream_id, envelopes)
-
-
-def _stream(stream_id: UUID, envelopes: Iterable[Any]) -> Stream:
-    records: list[Recorded] = []
-    damage: tuple[int, str] | None = None
-    for row in envelopes:
-        if damage is None:
-            try:
-                records.append(recorded(row))
-            except (InvariantViolation, ValueError) as error:
-                damage = row.sequence, str(error)
-    return Stream(stream_id, tuple(records), damage)
-
-
-def recorded(row: Any) -> Recorded:
-    """The event of a row of envelope columns."""
-    data = jsontext.dumps(row.data) if not isinstance(row.data, (str, bytes)) else row.data
-    return Recorded(
-        row.stream_id,
-        row.sequence,
-        codec.decode(row.type, row.version, data),
-        row.occurred_at,
-        row.environment,
-        Actor.parse(row.actor),
-        row.position,
-    )
-
-
 def _give_birth(tx: Transaction, births: Sequence[Change]) -> set[UUID]:
     keyed = [
         (run.environment, run.task_id, run.idempotency_key, run.id)
@@ -373,10 +301,14 @@ def _event_rows(changes: Iterable[Change] | Iterable[ScheduleChange] | Iterable[
 def _encoded(records: Iterable[Recorded]) -> list[EventRow]:
     found: list[EventRow] = []
     known: dict[int, codec.Stored] = {}  # runs of one batch share events such as a lease by the same session
+    actors: dict[int, str] = {}
     for record in records:
         stored = known.get(id(record.event))
         if stored is None:
             stored = known[id(record.event)] = codec.encode(record.event)
+        actor = actors.get(id(record.actor))
+        if actor is None:
+            actor = actors[id(record.actor)] = record.actor.text
         found.append(
             (
                 record.stream_id,
@@ -385,7 +317,7 @@ def _encoded(records: Iterable[Recorded]) -> list[EventRow]:
                 stored.version,
                 record.occurred_at,
                 record.environment,
-                record.actor.text,
+                actor,
                 stored.data,
             )
         )

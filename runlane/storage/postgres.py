@@ -1,112 +1,26 @@
-"""PostgreSQL: set-based statements over arrays.
-
-The driver's own text with ``%b`` arrays, not SQLAlchemy expressions: binary array parameters cost a sixtieth of what
-text ones do.  A column with the same value in every row of a batch, as most have, travels as that one value beside an
-empty array: unnest() pads the array with NULLs and coalesce() puts the value in.
-"""
+"""PostgreSQL: set-based statements over arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection
 
+from runlane.storage import postgres_claims as claims
 from runlane.storage import rows
-from runlane.storage.dialect import EventRow, Room, RunRow
+from runlane.storage.dialect import EventRow, LeaseTerms, Room, RunRow
+from runlane.storage.postgres_batches import Batch, Shape, source
 
-_TYPES = {
-    "id": "uuid",
-    "stream_id": "uuid",
-    "sequence": "int",
-    "expected": "int",
-    "version": "smallint",
-    "occurred_at": "timestamptz",
-    "status": "text",
-    "priority": "smallint",
-    "attempt_count": "int",
-    "failure_count": "int",
-    "retry_count": "int",
-    "release_count": "int",
-    "lost_count": "int",
-    "lease_session_id": "uuid",
-    "source_run_id": "uuid",
-    "parent_run_id": "uuid",
-    **dict.fromkeys(
-        ("due_at", "run_at", "updated_at", "created_at", "started_at", "finished_at", "leased_at"), "timestamptz"
-    ),
-}
-_ABOVE_ALL = 32768  # one more than the highest priority
 _CAST = {"status": "{schema}.run_status", "failure": "json", "reservation": "json", "cancellation": "json"}
 _EVENT = ("stream_id", "sequence", "type", "version", "occurred_at", "environment", "actor", "data")
-
-
-def _batch(name: str, columns: Sequence[str], ordinality: str = "") -> str:
-    """A FROM item of rows given as parameters (see ``_parameters``), each column by its name."""
-    arrays = ", ".join(f"%b::{_TYPES.get(column, 'text')}[]" for column in columns)
-    values = ", ".join(f"coalesce({column}_, %b::{_TYPES.get(column, 'text')}) as {column}" for column in columns)
-    names = ", ".join(f"{column}_" for column in columns)
-    if ordinality:
-        return f"(select {values}, ord from unnest({arrays}) with ordinality as {name}_({names}, ord)) {name}"
-    return f"(select {values} from unnest({arrays}) as {name}_({names})) {name}"
-
-
-def _parameters(rows: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
-    """The parameters of a ``_batch``: the values that all rows share, then the columns that differ as lists."""
-    shared: list[Any] = []
-    lists: list[list[Any]] = []
-    for index, column in enumerate(zip(*rows, strict=True)):
-        # The first column is the key: it must be a full array, as it tells how many rows there are.
-        if index and column.count(column[0]) == len(column):
-            shared.append(column[0])
-            lists.append([])
-        else:
-            shared.append(None)
-            lists.append(list(column))
-    return (*shared, *lists)
-
-
-def _lock_due_in(schema: str) -> str:
-    """Per partition and level of priority a lateral join, so that each reads an index in order and stops at its room.
-
-    Runs with a key have one index for all statuses; those without share theirs with the other keys' runs.
-    """
-    runs = f"select {{what}} from {schema}.runs where environment = %t and queue = {{of}}.queue and {{which}}"
-    keyed = "{of}.key = concurrency_key and due_at is not null"
-    queued = "concurrency_key is null and status = 'queued'"
-    waiting = "concurrency_key is null and status in ('scheduled', 'released', 'retrying')"
-
-    def levels(name: str, which: str, parts: str) -> str:
-        highest = runs.format(what="max(priority)", of="{of}", which=which + " and priority < {below}")
-        first, next_ = highest.format(of="p", below=_ABOVE_ALL), highest.format(of="l", below="l.level")
-        return f"""{name} (queue, key, room, level) as (
-              select queue, key, room, ({first}) from parts p where {parts}
-              union all
-              select queue, key, room, ({next_}) from {name} l where level is not null
-            )"""
-
-    def due(of: str, which: str, condition: str) -> str:
-        best = runs.format(what="id, priority, due_at", of=of, which=which.format(of=of))
-        return f"""
-              select {of}.queue, {of}.key, r.* from {condition} cross join lateral (
-                {best} and reservation is null and due_at <= %b and task_id = any(%b::text[])
-                order by priority desc, due_at, id limit {of}.room for update skip locked
-              ) r"""
-
-    return f"""
-            with recursive parts as materialized (
-              select * from unnest(%b::text[], %b::text[], %b::int[]) p (queue, key, room)
-            ), {levels("keyed", keyed, "key is not null")}, {levels("waiting", waiting, "key is null")},
-            candidates as materialized (
-              {due("l", keyed + " and priority = l.level", "keyed l")}
-              union all
-              {due("p", queued, "(select * from parts where key is null) p")}
-              union all
-              {due("l", waiting + " and priority = l.level", "waiting l")}
-            )
-            select id, queue, key from candidates order by priority desc, due_at, id"""
+_EVENT_VALUES = ", ".join("data::json" if column == "data" else column for column in _EVENT)
+_STEP = ("id", "expected", *rows.STATE[1:])
+#: Which runs were advanced, unless all were.
+_LATE = "select case when count(*) < %b::int then coalesce(array_agg(id), '{}') end from u"
 
 
 class Postgres:
@@ -117,38 +31,13 @@ class Postgres:
     def __init__(self, quoted_schema: str) -> None:
         schema = quoted_schema.replace("%", "%%")
 
-        def cast(column: str) -> str:
-            kind = _CAST.get(column)
-            return column if kind is None else f"{column}::{kind.format(schema=schema)}"
-
-        read = ", ".join(f"{column}::text" if column in _CAST else column for column in rows.READ)
-        order = "priority desc, due_at, id"
-        events = ", ".join(_EVENT)
-        event_values = ", ".join("data::json" if column == "data" else column for column in _EVENT)
-        self._insert_events = f"""
-            insert into {schema}.events ({events})
-            select {event_values} from {_batch("t", _EVENT, "ord")} order by ord"""
-        self._insert_runs = f"""
-            with e as ({self._insert_events})
-            insert into {schema}.runs ({", ".join(rows.BIRTH)})
-            select {", ".join(cast(column) for column in rows.BIRTH)} from {_batch("d", rows.BIRTH)}"""
-        self._insert_singleton = f"""
-            insert into {schema}.runs ({", ".join(rows.BIRTH)})
-            select {", ".join(cast(column) for column in rows.BIRTH)} from {_batch("d", rows.BIRTH)}
-            on conflict (environment, task_id, singleton_key)
-            where singleton_key is not null and finished_at is null do nothing returning id"""
-        changed = ", ".join(f"{column} = d.{cast(column)}" for column in rows.STATE[1:])
-        self._update_runs = f"""
-            with d as materialized (
-              select * from {_batch("d", ("id", "expected", *rows.STATE[1:]))}
-            ), u as (
-              update {schema}.runs r set {changed} from d where r.id = d.id and r.sequence = d.expected returning r.id
-            ), e as (
-              insert into {schema}.events ({events})
-              select {event_values} from {_batch("t", _EVENT, "ord")}
-              where stream_id in (select id from u) order by ord
-            )
-            select id from u"""
+        self._schema = schema
+        # By the shapes of their batches; made when needed.
+        self._insert_events = cache(self._inserting_events)
+        self._insert_runs = cache(self._inserting_runs)
+        self._insert_singleton = cache(self._inserting_singleton)
+        self._update_runs = cache(self._updating_runs)
+        self._advance_runs = cache(self._advancing_runs)
         self._claim_keys = f"""
             insert into {schema}.idempotency_keys (environment, task_id, key, run_id)
             select * from unnest(%b::text[], %b::text[], %b::text[], %b::uuid[])
@@ -166,60 +55,87 @@ class Postgres:
               delete from {schema}.events using gone where events.stream_id = gone.id returning 1
             )
             select count(*) from e"""
-        queued, waiting = "status = 'queued'", "status in ('scheduled', 'released', 'retrying')"
-        highest = f"""(
-                select priority from {schema}.runs
-                where environment = %t and queue = name and {waiting} and priority < %b
-                order by priority desc limit 1)"""
-        # Per queue and branch a lateral join, so each reads its own index in order and stops after `limit` rows.
-        # What waits is read level by level of priority: within one, runs that are not yet due come last.
-        # What is locked beyond the overall limit is free again at this transaction's commit, which follows at once.
-        candidate = f"""
-              select r.* from {{source}} cross join lateral (
-                select * from {schema}.runs
-                where environment = %t and queue = name and {{status}} and due_at <= %b and task_id = any(%b::text[])
-                order by {order} limit %b for update skip locked
-              ) r"""
-        self._lock_due = f"""
-            with recursive names as materialized (
-              select name from unnest(%b::text[]) q(name)
-              where exists (select 1 from {schema}.sessions where id = %b::uuid)
-              and not exists (select 1 from {schema}.queues c where c.environment = %t and c.name = q.name and paused)
-            ), levels (name, level) as (
-              select name, {highest} from names
-              union all
-              select name, {highest.replace("%b", "level")} from levels where level is not null
-            ), candidates as materialized (
-              select * from ({candidate.format(source="names", status=queued)}) queued
-              union all
-              select * from ({candidate.format(source="levels", status=waiting + " and priority = level")}) waiting
-            ), best as materialized (
-              select * from candidates order by {order} limit %b
+        self._lock_due = claims.lock_due(schema)
+        self._claim = claims.claim(schema)
+        self._lock_due_in = claims.lock_due_in(schema)
+
+    def _inserting_events(self, events: Shape) -> str:
+        return claims.flat(f"""
+            insert into {self._schema}.events ({", ".join(_EVENT)})
+            select {_EVENT_VALUES} from {source("t", _EVENT, events, ordinality=True)} order by ord""")
+
+    def _inserting_runs(self, events: Shape, runs: Shape) -> str:
+        return f"with e as ({self._inserting_events(events)}) {self._inserting_rows(runs)}"
+
+    def _inserting_rows(self, runs: Shape) -> str:
+        return claims.flat(f"""
+            insert into {self._schema}.runs ({", ".join(rows.BIRTH)})
+            select {", ".join(map(self._cast, rows.BIRTH))} from {source("d", rows.BIRTH, runs)}""")
+
+    def _inserting_singleton(self, runs: Shape) -> str:
+        return f"""{self._inserting_rows(runs)}
+            on conflict (environment, task_id, singleton_key)
+            where singleton_key is not null and finished_at is null do nothing returning id"""
+
+    def _updating_runs(self, runs: Shape, events: Shape) -> str:
+        return claims.flat(f"""
+            with u as ({self._updating_rows(source("d", _STEP, runs))} returning r.id), e as (
+              insert into {self._schema}.events ({", ".join(_EVENT)})
+              select {_EVENT_VALUES} from {source("t", _EVENT, events, ordinality=True)}
+              where stream_id in (select id from u) order by ord
             )
-            select {", ".join("c." + column for column in read.split(", "))}, e.version, e.data::text
-            from best c join {schema}.events e on e.stream_id = c.id and e.sequence = 1
-            order by {", ".join("c." + column for column in order.split(", "))}"""
-        self._lock_due_in = _lock_due_in(schema)
+            {_LATE}""")
+
+    def _advancing_runs(self, steps: Shape) -> str:
+        """Each run by one event, whose own columns stand behind those of the run."""
+        return claims.flat(f"""
+            with u as (
+              {self._updating_rows(source("d", (*_STEP, *_EVENT[2:]), steps))} returning r.id, r.sequence,
+                {", ".join(f"d.{column}" for column in _EVENT[2:])}
+            ), e as (
+              insert into {self._schema}.events ({", ".join(_EVENT)})
+              select id, sequence, {", ".join(_EVENT_VALUES.split(", ")[2:])} from u
+            )
+            {_LATE}""")
+
+    def _updating_rows(self, steps: str) -> str:
+        changed = ", ".join(f"{column} = d.{self._cast(column)}" for column in rows.STATE[1:])
+        return f"""
+            update {self._schema}.runs r set {changed} from {steps} where r.id = d.id and r.sequence = d.expected"""
+
+    def _cast(self, column: str) -> str:
+        kind = _CAST.get(column)
+        return column if kind is None else f"{column}::{kind.format(schema=self._schema)}"
 
     def now(self, conn: Connection) -> datetime:
         moment: datetime = conn.exec_driver_sql("select clock_timestamp()").scalar_one()
         return moment
 
     def insert_events(self, conn: Connection, events: Sequence[EventRow]) -> None:
-        conn.exec_driver_sql(self._insert_events, _parameters(events))
+        batch = Batch(events)
+        conn.exec_driver_sql(self._insert_events(batch.shape), batch.parameters)
 
     def insert_runs(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
-        conn.exec_driver_sql(self._insert_runs, (*_parameters(events), *_parameters(runs)))
+        first, second = Batch(events), Batch(runs)
+        conn.exec_driver_sql(self._insert_runs(first.shape, second.shape), (*first.parameters, *second.parameters))
 
     def insert_singleton(self, conn: Connection, run: RunRow) -> bool:
-        return conn.exec_driver_sql(self._insert_singleton, _parameters([run])).first() is not None
+        batch = Batch([run])
+        return conn.exec_driver_sql(self._insert_singleton(batch.shape), batch.parameters).first() is not None
 
     def update_runs(
         self, conn: Connection, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]
     ) -> set[UUID]:
-        guarded = [(run[0], sequence, *run[1:]) for run, sequence in zip(runs, expected, strict=True)]
-        parameters = (*_parameters(guarded), *_parameters(events))
-        return {row[0] for row in conn.exec_driver_sql(self._update_runs, parameters)}
+        steps = [(run[0], sequence, *run[1:]) for run, sequence in zip(runs, expected, strict=True)]
+        if len(events) == len(runs):
+            batch = Batch([step + event[2:] for step, event in zip(steps, events, strict=True)])
+            statement, parameters = self._advance_runs(batch.shape), batch.parameters
+        else:
+            first, second = Batch(steps), Batch(events)
+            statement = self._update_runs(first.shape, second.shape)
+            parameters = (*first.parameters, *second.parameters)
+        won = conn.exec_driver_sql(statement, (*parameters, len(runs))).scalar_one()
+        return set() if won is None else {run[0] for run in runs}.difference(won)
 
     def claim_keys(self, conn: Connection, keys: Sequence[tuple[str, str, str, UUID]]) -> set[UUID]:
         return {
@@ -247,20 +163,30 @@ class Postgres:
         now: datetime,
         limit: int,
     ) -> list[tuple[Any, ...]]:
+        parameters = self._best(environment, session_id, queues, tasks, now, limit)
+        return [tuple(row) for row in conn.exec_driver_sql(self._lock_due, parameters)]
+
+    def lease_runs(
+        self,
+        conn: Connection,
+        environment: str,
+        terms: LeaseTerms,
+        queues: Sequence[str],
+        tasks: Sequence[str],
+        now: datetime,
+        limit: int,
+    ) -> Sequence[Sequence[Any]]:
+        best = self._best(environment, terms.session_id, queues, tasks, now, limit)
+        lease = (now, now, terms.session_id, terms.worker_id, now)
+        event = (terms.version, environment, terms.actor, terms.before, terms.behind)
+        return conn.exec_driver_sql(self._claim, (*best, *lease, *event)).all()
+
+    @staticmethod
+    def _best(
+        environment: str, session_id: UUID, queues: Sequence[str], tasks: Sequence[str], now: datetime, limit: int
+    ) -> tuple[Any, ...]:
         branch = (environment, now, list(tasks), limit)
-        parameters = (
-            list(queues),
-            session_id,
-            environment,
-            environment,
-            _ABOVE_ALL,
-            environment,
-            *branch,
-            *branch,
-            limit,
-        )
-        found = conn.exec_driver_sql(self._lock_due, parameters).all()
-        return [tuple(row) for row in found]
+        return (list(queues), session_id, *(environment,) * 3, *branch, *branch, limit)
 
     def lock_numbers(self, conn: Connection, numbers: Sequence[int]) -> None:
         conn.exec_driver_sql("select pg_advisory_xact_lock(n) from unnest(%b::bigint[]) n", (list(numbers),))

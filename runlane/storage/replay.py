@@ -18,8 +18,8 @@ from runlane.events import IdempotencyReset, ScheduleFired
 from runlane.projections import queues as queue_fold
 from runlane.projections import runs as run_fold
 from runlane.projections import schedules as schedule_fold
-from runlane.storage import log, outbox, rows, tables
-from runlane.storage.log import Stream
+from runlane.storage import outbox, rows, streams, tables
+from runlane.storage.streams import Stream
 from runlane.storage.transaction import Transaction
 
 _JSON = frozenset({"failure", "reservation", "cancellation"})
@@ -65,9 +65,9 @@ def verify(
         statement = select(key.table).order_by(key).execution_options(yield_per=2000)
         if environment is not None:
             statement = statement.where(key.table.c.environment == environment)
-        with tx.execute(statement) as found, closing(log.read_streams(tx, prefix, environment)) as streams:
+        with tx.execute(statement) as found, closing(streams.read_streams(tx, prefix, environment)) as histories:
             stored = ((row._mapping[key], dict(row._mapping)) for row in found)
-            for stream, row in _paired(streams, stored):
+            for stream, row in _paired(histories, stored):
                 counts[what] += stream is not None
                 counts["events"] += 0 if stream is None else len(stream.records)
                 differences.extend(compare(tx, stream, row))
@@ -76,15 +76,15 @@ def verify(
                 if len(differences) >= most:
                     return _verification(counts, differences[:most])
     pruned_at: dict[str, int] = {}
-    with closing(log.read_streams(tx, "environment.", environment)) as streams:
-        for stream in streams:
+    with closing(streams.read_streams(tx, "environment.", environment)) as histories:
+        for stream in histories:
             counts["events"] += len(stream.records)
             differences.extend(_check_environment(stream))
             for record in stream.records:
                 pruned_at[record.environment] = record.position or 0
     differences.extend(_keys(tx, environment, pruned_at))
-    with closing(log.read_streams(tx, "idempotency.", environment)) as streams:
-        for stream in streams:
+    with closing(streams.read_streams(tx, "idempotency.", environment)) as histories:
+        for stream in histories:
             counts["events"] += len(stream.records)
             differences.extend(_compare_reset(tx, stream))
     differences.extend(
@@ -102,7 +102,7 @@ def _verification(counts: Counter[str], differences: Sequence[Difference]) -> Ve
 
 def compare_run(tx: Transaction, environment: str, run_id: UUID) -> Verification:
     """The same for one run."""
-    stream = log.read_run(tx, environment, run_id)
+    stream = streams.read_run(tx, environment, run_id)
     runs = tables.runs
     row = tx.execute(select(runs).where(runs.c.id == run_id, runs.c.environment == environment)).first()
     found = _compare_run(tx, stream, None if row is None else dict(row._mapping))
@@ -110,10 +110,10 @@ def compare_run(tx: Transaction, environment: str, run_id: UUID) -> Verification
 
 
 def _paired(
-    streams: Iterable[Stream], stored: Iterable[tuple[UUID, dict[str, Any]]]
+    histories: Iterable[Stream], stored: Iterable[tuple[UUID, dict[str, Any]]]
 ) -> Iterator[tuple[Stream | None, dict[str, Any] | None]]:
     """Streams and rows, both in id order, side by side; either may be missing."""
-    left, right = iter(streams), iter(stored)
+    left, right = iter(histories), iter(stored)
     stream, row = next(left, None), next(right, None)
     while stream is not None or row is not None:
         if row is None or (stream is not None and stream.id < row[0]):

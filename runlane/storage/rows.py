@@ -80,6 +80,21 @@ READ: tuple[str, ...] = (
     "cancellation",
 )
 
+#: What a claim reads of a run that it has leased; all else is known or empty then.
+LEASED: tuple[str, ...] = (
+    "id",
+    "created_at",
+    "sequence",
+    "updated_at",
+    "started_at",
+    "attempt_count",
+    "failure_count",
+    "retry_count",
+    "release_count",
+    "lost_count",
+    "failure",
+)
+
 
 def state_values(run: Run) -> tuple[Any, ...]:
     """The values of ``STATE``: UUIDs and datetimes as such, JSON as text."""
@@ -87,7 +102,7 @@ def state_values(run: Run) -> tuple[Any, ...]:
     return (
         run.id,
         run.sequence,
-        run.status.value,
+        str(run.status),
         run.due_at,
         run.run_at,
         run.updated_at,
@@ -149,6 +164,27 @@ def run_from_row(row: Sequence[Any], created: RunCreated, result: Any = None) ->
         result,
         None if row[19] is None else _reservation_from(_value(row[19])),
         None if row[20] is None else _cancellation_from(_value(row[20])),
+    )
+
+
+def leased_from_row(row: Sequence[Any], environment: str, session_id: UUID, worker_id: str) -> Run:
+    """The run of a row of ``LEASED`` columns with its first event's version and data, held by this session."""
+    run_id, created_at, sequence, at, started_at, attempt, failures, retries, releases, losses, failure, *first = row
+    return Run(
+        run_id,
+        environment,
+        created_from(first[0], first[1], run_id),
+        created_at,
+        sequence,
+        RunStatus.RUNNING,
+        at,
+        None,
+        None,
+        started_at,
+        None,
+        Counters(attempt, failures, retries, releases, losses),
+        Lease(session_id, worker_id, attempt, at),
+        None if failure is None else codec.failure_from_json(_value(failure)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from heapq import merge
 from itertools import islice
 from typing import Any
@@ -12,10 +13,12 @@ from uuid import UUID
 import orjson
 from sqlalchemy import Connection
 
+from runlane import codec
 from runlane.clock import system_clock
 from runlane.errors import InvariantViolation
+from runlane.events import RunLeased
 from runlane.storage import rows
-from runlane.storage.dialect import EventRow, Room, RunRow
+from runlane.storage.dialect import EventRow, LeaseTerms, Room, RunRow
 from runlane.storage.tables import instant_to_text
 
 _EVENT_COLUMNS = "stream_id, sequence, type, version, occurred_at, environment, actor, data"
@@ -30,11 +33,15 @@ _SEQUENCES = "select r.id, r.sequence from json_each(?) j join runs r on r.id = 
 _CLAIM_KEY = (
     "insert into idempotency_keys (environment, task_id, key, run_id) values (?, ?, ?, ?) on conflict do nothing"
 )
-_READ = ", ".join("r." + column for column in rows.READ)
-_DUE = f"""
-    select r.priority, {_READ}, e.version, e.data from runs r join events e on e.stream_id = r.id and e.sequence = 1
-    where r.environment = ? and r.queue = ? and {{status}} and r.due_at <= ?
-    and r.task_id in (select value from json_each(?)) order by {{order}} limit ?"""
+_DUE = """
+    select r.priority, r.due_at, {{columns}}, e.version, e.data
+    from runs r join events e on e.stream_id = r.id and e.sequence = 1
+    where r.environment = ? and r.queue = ? and {status} and r.due_at <= ?
+    and r.task_id in (select value from json_each(?)) order by {order} limit ?"""
+_LEASE_RUN = """
+    update runs set status = 'running', sequence = ?, updated_at = ?, due_at = null, run_at = null, started_at = ?,
+    attempt_count = ?, lease_session_id = ?, lease_worker_id = ?, leased_at = ?, reservation = null
+    where id = ? and sequence = ?"""
 _IN = """
     select id, priority, due_at from runs where environment = ? and queue = ? and {which} and due_at <= ?
     and reservation is null and task_id in (select value from json_each(?))
@@ -57,6 +64,7 @@ _DELETE_KEYS = """
 _DELETE_EVENTS = "delete from events where stream_id in (select run_id from pruning)"
 _DELETE_RUNS = "delete from runs where id in (select run_id from pruning)"
 _ABOVE_ALL = 32768  # one more than the highest priority
+_LEASED = codec.STORED_AS[RunLeased][0]
 _READ_INSTANTS = [index for index, column in enumerate(rows.READ) if column.endswith("_at")]
 _READ_IDS = [rows.READ.index("id"), rows.READ.index("lease_session_id")]
 
@@ -69,21 +77,42 @@ def _plain(row: Sequence[Any]) -> tuple[Any, ...]:
     )
 
 
+@cache
+def _due(columns: tuple[str, ...]) -> tuple[str, str]:
+    """The statements that read these columns of queued runs, and of those that waited."""
+    named = ", ".join("r." + column for column in columns)
+    return _QUEUED.format(columns=named), _WAITING.format(columns=named)
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _uuid(text: str) -> UUID:
+    return UUID(int=int(text.replace("-", ""), 16))
+
+
+def _expect(wanted: int, written: int) -> None:
+    if written != wanted:
+        # Only a caller's own deferred transaction could see this: another process wrote in between.
+        raise InvariantViolation("the SQLite transaction does not hold the write lock; begin it with BEGIN IMMEDIATE")
+
+
 def _rich(row: Sequence[Any]) -> list[Any]:
     """A row of ``rows.READ`` columns with instants and ids as such."""
     values = list(row)
     for index in _READ_INSTANTS:
         if values[index] is not None:
-            values[index] = datetime.fromisoformat(values[index]).astimezone(UTC)
+            values[index] = _instant(values[index])
     for index in _READ_IDS:
         if values[index] is not None:
-            values[index] = UUID(values[index])
+            values[index] = _uuid(values[index])
     return values
 
 
 def _rank(row: Sequence[Any]) -> tuple[Any, ...]:
     """The claim order of a candidate: priority, due time, id."""
-    return -row[0], row[1 + rows.READ.index("due_at")], row[1]
+    return -row[0], row[1], row[2]
 
 
 class Sqlite:
@@ -110,19 +139,17 @@ class Sqlite:
     ) -> set[UUID]:
         ids = orjson.dumps([str(run[0]) for run in runs]).decode()
         stored = {UUID(row[0]): row[1] for row in conn.exec_driver_sql(_SEQUENCES, (ids,))}
-        won = {run[0] for run, sequence in zip(runs, expected, strict=True) if stored.get(run[0]) == sequence}
+        lost = {run[0] for run, sequence in zip(runs, expected, strict=True) if stored.get(run[0]) != sequence}
         updates = [
-            _plain((*run[1:], run[0], sequence)) for run, sequence in zip(runs, expected, strict=True) if run[0] in won
+            _plain((*run[1:], run[0], sequence))
+            for run, sequence in zip(runs, expected, strict=True)
+            if not lost or run[0] not in lost
         ]
         if not updates:
-            return won
-        if conn.exec_driver_sql(_UPDATE_RUN, updates).rowcount != len(updates):
-            # Only a caller's own deferred transaction could see this: another process wrote in between.
-            raise InvariantViolation(
-                "the SQLite transaction does not hold the write lock; begin it with BEGIN IMMEDIATE"
-            )
-        self.insert_events(conn, [event for event in events if event[0] in won])
-        return won
+            return lost
+        _expect(len(updates), conn.exec_driver_sql(_UPDATE_RUN, updates).rowcount)
+        self.insert_events(conn, [event for event in events if not lost or event[0] not in lost])
+        return lost
 
     def claim_keys(self, conn: Connection, keys: Sequence[tuple[str, str, str, UUID]]) -> set[UUID]:
         return {key[3] for key in keys if conn.exec_driver_sql(_CLAIM_KEY, _plain(key)).rowcount == 1}
@@ -149,29 +176,77 @@ class Sqlite:
         now: datetime,
         limit: int,
     ) -> list[tuple[Any, ...]]:
+        best = self._best(conn, rows.READ, environment, session_id, queues, tasks, now, limit)
+        return [(*_rich(row[2:-2]), row[-2], row[-1]) for row in best]
+
+    def lease_runs(
+        self,
+        conn: Connection,
+        environment: str,
+        terms: LeaseTerms,
+        queues: Sequence[str],
+        tasks: Sequence[str],
+        now: datetime,
+        limit: int,
+    ) -> Sequence[Sequence[Any]]:
+        session, moment = str(terms.session_id), instant_to_text(now)
+        updates, events, leased = [], [], []
+        for row in self._best(conn, rows.LEASED, environment, terms.session_id, queues, tasks, now, limit):
+            run_id, created_at, sequence, updated_at, started_at, attempts, *rest = row[2:]
+            at = max(updated_at, moment)  # time never runs backwards within a run
+            started, attempt = started_at or at, attempts + 1
+            updates.append((sequence + 1, at, started, attempt, session, terms.worker_id, at, run_id, sequence))
+            data = f"{terms.before}{attempt}{terms.behind}"
+            events.append((run_id, sequence + 1, _LEASED, terms.version, at, environment, terms.actor, data))
+            leased_at = now if at == moment else _instant(at)
+            started = leased_at if started == at else _instant(started)
+            leased.append((_uuid(run_id), _instant(created_at), sequence + 1, leased_at, started, attempt, *rest))
+        if leased:
+            _expect(len(updates), conn.exec_driver_sql(_LEASE_RUN, updates).rowcount)
+            conn.exec_driver_sql(_INSERT_EVENT, events)
+        return leased
+
+    def _best(
+        self,
+        conn: Connection,
+        columns: Sequence[str],
+        environment: str,
+        session_id: UUID,
+        queues: Sequence[str],
+        tasks: Sequence[str],
+        now: datetime,
+        limit: int,
+    ) -> list[Any]:
+        """The rows of due runs: priority, due time, these columns (the first is the id), created version and data."""
         paused = conn.exec_driver_sql(_SESSION, (environment, str(session_id))).scalar()
         if paused is None:  # the session has ended
             return []
         if paused != "[]":
             queues = [queue for queue in queues if queue not in orjson.loads(paused)]
         known = orjson.dumps(list(tasks)).decode()
+        queued, waiting = _due(tuple(columns))
         found = []
         for queue in queues:
             parameters = (environment, queue, instant_to_text(now), known, limit)
-            found.append(sorted(conn.exec_driver_sql(_QUEUED, parameters).all(), key=_rank))
-            found.append(self._waiting(conn, environment, queue, parameters, limit))
-        best = islice(merge(*found, key=_rank), limit)
-        return [(*_rich(row[1:-2]), row[-2], row[-1]) for row in best]
+            found.append(sorted(conn.exec_driver_sql(queued, parameters).all(), key=_rank))
+            found.append(self._waiting(conn, waiting, environment, queue, parameters, limit))
+        return list(islice(merge(*found, key=_rank), limit))
 
     def _waiting(
-        self, conn: Connection, environment: str, queue: str, parameters: tuple[Any, ...], limit: int
+        self,
+        conn: Connection,
+        statement: str,
+        environment: str,
+        queue: str,
+        parameters: tuple[Any, ...],
+        limit: int,
     ) -> list[Any]:
         """Due runs that waited, level by level of priority: within one, runs that are not yet due come last."""
         found: list[Any] = []
         level = conn.exec_driver_sql(_NEXT_LEVEL, (environment, queue, _ABOVE_ALL)).scalar_one()
         while level is not None and len(found) < limit:
             where, due = parameters[:2], parameters[2:]
-            found += sorted(conn.exec_driver_sql(_WAITING, (*where, level, *due)).all(), key=_rank)
+            found += sorted(conn.exec_driver_sql(statement, (*where, level, *due)).all(), key=_rank)
             level = conn.exec_driver_sql(_NEXT_LEVEL, (environment, queue, level)).scalar_one()
         return found
 

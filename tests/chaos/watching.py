@@ -9,7 +9,7 @@ from typing import Any
 
 from runlane import Runlane
 from runlane.events import Recorded, RunCreated, RunDispatchReserved, RunLeased, ScheduleFired, ScheduleResumed
-from runlane.storage import log
+from runlane.storage import streams
 from tests.chaos.crowd import LIMIT, SCHEDULES
 
 #: Events of a run after which it has no slot, whatever it had before.
@@ -28,7 +28,7 @@ FREES = {
 def histories(app: Runlane, prefix: str) -> list[Recorded]:
     """Every event of these streams, in the order of the log."""
     with app.lane.database.snapshot() as tx:
-        records = [record for stream in log.read_streams(tx, prefix, app.environment) for record in stream.records]
+        records = [record for stream in streams.read_streams(tx, prefix, app.environment) for record in stream.records]
     return sorted(records, key=lambda record: record.position or 0)
 
 

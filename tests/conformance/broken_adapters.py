@@ -61,7 +61,7 @@ class BrokenStorage(StorageConformance):
 class Everybody(Statements):
     def update_runs(self, conn: Any, expected: Any, runs: Any, events: Any) -> Any:
         super().update_runs(conn, expected, runs, events)
-        return {run[0] for run in runs}
+        return set()
 
 
 @found_by(
@@ -76,11 +76,11 @@ class TestTellsNobodyThatItLost(BrokenStorage):
 
 class Unguarded(Statements):
     def update_runs(self, conn: Any, expected: Any, runs: Any, events: Any) -> Any:
-        won = super().update_runs(conn, expected, runs, events)
+        lost = super().update_runs(conn, expected, runs, events)
         for run in runs:
-            if run[0] not in won:
+            if run[0] in lost:
                 conn.exec_driver_sql("update runs set cancellation = ? where id = ?", (run[-1], str(run[0])))
-        return won
+        return lost
 
 
 @found_by("test_a_stale_sequence_writes_nothing", "test_only_the_losers_of_a_batch_are_left_out")
@@ -111,8 +111,8 @@ class TestKnowsNoSingletons(BrokenStorage):
 
 
 class WorstFirst(Statements):
-    def lock_due(self, conn: Any, environment: str, *rest: Any) -> Any:
-        return super().lock_due(conn, environment, *rest)[::-1]
+    def lease_runs(self, conn: Any, environment: str, *rest: Any) -> Any:
+        return super().lease_runs(conn, environment, *rest)[::-1]
 
 
 @found_by("test_claims_go_by_priority_then_due_time_then_id")
@@ -121,8 +121,8 @@ class TestClaimsTheWorstFirst(BrokenStorage):
 
 
 class Generous(Statements):
-    def lock_due(self, conn: Any, environment: str, session_id: Any, queues: Any, *rest: Any) -> Any:
-        return super().lock_due(conn, environment, session_id, [*queues, "other"], *rest)
+    def lease_runs(self, conn: Any, environment: str, terms: Any, queues: Any, *rest: Any) -> Any:
+        return super().lease_runs(conn, environment, terms, [*queues, "other"], *rest)
 
 
 @found_by("test_only_what_is_wanted_and_due_is_claimed")

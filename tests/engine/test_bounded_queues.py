@@ -14,7 +14,7 @@ import pytest
 from runlane import Context, Queue, QueueCapacityExceeded, Release, Retry, Runlane, RunStatus, SettableClock, task
 from runlane.events import RunCancelled, RunFailed, RunLeased
 from runlane.policy import Fixed
-from runlane.storage import log
+from runlane.storage import streams
 from tests.engine.sessions import EXPIRY, take
 from tests.support import PATIENCE, at_once, database_of, eventually, types_of, written
 
@@ -49,7 +49,7 @@ class Gauge:
 def most_open_leases(app: Runlane) -> Counter[Any]:
     """By partition the most leases that were open at any position in the log."""
     with database_of(app).snapshot() as tx:
-        records = [record for stream in log.read_streams(tx, "run.", app.environment) for record in stream.records]
+        records = [record for stream in streams.read_streams(tx, "run.", app.environment) for record in stream.records]
     partition, leased, open_now, most = {}, set(), Counter[Any](), Counter[Any]()
     for record in sorted(records, key=lambda record: record.position or 0):
         event, run_id = record.event, record.stream_id

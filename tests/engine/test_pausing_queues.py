@@ -16,7 +16,7 @@ from runlane import decisions as d
 from runlane.errors import InvariantViolation
 from runlane.events import QueuePaused, QueueResumed, Recorded
 from runlane.projections import queues as fold
-from runlane.storage import log, rows
+from runlane.storage import log, rows, streams
 from runlane.testing import drain
 from runlane.values import APPLICATION
 from tests.engine.tasks import echo
@@ -30,7 +30,7 @@ ANN = Actor.operator("ann")
 
 def history(app: Runlane, name: str) -> list[Recorded]:
     with database_of(app).snapshot() as tx:
-        return list(log.read_stream(tx, d.queue_stream(app.environment, name)))
+        return list(streams.read_stream(tx, d.queue_stream(app.environment, name)))
 
 
 def states(app: Runlane) -> dict[str, tuple[bool, int | None, int]]:

@@ -28,7 +28,7 @@ from runlane import (
 )
 from runlane.engine import schedule
 from runlane.events import ScheduleFired, SchedulePaused, ScheduleResumed
-from runlane.storage import log, schedules
+from runlane.storage import schedules, streams
 from runlane.values import SourceType
 from tests.engine.tasks import HOUR
 from tests.support import SECOND, START, at_once, database_of
@@ -63,7 +63,7 @@ def ticked(make_app: Make, clock: SettableClock, *schedules: Schedule, **options
 def history(app: Runlane, id: str = "s") -> list[Any]:
     stream = app.schedules.get(id).stream_id
     with database_of(app).read(None) as tx:
-        return list(log.read_stream(tx, stream))
+        return list(streams.read_stream(tx, stream))
 
 
 def due_times(app: Runlane) -> list[timedelta | None]:

@@ -30,7 +30,7 @@ from runlane.events import (
     ScheduleFired,
 )
 from runlane.projections.runs import Run, replay
-from runlane.storage import log, rows
+from runlane.storage import rows, streams
 from tests.support import database_of, named
 
 _ENDS = (RunSucceeded, RunFailed, RunCancelled)
@@ -56,8 +56,8 @@ class Stored:
         """Read it all."""
         database = database_of(app)
         with database.snapshot() as tx:
-            histories = {stream.id: stream.records for stream in log.read_streams(tx, "run.", app.environment)}
-            schedules = {stream.id: stream.records for stream in log.read_streams(tx, "schedule.", app.environment)}
+            histories = {stream.id: stream.records for stream in streams.read_streams(tx, "run.", app.environment)}
+            schedules = {stream.id: stream.records for stream in streams.read_streams(tx, "schedule.", app.environment)}
 
             def read(columns: str, table: str) -> list[tuple[str, ...]]:
                 statement = f"select {columns} from {named(database, table)} where environment = '{app.environment}'"

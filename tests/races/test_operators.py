@@ -21,7 +21,7 @@ from runlane import (
     task,
 )
 from runlane.decisions import Failed, Outcome, Succeeded, environment_stream
-from runlane.storage import log
+from runlane.storage import streams
 from tests.races.arena import Arena, Place, claim, finish, ids
 from tests.races.interleave import Race
 from tests.support import SECOND, database_of
@@ -53,7 +53,7 @@ def ended(app: Runlane, count: int = 1, outcome: Outcome = DONE, **options: Any)
 def prunings(app: Runlane) -> list[int]:
     """How many runs each pruning has told of."""
     with database_of(app).read() as tx:
-        records = log.read_stream(tx, environment_stream(app.environment))
+        records = streams.read_stream(tx, environment_stream(app.environment))
     return [record.event.runs for record in records]  # type: ignore[union-attr]
 
 

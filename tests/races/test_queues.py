@@ -7,7 +7,7 @@ import pytest
 from runlane import Queue, Run, task
 from runlane.decisions import queue_stream
 from runlane.projections.queues import QueueControl
-from runlane.storage import log
+from runlane.storage import streams
 from tests.races.arena import Arena, Place, claim, ids
 from tests.races.interleave import Race
 from tests.support import database_of
@@ -23,7 +23,7 @@ def work() -> None:
 def history(place: Place, queue: str) -> list[str]:
     """The events of a queue."""
     with database_of(place.made[0]).read() as tx:
-        return [type(r.event).__name__ for r in log.read_stream(tx, queue_stream(place.environment, queue))]
+        return [type(r.event).__name__ for r in streams.read_stream(tx, queue_stream(place.environment, queue))]
 
 
 @pytest.mark.parametrize("queue", QUEUES, ids=lambda queue: queue.name)

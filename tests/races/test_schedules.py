@@ -12,7 +12,7 @@ from runlane.engine.tick import TickReport
 from runlane.events import ScheduleFired
 from runlane.projections.schedules import ScheduleState
 from runlane.schedule_decisions import schedule_stream
-from runlane.storage import log
+from runlane.storage import streams
 from tests.races.arena import Arena, Place
 from tests.races.interleave import Race
 from tests.support import START, database_of
@@ -43,7 +43,7 @@ def minutes(state: ScheduleState) -> int:
 def history(app: Runlane, schedule_id: str = "s") -> list[str]:
     """The events of a schedule."""
     with database_of(app).read() as tx:
-        records = log.read_stream(tx, schedule_stream(app.environment, schedule_id))
+        records = streams.read_stream(tx, schedule_stream(app.environment, schedule_id))
     return [type(record.event).__name__.removeprefix("Schedule") for record in records]
 
 
@@ -69,7 +69,7 @@ def test_invariant_10_two_ticks_make_one_run_of_an_occurrence(arena: Arena, miss
             (run,) = a.runs.list().data
             assert run.source.scheduled_for == START + TEN * (missed + 1)
             with database_of(a).read() as tx:
-                fired = log.read_stream(tx, schedule_stream(a.environment, "s"))[-1].event
+                fired = streams.read_stream(tx, schedule_stream(a.environment, "s"))[-1].event
             assert isinstance(fired, ScheduleFired)
             assert (fired.collapsed, fired.run_id) == (missed, run.id)
             return "A" if x.schedules_fired else "B"

@@ -20,7 +20,7 @@ from runlane.events import (
     RunSucceeded,
 )
 from runlane.projections.runs import Run
-from runlane.storage import log
+from runlane.storage import streams
 from runlane.storage.replay import Verification
 from tests.stateful.terms import TERMINAL
 
@@ -47,7 +47,7 @@ class Stored:
             if (cursor := page.next_cursor) is None:
                 break
         with app.lane.database.snapshot() as tx:
-            histories = {stream.id: stream.records for stream in log.read_streams(tx, "run.", app.environment)}
+            histories = {stream.id: stream.records for stream in streams.read_streams(tx, "run.", app.environment)}
         return cls({run.id: run for run in rows}, histories, app.audit.verify())
 
 

@@ -10,7 +10,7 @@ from runlane.decisions import Change
 from runlane.errors import ConflictKind, InternalError, StorageConflict
 from runlane.events import RunCancelled, RunDeliveryRequested, RunLeased
 from runlane.projections import runs as fold
-from runlane.storage import claims, log, queries, replay
+from runlane.storage import claims, log, queries, replay, streams
 from runlane.storage.database import Database
 from runlane.values import new_run_id
 from tests.support import START, at_once, birth, count, execute, step
@@ -23,7 +23,7 @@ def append(database: Database, *changes: Change) -> set[UUID]:
 
 def sequences(database: Database, run_id: UUID) -> list[int]:
     with database.read() as tx:
-        return [record.sequence for record in log.read_stream(tx, run_id)]
+        return [record.sequence for record in streams.read_stream(tx, run_id)]
 
 
 def assert_replays(database: Database) -> None:
@@ -36,7 +36,7 @@ def test_a_birth_stores_its_events_and_the_folded_run(database: Database) -> Non
     assert append(database, change) == set()
     with database.read() as tx:
         assert queries.get_run(tx, "default", change.after.id) == change.after
-        read = log.read_stream(tx, change.after.id)
+        read = streams.read_stream(tx, change.after.id)
     assert fold.replay(read) == change.after
     assert [record.event for record in read] == [record.event for record in change.records]
     assert all(record.position is not None for record in read)

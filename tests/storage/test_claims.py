@@ -8,14 +8,26 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from attrs import evolve
 
+from runlane import codec, decisions
 from runlane.engine import lease
 from runlane.engine.lease import Holder
-from runlane.events import RunCancelled, RunLeased, RunReleased
+from runlane.events import (
+    RunCancelled,
+    RunDispatchReserved,
+    RunInterrupted,
+    RunLeased,
+    RunLeaseExpired,
+    RunReleased,
+    RunRetryScheduled,
+    RunStep,
+)
 from runlane.projections.runs import Run
-from runlane.storage import claims, log, sessions
+from runlane.storage import claims, log, queries, sessions, streams
 from runlane.storage.database import Database
-from tests.support import SECOND, START, at_once, birth, database_at, raw, step
+from runlane.values import Failure, RunStatus
+from tests.support import SECOND, START, at_once, birth, database_at, execute, named, raw, step
 
 LATER = START + timedelta(hours=1)
 
@@ -192,3 +204,55 @@ def test_a_session_that_has_ended_claims_nothing(database: Database) -> None:
     with database.write() as tx:
         assert claims.lock_due(tx, "default", uuid4(), ["default"], ["work"], LATER, 10) == []
     assert len(due(database, 10)) == 1
+
+
+def waited(database: Database, draw: random.Random, now: datetime) -> Run:
+    """A due run with some past: new, released, failed, interrupted or lost before, moved by a clock that was ahead."""
+    changes = [birth(priority=draw.choice([-1, 0, 5]))]
+    failure = Failure("task_failed", "no", True)
+    for attempt in range(1, draw.choice([1, 1, 2, 4])):
+        run, gone = changes[-1].after, uuid4()
+        changes.append(step(run, RunLeased(gone, "w0", attempt), at=max(run.updated_at, run.due_at or START)))
+        waits: list[RunStep] = [
+            RunReleased(gone, attempt, START + attempt * SECOND),
+            RunRetryScheduled(gone, attempt, failure, START + attempt * SECOND, 1000, 0),
+        ]
+        queued: list[RunStep] = [RunLeaseExpired(gone, attempt), RunInterrupted(gone, attempt, "worker_stopping")]
+        ahead = draw.random() < 0.2
+        ended = draw.choice(waits if ahead else waits + queued)
+        changes.append(step(changes[-1].after, ended, at=now + SECOND if ahead else changes[-1].after.updated_at))
+        if ahead:
+            break
+    if changes[-1].after.status is RunStatus.QUEUED and draw.random() < 0.3:
+        changes.append(step(changes[-1].after, RunDispatchReserved(None), at=changes[-1].after.updated_at))
+    with database.write() as tx:
+        for change in changes:
+            assert log.append_runs(tx, [change]) == set()
+    return changes[-1].after
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_statement_that_leases_does_what_the_decision_and_the_fold_do(database: Database, seed: int) -> None:
+    draw, now = random.Random(seed), START + timedelta(minutes=1)
+    before = {run.id: run for run in (waited(database, draw, now) for _ in range(60))}
+    assert {run.attempt_count for run in before.values()} >= {0, 1, 3}
+    holder = Holder(session_in(database), 'w 1 "one" 1')
+    with database.write() as tx:
+        leased = claims.lease_due(
+            tx, "default", holder.session_id, holder.worker_id, ["default"], ["work"], now, limit=100
+        )
+    expected = {
+        run.id: decisions.advance(run, decisions.lease(run, holder.session_id, holder.worker_id), now, holder.actor)
+        for run in before.values()
+    }
+    assert ids(leased) == ids(sorted(before.values(), key=lambda run: (-run.priority, run.due_at, run.id)))
+    assert {run.id: run for run in leased} == {run_id: change.after for run_id, change in expected.items()}
+    with database.read() as tx:
+        assert queries.get_runs(tx, list(expected)) == {run.id: run for run in leased}
+        for run in leased:
+            (record,) = streams.read_after(tx, run.id, before[run.id].sequence, 10)
+            assert evolve(record, position=None) == expected[run.id].records[0]
+    select = f"select stream_id, sequence, cast(data as text) from {named(database, 'events')}"
+    texts = {(str(row[0]), row[1]): row[2] for row in execute(database, select)}
+    for run_id, change in expected.items():
+        assert texts[str(run_id), change.after.sequence] == codec.encode(change.records[0].event).data

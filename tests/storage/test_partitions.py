@@ -14,7 +14,7 @@ from runlane.engine import lease
 from runlane.engine.lease import Holder
 from runlane.events import RunCancellationRequested, RunLeased, RunReleased, RunSucceeded
 from runlane.projections.runs import Run
-from runlane.storage import log, partitions, sessions
+from runlane.storage import log, partitions, sessions, streams
 from runlane.storage.database import Database
 from runlane.storage.partitions import Partition, Slots
 from tests.support import PATIENCE, SECOND, START, at_once, birth, database_at, raw, step
@@ -84,7 +84,7 @@ def test_a_lease_records_the_limit_it_kept_to(database: Database) -> None:
     bounded, free = born(database), born(database, queue="free")
     claim(database, limits={"default": 7}, queues=["default", "free"])
     with database.read() as tx:
-        found = {run.id: log.read_stream(tx, run.id)[-1].event.concurrency_limit for run in (bounded, free)}
+        found = {run.id: streams.read_stream(tx, run.id)[-1].event.concurrency_limit for run in (bounded, free)}
     assert found == {bounded.id: 7, free.id: None}
 
 

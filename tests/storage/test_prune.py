@@ -41,7 +41,7 @@ from runlane.engine.prune import Old
 from runlane.errors import InvariantViolation
 from runlane.events import Recorded, RunsPruned
 from runlane.projections.runs import Run
-from runlane.storage import log
+from runlane.storage import log, streams
 from runlane.storage import prune as storage_prune
 from runlane.storage.database import Database
 from runlane.storage.transaction import Transaction
@@ -74,7 +74,7 @@ def ended(app: Runlane, n: int = 1, payload: Any = 1, used: Task[..., Any] = wor
 def told(app: Runlane) -> list[Any]:
     """What the environment's own stream says."""
     with database_of(app).read() as tx:
-        return list(log.read_stream(tx, environment_stream(app.environment)))
+        return list(streams.read_stream(tx, environment_stream(app.environment)))
 
 
 def rows_of(app: Runlane, run_id: UUID) -> int:

@@ -23,7 +23,7 @@ from runlane.engine.trigger import NewRun, Triggered, trigger
 from runlane.events import Recorded, RunCreated
 from runlane.policy import ONE_ATTEMPT, Retry
 from runlane.projections.runs import Run
-from runlane.storage import log, queries, replay, sessions
+from runlane.storage import log, queries, replay, sessions, streams
 from runlane.storage.database import Database
 from runlane.storage.transaction import Transaction
 from runlane.values import APPLICATION, new_run_id
@@ -121,7 +121,7 @@ class Store:
 
     def history(self, id: UUID) -> list[Recorded]:
         """The events of a run, without positions."""
-        return told(self.read(lambda tx: log.read_stream(tx, id)))
+        return told(self.read(lambda tx: streams.read_stream(tx, id)))
 
     def hold(self, lasts: timedelta = HOUR) -> Holder:
         """Open the session of a worker."""

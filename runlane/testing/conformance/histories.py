@@ -10,7 +10,7 @@ from sqlalchemy import delete, select, update
 from runlane import decisions
 from runlane.errors import ConflictKind, InternalError, RunlaneError, StorageConflict
 from runlane.events import RunCancelled
-from runlane.storage import log, queries, tables
+from runlane.storage import log, queries, streams, tables
 from runlane.storage.transaction import Transaction
 from runlane.testing.conformance.cases import ENVIRONMENT, SECOND, START, StorageCases, Store, birth, new, together
 from runlane.values import SYSTEM, RunStatus
@@ -142,7 +142,7 @@ class HistoryCases(StorageCases):
         assert len(set(found)) == len(found) == 12, f"every event has a position of its own; found {found}"
         last = birth()
         store.append(last)
-        newest = [record.position for record in store.read(lambda tx: log.read_stream(tx, last.after.id))]
+        newest = [record.position for record in store.read(lambda tx: streams.read_stream(tx, last.after.id))]
         assert all(n is not None and n > found[-1] for n in newest), "what is written later has a later position"
 
     def test_environments_are_apart(self, store: Store) -> None:

@@ -15,7 +15,7 @@ from runlane.errors import RunlaneError
 from runlane.projections.runs import Run
 from runlane.registry import Registry
 from runlane.schedule_decisions import ScheduleDefinition
-from runlane.storage import log, schedules, tables
+from runlane.storage import schedules, streams, tables
 from runlane.storage.database import Database
 from runlane.tasks import task
 from runlane.testing.conformance.cases import (
@@ -183,9 +183,9 @@ class ReadCases(StorageCases):
     def test_a_snapshot_does_not_move(self, store: Store) -> None:
         change = birth()
         with store.database.snapshot() as tx:
-            assert log.read_stream(tx, change.after.id) == ()
+            assert streams.read_stream(tx, change.after.id) == ()
             together([lambda: store.append(change)])
-            assert log.read_stream(tx, change.after.id) == (), "what others commit shows in a snapshot"
+            assert streams.read_stream(tx, change.after.id) == (), "what others commit shows in a snapshot"
         assert store.history(change.after.id) == list(change.records)
 
 

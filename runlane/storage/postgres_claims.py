@@ -1,0 +1,138 @@
+"""PostgreSQL: the statements that find due runs and lease them.
+
+Per queue and branch a lateral join, so that each reads its own index in order and stops after as many rows as are
+wanted.  What waits is read level by level of priority: within one, runs that are not yet due come last and never lie
+in the way.  What is locked beyond the overall limit is free again at the transaction's commit, which follows at once.
+"""
+
+from __future__ import annotations
+
+from runlane.storage import rows
+
+#: One more than the highest priority.
+ABOVE_ALL = 32768
+#: What a claim returns of each run: ``rows.LEASED``, then its first event's version and data.
+_ORDER = "priority desc, due_at, id"
+_JSON = frozenset({"failure", "reservation", "cancellation"})
+
+
+def flat(statement: str) -> str:
+    """The statement on one line: the driver remembers how to send only those of up to 4,096 characters."""
+    return " ".join(statement.split())
+
+
+def _best(schema: str) -> str:
+    """The CTE ``best`` and what it needs.  Parameters: queues, session, environment thrice, now, tasks, limit (twice
+    these three), limit."""
+    queued, waiting = "status = 'queued'", "status in ('scheduled', 'released', 'retrying')"
+    highest = f"""(
+            select priority from {schema}.runs
+            where environment = %t and queue = name and {waiting} and priority < {{below}}
+            order by priority desc limit 1)"""
+    candidate = f"""
+          select r.* from {{source}} cross join lateral (
+            select {{columns}} from {schema}.runs
+            where environment = %t and queue = name and {{status}} and due_at <= %b and task_id = any(%b::text[])
+            order by {_ORDER} limit %b for update skip locked
+          ) r"""
+    return f"""
+        names as materialized (
+          select name from unnest(%b::text[]) q(name)
+          where exists (select 1 from {schema}.sessions where id = %b::uuid)
+          and not exists (select 1 from {schema}.queues c where c.environment = %t and c.name = q.name and paused)
+        ), levels (name, level) as (
+          select name, {highest.format(below=ABOVE_ALL)} from names
+          union all
+          select name, {highest.format(below="level")} from levels where level is not null
+        ), candidates as materialized (
+          select * from ({candidate.format(source="names", status=queued, columns="{columns}")}) queued
+          union all
+          select * from ({
+        candidate.format(source="levels", status=waiting + " and priority = level", columns="{columns}")
+    }) waiting
+        ), best as materialized (
+          select * from candidates order by {_ORDER} limit %b
+        )"""
+
+
+def _first(schema: str, of: str) -> str:
+    """Joins the first event of each run, one by one whatever the planner believes about how many there are."""
+    return f"""cross join lateral (
+          select version, data from {schema}.events where stream_id = {of}.id and sequence = 1 limit 1
+        ) e"""
+
+
+def lock_due(schema: str) -> str:
+    """Due runs of unlimited queues, locked."""
+    read = ", ".join(f"c.{column}::text" if column in _JSON | {"status"} else f"c.{column}" for column in rows.READ)
+    return flat(f"""
+        with recursive {_best(schema).format(columns="*")}
+        select {read}, e.version, e.data::text from best c {_first(schema, "c")}
+        order by {_ORDER.replace("priority", "c.priority").replace("due_at", "c.due_at").replace(", id", ", c.id")}""")
+
+
+def claim(schema: str) -> str:
+    """Due runs of unlimited queues, leased: what ``decisions.lease`` decides and the fold makes of it, in one
+    statement.
+
+    Further parameters: now, now, session, worker, now; event version, environment, actor, and the event's data before
+    and after the number of the attempt.
+    """
+    at = "greatest(r.updated_at, %b::timestamptz)"
+    read = ", ".join(f"u.{column}::text" if column in _JSON else f"u.{column}" for column in rows.LEASED)
+    return flat(f"""
+        with recursive {_best(schema).format(columns="id, priority, due_at")}, u as (
+          update {schema}.runs r set status = 'running', sequence = r.sequence + 1, updated_at = {at}, due_at = null,
+            run_at = null, started_at = coalesce(r.started_at, {at}), attempt_count = r.attempt_count + 1,
+            lease_session_id = %b::uuid, lease_worker_id = %b::text, leased_at = {at}, reservation = null
+          from best b where r.id = b.id
+          returning {", ".join(f"r.{column}" for column in rows.LEASED)}, b.priority, b.due_at
+        ), leased as (
+          insert into {schema}.events (stream_id, sequence, type, version, occurred_at, environment, actor, data)
+          select id, sequence, 'run.leased', %b::smallint, updated_at, %b::text, %b::text,
+            (%b::text || attempt_count || %b::text)::json
+          from u
+        )
+        select {read}, e.version, e.data::text from u {_first(schema, "u")}
+        order by {_ORDER.replace("priority", "u.priority").replace("due_at", "u.due_at").replace(", id", ", u.id")}""")
+
+
+def lock_due_in(schema: str) -> str:
+    """Of bounded queues: per partition and level of priority a lateral join, so that each stops at its room.
+
+    Runs with a key have one index for all statuses; those without share theirs with the other keys' runs.
+    """
+    runs = f"select {{what}} from {schema}.runs where environment = %t and queue = {{of}}.queue and {{which}}"
+    keyed = "{of}.key = concurrency_key and due_at is not null"
+    queued = "concurrency_key is null and status = 'queued'"
+    waiting = "concurrency_key is null and status in ('scheduled', 'released', 'retrying')"
+
+    def levels(name: str, which: str, parts: str) -> str:
+        highest = runs.format(what="max(priority)", of="{of}", which=which + " and priority < {below}")
+        first, next_ = highest.format(of="p", below=ABOVE_ALL), highest.format(of="l", below="l.level")
+        return f"""{name} (queue, key, room, level) as (
+              select queue, key, room, ({first}) from parts p where {parts}
+              union all
+              select queue, key, room, ({next_}) from {name} l where level is not null
+            )"""
+
+    def due(of: str, which: str, condition: str) -> str:
+        best = runs.format(what="id, priority, due_at", of=of, which=which.format(of=of))
+        return f"""
+              select {of}.queue, {of}.key, r.* from {condition} cross join lateral (
+                {best} and reservation is null and due_at <= %b and task_id = any(%b::text[])
+                order by priority desc, due_at, id limit {of}.room for update skip locked
+              ) r"""
+
+    return f"""
+            with recursive parts as materialized (
+              select * from unnest(%b::text[], %b::text[], %b::int[]) p (queue, key, room)
+            ), {levels("keyed", keyed, "key is not null")}, {levels("waiting", waiting, "key is null")},
+            candidates as materialized (
+              {due("l", keyed + " and priority = l.level", "keyed l")}
+              union all
+              {due("p", queued, "(select * from parts where key is null) p")}
+              union all
+              {due("l", waiting + " and priority = l.level", "waiting l")}
+            )
+            select id, queue, key from candidates order by priority desc, due_at, id"""
