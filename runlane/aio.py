@@ -143,25 +143,28 @@ class AsyncRunlane:
     ) -> Triggered:
         """See ``Runlane.trigger``; `connection` may be a SQLAlchemy ``AsyncConnection`` or ``AsyncSession``, or a
         psycopg ``AsyncConnection``, besides the sync ones."""
-        call = partial(
-            self._app.trigger,
+        asked = Trigger(
             task,
             payload,
-            queue=queue,
-            idempotency_key=idempotency_key,
-            idempotency_ttl=idempotency_ttl,
-            singleton_key=singleton_key,
-            concurrency_key=concurrency_key,
-            priority=priority,
-            run_at=run_at,
-            delay=delay,
-            run_id=run_id,
-            correlation_id=correlation_id,
-            actor=actor,
-            trace_carrier=trace_carrier,
-            meta=meta,
+            queue,
+            idempotency_key,
+            idempotency_ttl,
+            singleton_key,
+            concurrency_key,
+            priority,
+            run_at,
+            delay,
+            run_id,
+            correlation_id,
+            actor,
+            trace_carrier,
+            meta,
         )
-        return await self._within(call, connection)
+        if connection is None:
+            if not self._app._runtime.started:
+                await self.start()
+            return await self._app._intake.submit(asked, self._call)
+        return await self._within(partial(self._app._intake.ask, asked), connection)
 
     async def trigger_many(
         self,

@@ -16,9 +16,10 @@ from runlane.decisions import MAX_EVENTS
 from runlane.engine import deliver, lease
 from runlane.engine.deliver import Consumer, Delivery, DeliveryOutcome, IgnoreReason
 from runlane.engine.tick import TickReport
-from runlane.engine.trigger import NewRun, Triggered, trigger
+from runlane.engine.trigger import NewRun, Triggered
 from runlane.errors import ConfigurationInvalid, LeaseLost
 from runlane.inline import Inline
+from runlane.intake import Intake
 from runlane.lanes import Lane, lane_of
 from runlane.operators import Audit, IdempotencyKeys, Runs
 from runlane.projections.runs import Run
@@ -27,7 +28,6 @@ from runlane.requests import Trigger, build, entries
 from runlane.runtime import Runtime, Settings
 from runlane.session import HEARTBEAT, LEASE_DURATION
 from runlane.steering import Queues, Schedules
-from runlane.storage.borrow import joined
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Queue, Task
 from runlane.values import Actor, SourceType, TriggerOutcome, duration
@@ -95,6 +95,7 @@ class Runlane:
         )
         self._runtime = Runtime(where, registry, environment, clock, worker_id, settings)
         self._inline = Inline(self._runtime)
+        self._intake = Intake(self._runtime)
         self._workers: list[Worker] = []
         self.runs = Runs(self._runtime)
         self.idempotency_keys = IdempotencyKeys(self._runtime)
@@ -201,7 +202,7 @@ class Runlane:
             trace_carrier,
             meta,
         )
-        return self._trigger([build(self.registry, asked)], connection)[0]
+        return self._intake.ask(asked, connection)
 
     def trigger_many(
         self,
@@ -223,7 +224,7 @@ class Runlane:
             except Exception as error:
                 error.add_note(f"in entry {index} of trigger_many")
                 raise
-        return self._trigger(wanted, connection) if wanted else []
+        return self._intake.ask_all(wanted, connection) if wanted else []
 
     def run_now(
         self,
@@ -371,17 +372,6 @@ class Runlane:
         """
         self.start()
         return self._runtime.tick()
-
-    def _trigger(self, wanted: Sequence[NewRun], connection: Any) -> list[Triggered]:
-        for new in wanted:
-            self.lane.require_keys(new.created)
-        self.start()
-        if connection is None:
-            done = self._transact(lambda tx: trigger(tx, self.environment, wanted))
-            self._runtime.announce([one.run for one in done if one.outcome is TriggerOutcome.CREATED])
-            return done
-        with joined(self._runtime.database, connection, self._runtime.clock) as tx:
-            return trigger(tx, self.environment, wanted)
 
     def _queue_names(self, queues: Sequence[Queue] | None) -> list[str]:
         if queues is None:

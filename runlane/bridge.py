@@ -25,6 +25,13 @@ class ThreadCalls:
         call = partial(context.run, partial(function, *args, **kwargs))
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
+    def submit(self, function: Callable[[], object]) -> None:
+        """Have a function called on one of the threads, or here if they have been closed."""
+        try:
+            self._threads.submit(function)
+        except RuntimeError:
+            function()
+
     def close(self) -> None:
         """Let the threads end."""
         self._threads.shutdown(wait=False)

@@ -109,6 +109,7 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
         actor_of(asked.actor),
         None if asked.delay is None else duration("delay", asked.delay),
         source is not SourceType.RUN_NOW and registry.asks_at_once(created.queue),
+        asked.run_id is None,
     )
 
 

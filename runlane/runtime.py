@@ -112,7 +112,8 @@ class Runtime:
         self._holding: list[Holding] = []
         self._deployed = False
         self._next_sweep = 0.0
-        self._started = False
+        #: Whether ``start`` has been here.
+        self.started = False
         self._pid = os.getpid()
 
     @property
@@ -127,11 +128,11 @@ class Runtime:
 
     def start(self) -> None:
         """Make sure, once, that the tables are there; the memory and SQLite lanes create them."""
-        if self._started:
+        if self.started:
             return
         self._in_this_process()
         self.lane.start()
-        self._started = True
+        self.started = True
 
     def transact(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a transaction of its own."""
@@ -149,7 +150,7 @@ class Runtime:
         """End the session and close the connections."""
         with self._lock:
             session, self._session = self._session, None
-            self._started = False
+            self.started = False
         if session is not None:
             session.close()
         self.lane.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from runlane import decisions
@@ -16,16 +16,23 @@ from runlane.storage.transaction import Transaction
 from runlane.structs import struct
 from runlane.values import Actor, TriggerOutcome
 
+_ANY_MOMENT = datetime(2000, 1, 1, tzinfo=UTC)
+
 
 @struct
 class NewRun:
-    """A validated request for a run; `deliver` says that its delivery is asked for at once, if it is due."""
+    """A validated request for a run.
+
+    `deliver` says that its delivery is asked for at once, if it is due; `own_id` that the id was drawn for this request
+    and nobody else can have used it.
+    """
 
     id: UUID
     created: RunCreated
     actor: Actor
     delay: timedelta | None = None
     deliver: bool = True
+    own_id: bool = False
 
 
 @struct
@@ -44,6 +51,28 @@ def trigger(tx: Transaction, environment: str, wanted: Sequence[NewRun]) -> list
     """
     now = tx.now()
     return give_birth(tx, [birth(new, environment, now) for new in wanted], now)
+
+
+def is_plain(new: NewRun) -> bool:
+    """Whether nothing can hinder this run's birth or make it wait: no keys, no id of the caller's, due at once."""
+    created = new.created
+    owned = created.idempotency_key is not None or created.singleton_key is not None
+    return not owned and new.own_id and new.delay is None and created.run_at is None
+
+
+def trigger_now(tx: Transaction, environment: str, wanted: Sequence[NewRun]) -> list[Triggered]:
+    """Create plain runs in one statement, which may commit itself; as born at the moment when it is executed."""
+    births = [birth(new, environment, _ANY_MOMENT) for new in wanted]
+    now = log.append_births_now(tx, births)
+    return [Triggered(birth(new, environment, now).after, TriggerOutcome.CREATED) for new in wanted]
+
+
+def trigger_unless_done(tx: Transaction, environment: str, wanted: Sequence[NewRun]) -> list[Triggered]:
+    """Create plain runs, unless they have been created by a transaction whose answer was lost."""
+    done = queries.get_runs(tx, [new.id for new in wanted])
+    if done:
+        return [Triggered(done[new.id], TriggerOutcome.CREATED) for new in wanted]
+    return trigger(tx, environment, wanted)
 
 
 def give_birth(tx: Transaction, births: Sequence[Change], now: datetime) -> list[Triggered]:

@@ -6,15 +6,17 @@ committed: whoever then reports a failure, or simply tries again, is wrong in ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.exc import DBAPIError
 
-from runlane.errors import StorageUnavailable
+from runlane.errors import RunlaneError, StorageUnavailable
 from runlane.storage import faults
-from runlane.storage.dialect import EventRow
 from runlane.storage.transaction import Transaction
 
 #: Seconds for which the database is asked whether a commit happened, unless the caller says otherwise.
@@ -37,18 +39,41 @@ def commit(ending: RootTransaction, tx: Transaction, where: str) -> None:
         ending.rollback()  # or SQLAlchemy would hand the connection on as it is
         if refused:
             raise
-        raise unknown(tx.written, where) from error
+        raise unknown((event[0] for event in tx.written), where) from error
 
 
-def unknown(written: Sequence[EventRow], where: str) -> StorageUnavailable:
-    """The error that says so; its meta has the ids of the streams, such as runs, that may have been written."""
-    ids = [str(stream_id) for stream_id in dict.fromkeys(event[0] for event in written)]
-    some = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+@contextmanager
+def stating(ids: Sequence[UUID], where: str) -> Iterator[None]:
+    """Around a statement that commits itself.
+
+    Raises:
+        StorageUnavailable: the answer never came; ``meta["outcome"]`` is ``unknown``.
+        DBAPIError: the database refused, and nothing was written.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise unknown(ids, where) from error
+        raise
+
+
+def unknown(ids: Iterable[UUID], where: str) -> StorageUnavailable:
+    """The error that says so; `ids` are those of the streams, such as runs, that may have been written."""
+    names = [str(stream_id) for stream_id in dict.fromkeys(ids)]
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return StorageUnavailable(
         f"{where} was lost during a commit, and it is unknown whether that happened"
-        + (f"; look for {some} before you repeat the call" if ids else ""),
-        meta={"outcome": UNKNOWN, "ids": ids},
+        + (f"; look for {some} before you repeat the call" if names else ""),
+        meta={"outcome": UNKNOWN, "ids": names},
     )
+
+
+def of_one(error: RunlaneError, stream_id: UUID, where: str) -> RunlaneError:
+    """An error that many callers share, for the one of them whose run this is."""
+    if outcome(error) == UNKNOWN:
+        return unknown([stream_id], where)
+    return copy(error)
 
 
 def undone(where: str) -> StorageUnavailable:
@@ -58,7 +83,7 @@ def undone(where: str) -> StorageUnavailable:
     )
 
 
-def outcome(error: StorageUnavailable) -> Any:
+def outcome(error: RunlaneError) -> Any:
     """What is known about a commit, None if the error has nothing to do with one."""
     return error.meta.get("outcome")
 

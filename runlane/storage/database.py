@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
+from uuid import UUID
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
@@ -17,9 +18,9 @@ from sqlalchemy.pool import QueuePool
 from runlane import jsontext
 from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
 from runlane.clock import Clock
-from runlane.errors import ConfigurationInvalid, RunlaneError, StorageConflict, StorageUnavailable
+from runlane.errors import ConfigurationInvalid, ConflictKind, RunlaneError, StorageConflict, StorageUnavailable
 from runlane.storage import commits, faults, install, log
-from runlane.storage.dialect import EventRow, StorageDialect
+from runlane.storage.dialect import EventRow, Stamping, StorageDialect
 from runlane.storage.postgres import Postgres
 from runlane.storage.sqlite import Sqlite
 from runlane.storage.transaction import Transaction
@@ -79,6 +80,7 @@ class Database:
             self.dialect = Sqlite()
         # One connection guards the database in memory: whoever has it has the database.
         self.engine = self._engine(parsed, 1 if self.is_memory else pool_size)
+        self._statements = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.beat_engine = self.engine if self.is_memory else self._engine(parsed, 1)
         # Threads of one process queue here rather than spinning on SQLite's file lock.
         self._writer: AbstractContextManager[Any] = (
@@ -140,6 +142,11 @@ class Database:
                 tx = self.join(connection, clock)
                 yield tx
                 commits.commit(ending, tx, self.where)
+
+    @property
+    def stamps(self) -> bool:
+        """Whether one statement can make runs, tell when that was, and commit itself (``state``)."""
+        return isinstance(self.dialect, Stamping)
 
     @contextmanager
     def read(self, clock: Clock | None = None) -> Iterator[Transaction]:
@@ -222,6 +229,44 @@ class Database:
                     return log.is_stored(tx, event, min(left, 2.0))
             except RunlaneError as error:
                 if not error.retryable or left < pause:
+                    raise unknown from error
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
+    def state(self, statement: Callable[[Transaction], T], again: Callable[[Transaction], T], ids: Sequence[UUID]) -> T:
+        """Run `statement`, a single one that commits itself; where its answer was lost, find out whether it happened.
+
+        Args:
+            again: does the same in a transaction, unless it finds that it has been done.
+            ids: the runs that it makes.
+
+        Raises:
+            StorageUnavailable: as by ``transact``.
+        """
+        try:
+            with faults.translated(self.where), self._statements.connect() as connection:
+                with commits.stating(ids, self.where):
+                    return statement(self.join(connection))
+        except StorageConflict as error:
+            if not error.retryable:
+                raise
+            return self.transact(again)
+        except StorageUnavailable as error:
+            if commits.outcome(error) != commits.UNKNOWN:
+                raise
+            return self._find_out(again, error)
+
+    def _find_out(self, again: Callable[[Transaction], T], unknown: StorageUnavailable) -> T:
+        """Repeat a statement whose answer was lost, as soon as it can be; raises `unknown` if that takes too long."""
+        deadline = time.monotonic() + self._patience
+        pause = 0.01
+        while True:
+            try:
+                return self.transact(again)
+            except (StorageConflict, StorageUnavailable) as error:  # a conflict, if it has committed only now
+                if not error.retryable and getattr(error, "kind", None) is not ConflictKind.RUN_EXISTS:
+                    raise unknown from error
+                if deadline - time.monotonic() < pause:
                     raise unknown from error
             time.sleep(pause)
             pause = min(2 * pause, 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
 from attrs import frozen
@@ -119,4 +119,13 @@ class StorageDialect(Protocol):
 
         Returns id, queue and concurrency key, in claim order.
         """
+        ...
+
+
+@runtime_checkable
+class Stamping(Protocol):
+    """A database far enough away that a round trip just to ask for the time is worth saving."""
+
+    def insert_runs_now(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> datetime:
+        """Like ``insert_runs`` for runs that are due at once; the moment of the statement is all their instants."""
         ...

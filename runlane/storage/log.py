@@ -19,12 +19,12 @@ from sqlalchemy.exc import IntegrityError
 
 from runlane import codec
 from runlane.decisions import Change, QueueChange, environment_stream
-from runlane.errors import ConflictKind, StorageConflict
+from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
 from runlane.events import EnvironmentEvent, IdempotencyReset, Recorded, RunDeliveryRequested, RunLeased, ScheduleFired
 from runlane.projections.runs import Run
 from runlane.schedule_decisions import ScheduleChange
 from runlane.storage import faults, outbox, rows, tables
-from runlane.storage.dialect import EventRow, LeaseTerms
+from runlane.storage.dialect import EventRow, LeaseTerms, Stamping
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor
 
@@ -89,6 +89,25 @@ def append_leases(
             (first.id, first.sequence, stored, terms.version, first.updated_at, environment, terms.actor, data)
         )
     return runs
+
+
+def append_births_now(tx: Transaction, births: Sequence[Change]) -> datetime:
+    """Write the births of runs without idempotency and singleton keys that are due at once, in one statement, as born
+    at the moment of that statement by the database's clock; that moment.
+
+    Only for databases that can do it (``dialect.Stamping``).
+
+    Args:
+        births: made at any instant; its place is taken by the moment.
+
+    Raises:
+        StorageConflict: a run with one of the ids exists already (kind ``run_exists``).
+    """
+    if not isinstance(tx.dialect, Stamping):
+        raise InvariantViolation(f"{tx.dialect.name} has no statement that tells the time")
+    with _unique_ids():
+        runs = [rows.birth_values(change.after) for change in births]
+        return tx.dialect.insert_runs_now(tx.connection, runs, _event_rows(births))
 
 
 def append_singleton(tx: Transaction, change: Change) -> bool:

@@ -15,7 +15,15 @@ from runlane.storage import rows
 from runlane.storage.dialect import EventRow, LeaseTerms, Room, RunRow
 from runlane.storage.postgres_batches import Batch, Shape, source
 
-_CAST = {"status": "{schema}.run_status", "failure": "json", "reservation": "json", "cancellation": "json"}
+#: What is the moment of its birth in a run that is due at once.
+_STAMPED = frozenset({"occurred_at", "created_at", "updated_at", "due_at"})
+_CAST = {
+    "data": "json",
+    "status": "{schema}.run_status",
+    "failure": "json",
+    "reservation": "json",
+    "cancellation": "json",
+}
 _EVENT = ("stream_id", "sequence", "type", "version", "occurred_at", "environment", "actor", "data")
 _EVENT_VALUES = ", ".join("data::json" if column == "data" else column for column in _EVENT)
 _STEP = ("id", "expected", *rows.STATE[1:])
@@ -36,6 +44,7 @@ class Postgres:
         self._insert_events = cache(self._inserting_events)
         self._insert_runs = cache(self._inserting_runs)
         self._insert_singleton = cache(self._inserting_singleton)
+        self._insert_runs_now = cache(self._inserting_runs_now)
         self._update_runs = cache(self._updating_runs)
         self._advance_runs = cache(self._advancing_runs)
         self._claim_keys = f"""
@@ -71,6 +80,20 @@ class Postgres:
         return claims.flat(f"""
             insert into {self._schema}.runs ({", ".join(rows.BIRTH)})
             select {", ".join(map(self._cast, rows.BIRTH))} from {source("d", rows.BIRTH, runs)}""")
+
+    def _inserting_runs_now(self, events: Shape, runs: Shape) -> str:
+        def values(columns: Sequence[str]) -> str:
+            return ", ".join("clock.at" if column in _STAMPED else self._cast(column) for column in columns)
+
+        return claims.flat(f"""
+            with clock as materialized (select clock_timestamp() as at), e as (
+              insert into {self._schema}.events ({", ".join(_EVENT)})
+              select {values(_EVENT)} from {source("t", _EVENT, events, ordinality=True)}, clock order by ord
+            ), r as (
+              insert into {self._schema}.runs ({", ".join(rows.BIRTH)})
+              select {values(rows.BIRTH)} from {source("d", rows.BIRTH, runs)}, clock
+            )
+            select at from clock""")
 
     def _inserting_singleton(self, runs: Shape) -> str:
         return f"""{self._inserting_rows(runs)}
@@ -118,6 +141,12 @@ class Postgres:
     def insert_runs(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
         first, second = Batch(events), Batch(runs)
         conn.exec_driver_sql(self._insert_runs(first.shape, second.shape), (*first.parameters, *second.parameters))
+
+    def insert_runs_now(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> datetime:
+        first, second = Batch(events), Batch(runs)
+        statement = self._insert_runs_now(first.shape, second.shape)
+        at: datetime = conn.exec_driver_sql(statement, (*first.parameters, *second.parameters)).scalar_one()
+        return at
 
     def insert_singleton(self, conn: Connection, run: RunRow) -> bool:
         batch = Batch([run])

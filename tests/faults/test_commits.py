@@ -26,7 +26,7 @@ from tests.engine.sessions import take
 from tests.engine.tasks import echo
 from tests.faults.driver import Call, Moment, Nth, engines_of, sqlite_error, struck
 from tests.faults.operations import OPERATIONS, OPTIONS, Operation, shape
-from tests.support import PATIENCE, SECOND, database_of, eventually, execute, named, types_of
+from tests.support import PATIENCE, SECOND, at_once, database_of, eventually, execute, named, types_of
 
 OUTCOMES = [
     Succeeded({"n": 1}),
@@ -201,12 +201,45 @@ def test_a_database_that_stays_away_leaves_the_outcome_unknown_and_the_error_say
         assert caught.value.retryable
 
 
+@both_moments
+@pytest.mark.parametrize("callers", [1, 3])
+def test_a_trigger_whose_one_statement_was_lost_happens_once(postgres_url: str, moment: Moment, callers: int) -> None:
+    """On PostgreSQL it commits itself, so that its answer is the commit's."""
+    with Runlane(postgres_url, tasks=[echo]) as app:
+        with struck(Nth("execute", 1, moment), database_of(app).engine):
+            done = at_once([lambda n=n: app.trigger(echo, n) for n in range(callers)])
+        assert {one.outcome for one in done} == {"created"}
+        assert {run.id: run for run in app.runs.list().data} == {one.run.id: one.run for one in done}
+        assert appended(app) == {"run.created": callers, "run.delivery_requested": callers}
+        assert app.audit.verify().identical
+
+
+def test_a_trigger_whose_one_statement_stays_lost_says_so_to_each_caller(postgres_url: str) -> None:
+    away = threading.Event()
+
+    def strike(call: Call, real: Callable[[], None]) -> None:
+        if not away.is_set():
+            real()
+            away.set()
+        raise call.lost()
+
+    with impatient(postgres_url, echo) as app:
+        app.start()
+        with (
+            struck(strike, database_of(app).engine),
+            pytest.raises(StorageUnavailable, match="it is unknown") as caught,
+        ):
+            app.trigger(echo, 1)
+        (there,) = app.runs.list().data
+        assert caught.value.meta == {"outcome": "unknown", "ids": [str(there.id)]}
+
+
 def test_a_database_that_is_away_before_the_commit_has_written_nothing_and_the_error_does_not_say_unknown(
     shared_url: str,
 ) -> None:
     with impatient(shared_url, echo) as app:
         with struck(Nth("execute", 2, Moment.BEFORE), database_of(app).engine), pytest.raises(StorageUnavailable) as e:
-            app.trigger(echo, 1)
+            app.trigger_many(echo, [1])
         assert "outcome" not in e.value.meta
         assert app.runs.list().data == ()
 

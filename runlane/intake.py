@@ -1,0 +1,228 @@
+"""Triggers of one process, with as few commits for them as there can be.
+
+Whoever comes while nobody is at the database goes there at once; those who come meanwhile wait, and the next one takes
+all of them along in one transaction.  So a lone caller waits for nobody, and the batches grow with the load by
+themselves.  Each caller gets its own outcome, and its own error.
+
+Only plain runs go together: what has a key may have to wait for somebody else's transaction, and nobody else should.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from runlane.bridge import ThreadCalls
+from runlane.engine.trigger import NewRun, Triggered, is_plain, trigger, trigger_now, trigger_unless_done
+from runlane.errors import RunlaneError
+from runlane.requests import Trigger, build
+from runlane.runtime import Runtime
+from runlane.storage import commits
+from runlane.storage.borrow import joined
+from runlane.values import TriggerOutcome
+
+#: The most runs of one transaction.
+_MOST = 1000
+
+
+class _Request:
+    """One run that somebody waits for; `leads` says that it is its turn to go to the database."""
+
+    __slots__ = ("leads", "new", "outcome")
+
+    def __init__(self, new: NewRun) -> None:
+        self.new = new
+        self.leads = False
+        self.outcome: Triggered | BaseException | None = None
+
+    def lead(self) -> None:
+        """Go, or have somebody go, to the database."""
+        raise NotImplementedError
+
+
+class _Blocking(_Request):
+    """Of a caller whose thread waits, and goes itself."""
+
+    __slots__ = ("woken",)
+
+    def __init__(self, new: NewRun) -> None:
+        super().__init__(new)
+        self.woken = threading.Lock()
+        self.woken.acquire()
+
+    def lead(self) -> None:
+        self.woken.release()
+
+
+class _Awaiting(_Request):
+    """Of a caller on an event loop, for whom another thread goes."""
+
+    __slots__ = ("future", "go", "loop")
+
+    def __init__(self, new: NewRun, go: Callable[[], None]) -> None:
+        super().__init__(new)
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Triggered] = self.loop.create_future()
+        self.go = go
+
+    def lead(self) -> None:
+        self.go()
+
+
+class Intake:
+    """Creates plain runs for any number of callers at once."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._lock = threading.Lock()
+        self._waiting: deque[_Request] = deque()
+        self._busy = False
+
+    def ask(self, asked: Trigger, connection: Any = None) -> Triggered:
+        """Create a run, or find the owner of its key; blocks, and raises as ``Runlane.trigger``."""
+        new = build(self._runtime.registry, asked)
+        if connection is not None or not is_plain(new):
+            return self.ask_all([new], connection)[0]
+        self._require([new])
+        return self._create(new)
+
+    async def submit(self, asked: Trigger, threads: ThreadCalls) -> Triggered:
+        """The same for a caller on an event loop."""
+        new = build(self._runtime.registry, asked)
+        if not is_plain(new):
+            return (await threads(self.ask_all, [new]))[0]
+        self._require([new])
+        request = _Awaiting(new, lambda: threads.submit(self._go))
+        if self._comes_first(request):
+            request.lead()
+        return await request.future
+
+    def ask_all(self, wanted: Sequence[NewRun], connection: Any = None) -> list[Triggered]:
+        """Create runs in a transaction of their own, or in the caller's."""
+        self._require(wanted)
+        runtime = self._runtime
+        if connection is not None:
+            with joined(runtime.database, connection, runtime.clock) as tx:
+                return trigger(tx, runtime.environment, wanted)
+        done = runtime.database.transact(lambda tx: trigger(tx, runtime.environment, wanted), runtime.clock)
+        runtime.announce([one.run for one in done if one.outcome is TriggerOutcome.CREATED])
+        return done
+
+    def _require(self, wanted: Sequence[NewRun]) -> None:
+        """Start, and make sure that the lane can do what is wanted."""
+        for new in wanted:
+            self._runtime.lane.require_keys(new.created)
+        self._runtime.start()
+
+    def _create(self, new: NewRun) -> Triggered:
+        request = _Blocking(new)
+        if not self._comes_first(request):
+            try:
+                request.woken.acquire()
+            except BaseException:  # Ctrl-C: nobody waits for this run any more
+                self._leave(request)
+                raise
+        if request.outcome is None:
+            self._go()
+        if isinstance(request.outcome, Triggered):
+            return request.outcome
+        raise request.outcome or AssertionError("unreachable")
+
+    def _comes_first(self, request: _Request) -> bool:
+        """Let a request wait; whether nobody is at the database, so that it goes itself."""
+        with self._lock:
+            self._waiting.append(request)
+            first, self._busy = not self._busy, True
+        return first
+
+    def _go(self) -> None:
+        """Commit what waits, and hand over to somebody who came meanwhile."""
+        with self._lock:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST))]
+        try:
+            self._settle(batch)
+        finally:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            following = self._waiting[0] if self._waiting else None
+            if following is None:
+                self._busy = False
+                return
+            following.leads = True
+        following.lead()
+
+    def _leave(self, request: _Request) -> None:
+        with self._lock:
+            if request in self._waiting:
+                self._waiting.remove(request)
+        if request.leads and request.outcome is None:
+            self._hand_over()
+
+    def _settle(self, batch: Sequence[_Request]) -> None:
+        """Commit, and let everybody know."""
+        try:
+            for request, done in zip(batch, self._commit([request.new for request in batch]), strict=True):
+                request.outcome = done
+        except RunlaneError as error:
+            self._tell_apart(batch, error)
+        finally:
+            _wake(batch, self._runtime.database.where)
+
+    def _commit(self, wanted: Sequence[NewRun]) -> list[Triggered]:
+        """Create runs in one transaction, all or none, and wake workers for them."""
+        runtime, database, environment = self._runtime, self._runtime.database, self._runtime.environment
+        if database.stamps and runtime.clock is None and not database.publishes:
+            done = database.state(
+                lambda tx: trigger_now(tx, environment, wanted),
+                lambda tx: trigger_unless_done(tx, environment, wanted),
+                [new.id for new in wanted],
+            )
+        else:
+            done = database.transact(lambda tx: trigger(tx, environment, wanted), runtime.clock)
+        runtime.announce([one.run for one in done])
+        return done
+
+    def _tell_apart(self, batch: Sequence[_Request], error: RunlaneError) -> None:
+        """To each its own error, if it is one that all of them have."""
+        for request in batch:
+            if len(batch) == 1:
+                request.outcome = error
+                continue
+            if error.retryable:
+                request.outcome = commits.of_one(error, request.new.id, self._runtime.database.where)
+                continue
+            try:
+                request.outcome = self._commit([request.new])[0]
+            except RunlaneError as own:
+                request.outcome = own
+
+
+def _wake(batch: Sequence[_Request], where: str) -> None:
+    of_loops: dict[asyncio.AbstractEventLoop, list[_Awaiting]] = defaultdict(list)
+    for request in batch:
+        if request.outcome is None:  # the thread that went was interrupted in the middle
+            request.outcome = commits.unknown([request.new.id], where)
+        if isinstance(request, _Awaiting):
+            of_loops[request.loop].append(request)
+        elif isinstance(request, _Blocking) and request.woken.locked():
+            request.woken.release()
+    for loop, requests in of_loops.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, requests)
+        except RuntimeError:  # it was closed meanwhile, and nobody waits there
+            continue
+
+
+def _resolve(requests: Sequence[_Awaiting]) -> None:
+    for request in requests:
+        if request.future.done():  # cancelled
+            continue
+        if isinstance(request.outcome, Triggered):
+            request.future.set_result(request.outcome)
+        elif request.outcome is not None:
+            request.future.set_exception(request.outcome)
