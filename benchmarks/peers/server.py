@@ -1,0 +1,89 @@
+"""The one PostgreSQL that all of them work on, and an empty database for every measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from attrs import define
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+#: Every ordinary table counts, whatever a peer calls it: nothing that it stores can stay outside.
+_SIZE = """
+select coalesce(sum(pg_total_relation_size(c.oid)), 0) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relkind in ('r', 'm') and n.nspname not in ('pg_catalog', 'information_schema')
+"""
+_NAME = "bench_peer"
+_TOLD = ("server_version", "fsync", "synchronous_commit", "shared_buffers", "max_wal_size", "checkpoint_timeout")
+
+
+@define
+class Database:
+    """An open database of one measurement, watched from outside the peer."""
+
+    url: str
+    _connection: psycopg.Connection[Any]
+
+    def value(self, statement: str) -> Any:
+        """The one value that a statement selects."""
+        row = self._connection.execute(statement.encode()).fetchone()
+        assert row is not None
+        return row[0]
+
+    def size(self) -> int:
+        """Bytes of all tables with their indexes."""
+        return int(self.value(_SIZE))
+
+    def settle(self) -> None:
+        """Fresh statistics and an empty checkpoint, so that a drain begins alike for everybody."""
+        self._connection.execute("vacuum analyze")
+        self._connection.execute("checkpoint")
+
+
+@define
+class Server:
+    """A PostgreSQL server with a user who may create databases."""
+
+    admin: str
+
+    @contextmanager
+    def fresh(self) -> Iterator[Database]:
+        """An empty database that lasts as long as the block."""
+        name = sql.Identifier(_NAME)
+        with psycopg.connect(self.admin, autocommit=True) as admin:
+            admin.execute(sql.SQL("drop database if exists {} with (force)").format(name))
+            admin.execute(sql.SQL("create database {}").format(name))
+            try:
+                url = self._url_of(_NAME)
+                with psycopg.connect(url, autocommit=True) as connection:
+                    yield Database(url, connection)
+            finally:
+                admin.execute(sql.SQL("drop database if exists {} with (force)").format(name))
+
+    def process(self) -> int | None:
+        """The id of the server's main process; None if it runs elsewhere or its folder is not to be read."""
+        with psycopg.connect(self.admin, autocommit=True) as admin:
+            folder = admin.execute("show data_directory").fetchone()
+        assert folder is not None
+        try:
+            return int((Path(folder[0]) / "postmaster.pid").read_text().split("\n", 1)[0])
+        except OSError:
+            return None
+
+    def settings(self) -> dict[str, str]:
+        """What of its settings decides the figures."""
+        with psycopg.connect(self.admin, autocommit=True) as admin:
+            return {
+                name: str(admin.execute(sql.SQL("show {}").format(sql.Identifier(name))).fetchone()[0])  # type: ignore[index]
+                for name in _TOLD
+            }
+
+    def _url_of(self, database: str) -> str:
+        from sqlalchemy.engine import make_url
+
+        assert conninfo_to_dict(self.admin)
+        return make_url(self.admin).set(database=database).render_as_string(hide_password=False)
