@@ -41,7 +41,7 @@ chaos: $(VENV)/.dev ## worker processes killed at default settings, crowds of pr
 	$(BIN)/python -m pytest -q tests/chaos $(ARGS)
 
 bench: $(VENV)/.dev ## measure: triggers, drains, latency, replay; results in bench-results/
-	$(BIN)/python -m benchmarks all --database postgres --database sqlite --json bench-results/all.json $(ARGS)
+	$(BIN)/python -m benchmarks all --database postgres --database sqlite --out bench-results/all $(ARGS)
 
 format: $(VENV)/.dev ## format and fix what can be fixed
 	$(BIN)/ruff format -q $(SOURCES)

@@ -1,10 +1,11 @@
-"""The jobs that are measured, and the runtime that knows them."""
+"""The jobs that are measured."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
-from runlane import Queue, Runlane, task
+from runlane import Queue, Runlane, Task, task
 
 QUEUE = Queue("bench", default=True)
 
@@ -37,10 +38,36 @@ def stamp(sent_ns: int) -> int:
     return time.monotonic_ns() - sent_ns
 
 
-TASKS = (noop, noop_async, sleep_1ms, sleep_50ms, stamp)
+@task("bench.carry")
+def carry(payload: dict[str, Any]) -> None:
+    """Nothing, with a payload of the usual size."""
+
+
+TASKS = (noop, noop_async, sleep_1ms, sleep_50ms, stamp, carry)
 JOBS = {"noop": noop, "async": noop_async, "1ms": sleep_1ms, "50ms": sleep_50ms}
 
 
-def runtime(url: str, environment: str) -> Runlane:
-    """A runtime on `url`, not yet started."""
-    return Runlane(url, queues=[QUEUE], tasks=TASKS, environment=environment)
+def usual_payload(number: int) -> dict[str, Any]:
+    """A payload of 178 bytes as JSON, as an application would send it."""
+    payload: dict[str, Any] = {
+        "user": f"user_{number:08d}",
+        "email": f"user_{number:08d}@example.com",
+        "template": "welcome",
+        "language": "en",
+        "tags": ["signup", "first-week"],
+        "attempt": 1,
+    }
+    return {**payload, "text": "x" * _FILLING}
+
+
+_FILLING = 23
+
+
+#: How many runs one transaction makes where they are made in bulk.
+BULK = 1000
+
+
+def backlog(app: Runlane, task: Task[..., Any], runs: int) -> None:
+    """Let `runs` runs of `task` wait, each with its number as payload."""
+    for start in range(0, runs, BULK):
+        app.trigger_many(task, range(start, min(start + BULK, runs)))

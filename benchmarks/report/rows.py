@@ -1,0 +1,67 @@
+"""The rows that every table of results shows, on the terminal, in Markdown and in HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from benchmarks.figures import unit_of
+
+
+@frozen
+class Row:
+    """A figure of a case: its median, and the range of its repeats where there are several."""
+
+    database: str
+    scenario: str
+    case: str
+    figure: str
+    unit: str
+    median: str
+    least: str
+    most: str
+    repeats: int
+
+    @property
+    def measured(self) -> str:
+        """Scenario and case."""
+        return f"{self.scenario}: {self.case}"
+
+
+def rows(results: Sequence[dict[str, Any]]) -> Iterator[Row]:
+    """Every figure of every case."""
+    for one in results:
+        for name, median in one["median"].items():
+            values = [figures[name] for figures in one["repeats"]]
+            several = len(values) > 1
+            yield Row(
+                one["database"],
+                one["scenario"],
+                one["case"],
+                *written(name),
+                number(median),
+                number(min(values)) if several else "",
+                number(max(values)) if several else "",
+                len(values),
+            )
+
+
+def written(figure: str) -> tuple[str, str]:
+    """A figure's name as words, without its unit, and the unit: ``call_p50_ms`` is ("call p50", "ms")."""
+    unit = unit_of(figure)
+    for ending in ("_per_s", "_percent", "_ms", "_us_per_run", "_bytes_per_run"):
+        if figure.endswith(ending):
+            return figure.removesuffix(ending).replace("_", " "), unit.text
+    raise AssertionError(figure)
+
+
+def number(value: float) -> str:
+    """Three digits that count, and thousands set apart."""
+    size = abs(value)
+    if size >= 1000:
+        return f"{float(f'{value:.3g}') if size >= 1e6 else value:,.0f}"
+    if size >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if size >= 10 else f"{value:.2f}"
