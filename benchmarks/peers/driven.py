@@ -19,6 +19,7 @@ from attrs import define, field
 from benchmarks.peers.server import Database
 
 DRIVERS = Path(__file__).parent / "drivers"
+ROOT = Path(__file__).parents[2]
 _PATIENCE = 600.0  # seconds for a command
 _START = 60.0  # seconds until a worker is ready
 _FAREWELL = 5.0  # seconds from SIGTERM to SIGKILL
@@ -49,7 +50,7 @@ class Driven:
         """
         done = subprocess.run(
             self._command(*command),
-            env=_environment(database),
+            env=self._environment(database),
             capture_output=True,
             text=True,
             timeout=_PATIENCE,
@@ -72,13 +73,13 @@ class Driven:
 
     @contextmanager
     def _started(self, database: Database) -> Iterator[Worker]:
-        with tempfile.NamedTemporaryFile("r") as said, tempfile.NamedTemporaryFile("r") as complained:
+        with tempfile.NamedTemporaryFile("w") as said, tempfile.NamedTemporaryFile("w") as complained:
             process = subprocess.Popen(
                 self._command("worker"),
-                env=_environment(database),
+                env=self._environment(database),
                 stdin=subprocess.PIPE,
-                stdout=Path(said.name).open("w"),
-                stderr=Path(complained.name).open("w"),
+                stdout=said,
+                stderr=complained,
                 text=True,
             )
             worker = Worker(self.name, process, Path(said.name), Path(complained.name))
@@ -89,6 +90,16 @@ class Driven:
 
     def _command(self, *command: object) -> list[str]:
         return [str(self.python), str(self.script), *map(str, command)]
+
+    def _environment(self, database: Database | None) -> dict[str, str]:
+        """Ours, but only the Python that runs us may import what we do: Runlane as it is checked out."""
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+        environment.pop("PYTHONPATH", None)
+        if self.python == Path(sys.executable):
+            environment["PYTHONPATH"] = str(ROOT)
+        if database is not None:
+            environment["BENCH_DATABASE"] = database.url
+        return environment
 
     def _failure(self, command: tuple[object, ...], code: int, stderr: str) -> str:
         last = "\n".join(stderr.strip().splitlines()[-6:])
@@ -144,13 +155,6 @@ class Worker:
             self.process.wait()
         assert self.process.stdin is not None
         self.process.stdin.close()
-
-
-def _environment(database: Database | None) -> dict[str, str]:
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONDONTWRITEBYTECODE": ""}
-    if database is not None:
-        environment["BENCH_DATABASE"] = database.url
-    return environment
 
 
 def _figures(said: str) -> list[dict[str, Any]]:

@@ -1,5 +1,8 @@
-"""What is measured on a peer.  The figures come from the database, watched from outside, or from the driver's stamps
-that are the same for everybody; what a driver claims to have stored is counted."""
+"""What is measured on a peer.
+
+The figures come from the database, watched from outside, or from stamps that all drivers take in the same lines; what
+a driver says it has stored is counted.
+"""
 
 from __future__ import annotations
 
@@ -96,12 +99,15 @@ def latency(peer: Driven, database: Database, sizes: Sizes) -> Figures:
 
 
 def size(peer: Driven, database: Database, sizes: Sizes) -> Figures:
-    """Bytes per finished job, tables and indexes, right after a drain of jobs with a payload."""
-    empty = database.size()
+    """Bytes (tables and indexes) and rows per finished job, right after a drain of jobs with a payload."""
+    empty, rows = database.size(), database.rows()
     _preloaded(peer, database, sizes.stored, PAYLOAD)
     with peer.working(database, 1) as crew:
         _drained(peer, database, crew, sizes.stored)
-    return {"bytes_per_job": (database.size() - empty) / sizes.stored}
+    return {
+        "bytes_per_job": (database.size() - empty) / sizes.stored,
+        "rows_per_job": (database.rows() - rows) / sizes.stored,
+    }
 
 
 MEASURES: dict[str, Callable[[Driven, Database, Sizes], Figures]] = {
@@ -133,6 +139,8 @@ def _drained(peer: Driven, database: Database, crew: list[Worker], jobs: int) ->
     _look_until(database, peer.meta["any_finished"], True, crew)
     began = time.perf_counter()
     done = int(database.value(peer.meta["finished"]))
+    if done == jobs:
+        raise DriverFailed(f"{peer.name}: all {jobs} jobs were finished at the first look; a rate takes more of them")
     _look_until(database, peer.meta["any_open"], False, crew)
     seconds = time.perf_counter() - began
     finished = int(database.value(peer.meta["finished"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,15 +11,21 @@ from typing import Any
 import psycopg
 from attrs import define
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy.engine import make_url
+
+from benchmarks.servers import SETTINGS, own_postgres
 
 #: Every ordinary table counts, whatever a peer calls it: nothing that it stores can stay outside.
 _SIZE = """
 select coalesce(sum(pg_total_relation_size(c.oid)), 0) from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relkind in ('r', 'm') and n.nspname not in ('pg_catalog', 'information_schema')
 """
+_TABLES = """
+select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relkind = 'r' and n.nspname not in ('pg_catalog', 'information_schema')
+"""
 _NAME = "bench_peer"
-_TOLD = ("server_version", "fsync", "synchronous_commit", "shared_buffers", "max_wal_size", "checkpoint_timeout")
+_TOLD = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "autovacuum", *SETTINGS)
 
 
 @define
@@ -37,6 +44,11 @@ class Database:
     def size(self) -> int:
         """Bytes of all tables with their indexes."""
         return int(self.value(_SIZE))
+
+    def rows(self) -> int:
+        """Rows in all tables."""
+        tables = [name for (name,) in self._connection.execute(_TABLES).fetchall()]
+        return sum(int(self.value(f"select count(*) from {name}")) for name in tables)
 
     def settle(self) -> None:
         """Fresh statistics and an empty checkpoint, so that a drain begins alike for everybody."""
@@ -77,13 +89,19 @@ class Server:
     def settings(self) -> dict[str, str]:
         """What of its settings decides the figures."""
         with psycopg.connect(self.admin, autocommit=True) as admin:
-            return {
-                name: str(admin.execute(sql.SQL("show {}").format(sql.Identifier(name))).fetchone()[0])  # type: ignore[index]
-                for name in _TOLD
-            }
+            rows = admin.execute(
+                "select name, setting from pg_settings where name = any(%s)", (list(_TOLD),)
+            ).fetchall()
+        return {str(name): str(setting) for name, setting in rows}
 
     def _url_of(self, database: str) -> str:
-        from sqlalchemy.engine import make_url
-
-        assert conninfo_to_dict(self.admin)
         return make_url(self.admin).set(database=database).render_as_string(hide_password=False)
+
+
+@contextmanager
+def own_server() -> Iterator[Server]:
+    """A server that lives as long as the block, with the settings of the other benchmarks."""
+    with tempfile.TemporaryDirectory(prefix="runlane-peers-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)  # PostgreSQL runs as a user of its own where we are root
+        with own_postgres(Path(folder) / "data") as admin:
+            yield Server(admin)

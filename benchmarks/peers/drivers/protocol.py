@@ -46,8 +46,6 @@ class Calls(Protocol):
 class Driver(Protocol):
     """A peer whose calls block; an ``AsyncDriver`` is the same with awaitable ones."""
 
-    meta: dict[str, Any]
-
     def setup(self) -> Any:
         """Create the tables."""
 
@@ -70,8 +68,6 @@ class AsyncCalls(Protocol):
 
 class AsyncDriver(Protocol):
     """A peer for asyncio."""
-
-    meta: dict[str, Any]
 
     async def setup(self) -> None:
         """See ``Driver``."""
@@ -116,11 +112,11 @@ def payload(size: int) -> dict[str, Any] | None:
     return {"text": "x" * (size - frame)}
 
 
-def serve(driver: Driver) -> None:
+def serve(meta: dict[str, Any], driver: Driver) -> None:
     """Carry out the command line on a peer whose calls block."""
     command, numbers = _command()
     if command == "meta":
-        emit(**driver.meta)
+        emit(**meta)
     elif command == "setup":
         driver.setup()
         emit(done=True)
@@ -131,13 +127,13 @@ def serve(driver: Driver) -> None:
             emit(**_PRODUCE[command](calls, *numbers))
 
 
-def serve_async(driver: AsyncDriver) -> None:
+def serve_async(meta: dict[str, Any], driver: AsyncDriver) -> None:
     """Carry out the command line on a peer for asyncio, on the loop that serves it best."""
     import uvloop
 
     command, numbers = _command()
     if command == "meta":
-        emit(**driver.meta)
+        emit(**meta)
     else:
         uvloop.run(_serve_async(driver, command, numbers))
 

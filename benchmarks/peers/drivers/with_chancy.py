@@ -13,6 +13,16 @@ from chancy import Chancy, Job, Queue, Worker, job
 CONCURRENCY = 500
 POOL = 16
 
+META: dict[str, Any] = {
+    "versions": protocol.versions("chancy", "psycopg", "uvloop"),
+    "settings": f"Async executor, concurrency={CONCURRENCY}, eager_polling, polling 1 s beside NOTIFY, uvloop; "
+    f"pool of {POOL} for many callers",
+    "stored": "select count(*) from chancy_jobs",
+    "finished": "select count(*) from chancy_jobs where state = 'succeeded'",
+    "any_finished": "select exists (select from chancy_jobs where state = 'succeeded')",
+    "any_open": "select exists (select from chancy_jobs where state <> 'succeeded')",
+}
+
 
 @job(queue="default")
 async def noop(*, data: dict[str, Any] | None = None) -> None:
@@ -34,16 +44,6 @@ class _Calls:
 
 class ChancyDriver:
     """Chancy at its best."""
-
-    meta: dict[str, Any] = {
-        "versions": protocol.versions("chancy", "psycopg", "uvloop"),
-        "settings": f"Async executor, concurrency={CONCURRENCY}, eager_polling, polling 1 s beside NOTIFY, uvloop; "
-        f"pool of {POOL} for many callers",
-        "stored": "select count(*) from chancy_jobs",
-        "finished": "select count(*) from chancy_jobs where state = 'succeeded'",
-        "any_finished": "select exists (select from chancy_jobs where state = 'succeeded')",
-        "any_open": "select exists (select from chancy_jobs where state <> 'succeeded')",
-    }
 
     async def setup(self) -> None:
         """Create the tables and the queue."""
@@ -85,4 +85,4 @@ def _job(data: dict[str, Any] | None) -> Job:
 
 
 if __name__ == "__main__":
-    protocol.serve_async(ChancyDriver())
+    protocol.serve_async(META, ChancyDriver())

@@ -17,6 +17,17 @@ CALLERS_POOL = 16
 POLLING = 0.01  # seconds
 WORKFLOW = {"workflow_name": "noop", "queue_name": "bench", "app_version": "bench"}
 
+META: dict[str, Any] = {
+    "versions": protocol.versions("dbos", "sqlalchemy", "psycopg"),
+    "settings": f"async workflow, worker_concurrency=None, pool of {POOL}, polling every {POLLING * 1000:.0f} ms "
+    f"(default 1 s); threads and a pool of {CALLERS_POOL} for many callers; bulk = calls in one transaction",
+    "batches": [1000],
+    "stored": "select count(*) from dbos.workflow_status",
+    "finished": "select count(*) from dbos.workflow_status where status = 'SUCCESS'",
+    "any_finished": "select exists (select from dbos.workflow_status where status = 'SUCCESS')",
+    "any_open": "select exists (select from dbos.workflow_status where status <> 'SUCCESS')",
+}
+
 
 class _Calls:
     def __init__(self, client: DBOSClient, engine: sqlalchemy.Engine) -> None:
@@ -35,17 +46,6 @@ class _Calls:
 
 class DbosDriver:
     """DBOS at its best."""
-
-    meta: dict[str, Any] = {
-        "versions": protocol.versions("dbos", "sqlalchemy", "psycopg"),
-        "settings": f"async workflow, worker_concurrency=None, pool of {POOL}, polling every {POLLING * 1000:.0f} ms "
-        f"(default 1 s); threads and a pool of {CALLERS_POOL} for many callers; bulk = calls in one transaction",
-        "batches": [1000],
-        "stored": "select count(*) from dbos.workflow_status",
-        "finished": "select count(*) from dbos.workflow_status where status = 'SUCCESS'",
-        "any_finished": "select exists (select from dbos.workflow_status where status = 'SUCCESS')",
-        "any_open": "select exists (select from dbos.workflow_status where status <> 'SUCCESS')",
-    }
 
     def setup(self) -> None:
         """Create the tables, as the first process that is launched does."""
@@ -76,9 +76,7 @@ class DbosDriver:
 
         _launch(sys_db_pool_size=POOL, executor_id=f"worker-{os.getpid()}")
         start()
-        DBOS.register_queue(
-            "bench", worker_concurrency=None, polling_interval_sec=POLLING, on_conflict="always_update"
-        )
+        DBOS.register_queue("bench", worker_concurrency=None, polling_interval_sec=POLLING, on_conflict="always_update")
         threading.Event().wait()
 
 
@@ -106,4 +104,4 @@ def _url() -> str:
 
 
 if __name__ == "__main__":
-    protocol.serve(DbosDriver())
+    protocol.serve(META, DbosDriver())

@@ -14,6 +14,15 @@ from oban.schema import install
 LIMIT = 100
 POOL = 16
 
+META: dict[str, Any] = {
+    "versions": protocol.versions("oban", "psycopg", "uvloop"),
+    "settings": f"limit={LIMIT}, uvloop; pool of {POOL} for many callers",
+    "stored": "select count(*) from oban_jobs",
+    "finished": "select count(*) from oban_jobs where state = 'completed'",
+    "any_finished": "select exists (select from oban_jobs where state = 'completed')",
+    "any_open": "select exists (select from oban_jobs where state <> 'completed')",
+}
+
 
 @worker(queue="default")
 class Noop:
@@ -38,15 +47,6 @@ class _Calls:
 class ObanDriver:
     """Oban at its best."""
 
-    meta: dict[str, Any] = {
-        "versions": protocol.versions("oban", "psycopg", "uvloop"),
-        "settings": f"limit={LIMIT}, uvloop; pool of {POOL} for many callers",
-        "stored": "select count(*) from oban_jobs",
-        "finished": "select count(*) from oban_jobs where state = 'completed'",
-        "any_finished": "select exists (select from oban_jobs where state = 'completed')",
-        "any_open": "select exists (select from oban_jobs where state <> 'completed')",
-    }
-
     async def setup(self) -> None:
         """Create the tables."""
         async with await Oban.create_pool(protocol.database(), min_size=1, max_size=1) as pool:
@@ -70,4 +70,4 @@ class ObanDriver:
 
 
 if __name__ == "__main__":
-    protocol.serve_async(ObanDriver())
+    protocol.serve_async(META, ObanDriver())

@@ -20,6 +20,16 @@ from pgqueuer.queries import Queries
 BATCH = 500
 POOL = 16
 
+META: dict[str, Any] = {
+    "versions": protocol.versions("pgqueuer", "asyncpg", "psycopg", "uvloop"),
+    "settings": f"asyncpg to enqueue (pool of {POOL} for many callers), psycopg worker, batch_size={BATCH}, uvloop",
+    # A successful job leaves the queue and has a row in the log for each state it was in.
+    "stored": "select count(*) from pgqueuer",
+    "finished": "select count(*) from pgqueuer_log where status = 'successful'",
+    "any_finished": "select exists (select from pgqueuer_log where status = 'successful')",
+    "any_open": "select exists (select from pgqueuer)",
+}
+
 
 class _Calls:
     def __init__(self, queries: Queries) -> None:
@@ -35,16 +45,6 @@ class _Calls:
 
 class PgQueuerDriver:
     """PgQueuer at its best."""
-
-    meta: dict[str, Any] = {
-        "versions": protocol.versions("pgqueuer", "asyncpg", "psycopg", "uvloop"),
-        "settings": f"asyncpg to enqueue (pool of {POOL} for many callers), psycopg worker, batch_size={BATCH}, uvloop",
-        # A successful job leaves the queue and has a row in the log for each state it was in.
-        "stored": "select count(*) from pgqueuer",
-        "finished": "select count(*) from pgqueuer_log where status = 'successful'",
-        "any_finished": "select exists (select from pgqueuer_log where status = 'successful')",
-        "any_open": "select exists (select from pgqueuer)",
-    }
 
     async def setup(self) -> None:
         """Create the tables, all of them durable."""
@@ -82,4 +82,4 @@ def _encoded(data: dict[str, Any] | None) -> bytes | None:
 
 
 if __name__ == "__main__":
-    protocol.serve_async(PgQueuerDriver())
+    protocol.serve_async(META, PgQueuerDriver())

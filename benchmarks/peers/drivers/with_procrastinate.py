@@ -13,6 +13,15 @@ from procrastinate import App, PsycopgConnector
 CONCURRENCY = 10
 POOL = 16
 
+META: dict[str, Any] = {
+    "versions": protocol.versions("procrastinate", "psycopg", "uvloop"),
+    "settings": f"concurrency={CONCURRENCY}, finished jobs kept, uvloop; pool of {POOL} for many callers",
+    "stored": "select count(*) from procrastinate_jobs",
+    "finished": "select count(*) from procrastinate_jobs where status = 'succeeded'",
+    "any_finished": "select exists (select from procrastinate_jobs where status = 'succeeded')",
+    "any_open": "select exists (select from procrastinate_jobs where status <> 'succeeded')",
+}
+
 
 def _app(connections: int) -> tuple[App, Any]:
     app = App(
@@ -39,15 +48,6 @@ class _Calls:
 
 class ProcrastinateDriver:
     """Procrastinate at its best."""
-
-    meta: dict[str, Any] = {
-        "versions": protocol.versions("procrastinate", "psycopg", "uvloop"),
-        "settings": f"concurrency={CONCURRENCY}, finished jobs kept, uvloop; pool of {POOL} for many callers",
-        "stored": "select count(*) from procrastinate_jobs",
-        "finished": "select count(*) from procrastinate_jobs where status = 'succeeded'",
-        "any_finished": "select exists (select from procrastinate_jobs where status = 'succeeded')",
-        "any_open": "select exists (select from procrastinate_jobs where status <> 'succeeded')",
-    }
 
     async def setup(self) -> None:
         """Create the tables."""
@@ -78,4 +78,4 @@ def _arguments(data: dict[str, Any] | None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    protocol.serve_async(ProcrastinateDriver())
+    protocol.serve_async(META, ProcrastinateDriver())

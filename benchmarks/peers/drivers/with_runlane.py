@@ -13,6 +13,16 @@ from runlane import Queue, Runlane, task
 
 CONCURRENCY = 500
 
+META: dict[str, Any] = {
+    "versions": protocol.versions("runlane", "sqlalchemy", "psycopg"),
+    "settings": f"async handler, concurrency={CONCURRENCY}; threads for many callers",
+    "batches": [1000],
+    "stored": "select count(*) from runlane.runs",
+    "finished": "select count(*) from runlane.runs where status = 'succeeded'",
+    "any_finished": "select exists (select from runlane.runs where status = 'succeeded')",
+    "any_open": "select exists (select from runlane.runs where finished_at is null)",
+}
+
 
 @task("bench.noop")
 async def noop(data: dict[str, Any] | None) -> None:
@@ -33,16 +43,6 @@ class _Calls:
 
 class RunlaneDriver:
     """Runlane with its whole history."""
-
-    meta: dict[str, Any] = {
-        "versions": protocol.versions("runlane", "sqlalchemy", "psycopg"),
-        "settings": f"async handler, concurrency={CONCURRENCY}; threads for many callers",
-        "batches": [1000],
-        "stored": "select count(*) from runlane.runs",
-        "finished": "select count(*) from runlane.runs where status = 'succeeded'",
-        "any_finished": "select exists (select from runlane.runs where status = 'succeeded')",
-        "any_open": "select exists (select from runlane.runs where finished_at is null)",
-    }
 
     def setup(self) -> None:
         """Create the tables."""
@@ -70,4 +70,4 @@ def _app() -> Runlane:
 
 
 if __name__ == "__main__":
-    protocol.serve(RunlaneDriver())
+    protocol.serve(META, RunlaneDriver())

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from attrs import define, field, frozen
+from attrs import define, frozen
+
+from benchmarks import machine
 
 _PROC = Path("/proc")
-#: Seconds of the probe; long enough to see the clock rate, short enough to be taken before every measurement.
+#: Seconds of a look at the machine's speed.
 _PROBE = 0.2
 
 
@@ -20,43 +22,42 @@ class Conditions:
     """What surrounded a measurement.
 
     Args:
-        speed: empty Python loops per second just before it.
+        speed: empty Python loops per second, the mean of a look before it and one after it.
         others: cores that processes other than ours and PostgreSQL used, or that the host took away; None if the
             system does not tell.
+        seconds: how long it took.
     """
 
     speed: float
     others: float | None
+    seconds: float
 
 
 @define
 class Observation:
-    """Filled in when the block ends."""
+    """Filled in when the block has ended without an exception."""
 
-    conditions: Conditions | None = field(default=None)
+    conditions: Conditions | None = None
 
 
 @contextmanager
 def observed(server: int | None) -> Iterator[Observation]:
-    """Watch the machine during the block.  Ours are this process, those that it starts, and the PostgreSQL `server`."""
+    """Watch the machine during the block.
+
+    Args:
+        server: the id of PostgreSQL's main process; it counts as ours, with this process and all that it starts.
+    """
     found = Observation()
-    speed = _loops_per_second()
     roots = {os.getpid()} | ({server} if server is not None else set())
+    speed = machine.speed(_PROBE)
     began, busy, ours = time.perf_counter(), _busy(), _used_by(roots)
     yield found
     seconds = time.perf_counter() - began
-    now, mine = _busy(), _used_by(roots)
-    others = None if busy is None or now is None else max(0.0, (now - busy - (mine - ours)) / seconds)
-    found.conditions = Conditions(speed, others)
-
-
-def _loops_per_second() -> float:
-    end, loops = time.perf_counter() + _PROBE, 0
-    while time.perf_counter() < end:
-        for _ in range(10_000):
-            pass
-        loops += 10_000
-    return loops / _PROBE
+    busy_now, ours_now = _busy(), _used_by(roots)
+    others = None
+    if busy is not None and busy_now is not None:
+        others = max(0.0, (busy_now - busy - (ours_now - ours)) / seconds)
+    found.conditions = Conditions((speed + machine.speed(_PROBE)) / 2, others, seconds)
 
 
 def _busy() -> float | None:
