@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ _TABLES = """
 select format('%I.%I', n.nspname, c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relkind = 'r' and n.nspname not in ('pg_catalog', 'information_schema')
 """
-_NAME = "bench_peer"
+_NAME = f"bench_peer_{os.getpid()}"
 _TOLD = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "autovacuum", *SETTINGS)
 
 

@@ -18,8 +18,8 @@ from benchmarks.peers.ratios import FIGURES, Figure, median, ratio, values
 from benchmarks.peers.rounds import Round, remarks
 
 REFERENCES = ("runlane", "pgqueuer")
-#: From this width on a cell has room for the least and the most beside the median.
-_WIDE = 140
+#: From this width on a cell has room for the spread of the rounds beside their median.
+_WIDE = 115
 
 
 @frozen
@@ -37,7 +37,8 @@ def show(outcome: Outcome, console: Console) -> None:
     console.print()
     console.print(
         "The figures are medians of the rounds. “× Runlane” and “× PgQueuer” say how many times as good the peer of "
-        "the column is, side by side in the same round: above 1 it is better, whether more is better or less.",
+        "the column is, side by side in the same round: above 1 it is better, whether more is better or less."
+        + (" ± is how far a round was from the median." if console.width >= _WIDE else ""),
     )
     console.print()
     for name in [*outcome.peers, *outcome.missing]:
@@ -71,10 +72,10 @@ def _cell(found: Sequence[Round], figure: Figure, peer: str, wide: bool) -> str:
     middle = median(found, figure, peer)
     if middle is None:
         return "–"
-    some = values(found, figure, peer).values()
-    if not wide or len(some) == 1:
+    if not wide or not middle:
         return _number(figure, middle)
-    return f"{_number(figure, middle)} ({_number(figure, min(some))}–{_number(figure, max(some))})"
+    furthest = max(abs(value - middle) for value in values(found, figure, peer).values())
+    return f"{_number(figure, middle)} ±{furthest / middle:.0%}"
 
 
 def _number(figure: Figure, value: float) -> str:
