@@ -61,10 +61,14 @@ class Driven:
         return said[-1]
 
     @contextmanager
-    def working(self, database: Database, count: int) -> Iterator[list[Worker]]:
-        """`count` worker processes that begin at the same moment, when all are ready, and are ended with the block."""
+    def working(self, database: Database, count: int, purpose: str) -> Iterator[list[Worker]]:
+        """`count` worker processes that begin at the same moment, when all are ready, and are ended with the block.
+
+        Args:
+            purpose: ``drain`` or ``latency``.
+        """
         with ExitStack() as stack:
-            workers = [stack.enter_context(self._started(database)) for _ in range(count)]
+            workers = [stack.enter_context(self._started(database, purpose)) for _ in range(count)]
             for worker in workers:
                 worker.wait_until_ready()
             for worker in workers:
@@ -72,10 +76,10 @@ class Driven:
             yield workers
 
     @contextmanager
-    def _started(self, database: Database) -> Iterator[Worker]:
+    def _started(self, database: Database, purpose: str) -> Iterator[Worker]:
         with tempfile.NamedTemporaryFile("w") as said, tempfile.NamedTemporaryFile("w") as complained:
             process = subprocess.Popen(
-                self._command("worker"),
+                self._command("worker", purpose),
                 env=self._environment(database),
                 stdin=subprocess.PIPE,
                 stdout=said,

@@ -56,7 +56,7 @@ def drain(workers: int) -> Callable[[Driven, Database, Sizes], Figures]:
 
     def measure(peer: Driven, database: Database, sizes: Sizes) -> Figures:
         _preloaded(peer, database, sizes.runs, 0)
-        with peer.working(database, workers) as crew:
+        with peer.working(database, workers, "drain") as crew:
             return {"jobs_per_s": _drained(peer, database, crew, sizes.runs)}
 
     return measure
@@ -89,7 +89,7 @@ def concurrent(peer: Driven, database: Database, sizes: Sizes) -> Figures:
 
 def latency(peer: Driven, database: Database, sizes: Sizes) -> Figures:
     """Milliseconds from before the enqueue call to the first line of the job, in an idle worker of another process."""
-    with peer.working(database, 1) as (worker,):
+    with peer.working(database, 1, "latency") as (worker,):
         peer.ask(database, "latency", _FIRST, _GAP)
         _delays(worker, _FIRST)
         peer.ask(database, "latency", _SAMPLES, _GAP)
@@ -102,7 +102,7 @@ def size(peer: Driven, database: Database, sizes: Sizes) -> Figures:
     """Bytes (tables and indexes) and rows per finished job, right after a drain of jobs with a payload."""
     empty, rows = database.size(), database.rows()
     _preloaded(peer, database, sizes.stored, PAYLOAD)
-    with peer.working(database, 1) as crew:
+    with peer.working(database, 1, "drain") as crew:
         _drained(peer, database, crew, sizes.stored)
     return {
         "bytes_per_job": (database.size() - empty) / sizes.stored,

@@ -52,7 +52,7 @@ def test_producers_store_what_they_say_and_workers_report_stamped_jobs(runlane: 
     inputs = "select count(*) from runlane.events where octet_length(data #>> '{payload}') = 178"
     assert empty.value(inputs) == 25
 
-    with runlane.working(empty, 1) as (worker,):
+    with runlane.working(empty, 1, "latency") as (worker,):
         runlane.ask(empty, "latency", 3, 0.001)
         eventually(lambda: not empty.value(runlane.meta["any_open"]))
         delays = [one["delay_ms"] for one in worker.figures() if "delay_ms" in one]
@@ -77,5 +77,8 @@ def test_a_driver_that_fails_says_why(empty: Database, tmp_path: Path) -> None:
     broken = written(tmp_path, "raise SystemExit('no such library')")
     with pytest.raises(DriverFailed, match=r"other: single 9 ended with 1: no such library"):
         broken.ask(empty, "single", 9)
-    with pytest.raises(DriverFailed, match=r"a worker ended with 1: no such library"), broken.working(empty, 1):
+    with (
+        pytest.raises(DriverFailed, match=r"a worker ended with 1: no such library"),
+        broken.working(empty, 1, "drain"),
+    ):
         pass

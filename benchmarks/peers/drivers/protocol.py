@@ -9,7 +9,8 @@ A driver is a script that runs inside its peer's own environment, so nothing her
     bulk N BATCH [BYTES]    N jobs in batches, each job with a payload of BYTES of JSON, or with none
     concurrent N CALLERS    N jobs by so many callers at once, each waiting for its call to return
     latency N GAP           N jobs that carry the moment they were sent, GAP seconds apart
-    worker                  says that it is ready, waits for a line, and works until it is ended
+    worker PURPOSE          says that it is ready, waits for a line, and works until it is ended; the purpose, drain or
+                            latency, is for peers with no one setting that is best at both
 
 The loops stand here once, so that no peer is timed in another way than the others.
 """
@@ -52,8 +53,8 @@ class Driver(Protocol):
     def producing(self, callers: int) -> AbstractContextManager[Calls]:
         """A client for as many callers at once."""
 
-    def work(self, start: Callable[[], None]) -> Any:
-        """Be a worker: connect, call `start`, then work on."""
+    def work(self, start: Callable[[], None], purpose: str) -> Any:
+        """Be a worker: connect, call `start`, then work on; `purpose` is ``drain`` or ``latency``."""
 
 
 class AsyncCalls(Protocol):
@@ -75,7 +76,7 @@ class AsyncDriver(Protocol):
     def producing(self, callers: int) -> AbstractAsyncContextManager[AsyncCalls]:
         """See ``Driver``."""
 
-    async def work(self, start: Callable[[], Awaitable[None]]) -> None:
+    async def work(self, start: Callable[[], Awaitable[None]], purpose: str) -> None:
         """See ``Driver``."""
 
 
@@ -114,46 +115,46 @@ def payload(size: int) -> dict[str, Any] | None:
 
 def serve(meta: dict[str, Any], driver: Driver) -> None:
     """Carry out the command line on a peer whose calls block."""
-    command, numbers = _command()
+    command, arguments = _command()
     if command == "meta":
         emit(**meta)
     elif command == "setup":
         driver.setup()
         emit(done=True)
     elif command == "worker":
-        driver.work(_gate)
+        driver.work(_gate, arguments[0])
     else:
-        with driver.producing(int(numbers[1]) if command == "concurrent" else 1) as calls:
-            emit(**_PRODUCE[command](calls, *numbers))
+        with driver.producing(int(arguments[1]) if command == "concurrent" else 1) as calls:
+            emit(**_PRODUCE[command](calls, *map(float, arguments)))
 
 
 def serve_async(meta: dict[str, Any], driver: AsyncDriver) -> None:
     """Carry out the command line on a peer for asyncio, on the loop that serves it best."""
     import uvloop
 
-    command, numbers = _command()
+    command, arguments = _command()
     if command == "meta":
         emit(**meta)
     else:
-        uvloop.run(_serve_async(driver, command, numbers))
+        uvloop.run(_serve_async(driver, command, arguments))
 
 
-async def _serve_async(driver: AsyncDriver, command: str, numbers: list[float]) -> None:
+async def _serve_async(driver: AsyncDriver, command: str, arguments: list[str]) -> None:
     if command == "setup":
         await driver.setup()
         emit(done=True)
     elif command == "worker":
-        await driver.work(lambda: asyncio.to_thread(_gate))
+        await driver.work(lambda: asyncio.to_thread(_gate), arguments[0])
     else:
-        async with driver.producing(int(numbers[1]) if command == "concurrent" else 1) as calls:
-            emit(**await _PRODUCE_ASYNC[command](calls, *numbers))
+        async with driver.producing(int(arguments[1]) if command == "concurrent" else 1) as calls:
+            emit(**await _PRODUCE_ASYNC[command](calls, *map(float, arguments)))
 
 
-def _command() -> tuple[str, list[float]]:
+def _command() -> tuple[str, list[str]]:
     command, *rest = sys.argv[1:] or [""]
     if command not in ("meta", "setup", "worker", *_PRODUCE):
         raise SystemExit(f"no command {command!r}; there are meta, setup, worker, {', '.join(_PRODUCE)}")
-    return command, [float(number) for number in rest]
+    return command, rest
 
 
 def _gate() -> None:

@@ -67,7 +67,7 @@ class DbosDriver:
         engine.dispose()
         client.destroy()
 
-    def work(self, start: Callable[[], None]) -> None:
+    def work(self, start: Callable[[], None], purpose: str) -> None:
         """A worker with an executor id of its own; two must not share one."""
 
         @DBOS.workflow(name="noop")

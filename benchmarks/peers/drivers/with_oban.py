@@ -60,7 +60,7 @@ class ObanDriver:
             await pool.wait()
             yield _Calls(Oban(pool=pool))
 
-    async def work(self, start: Callable[[], Awaitable[None]]) -> None:
+    async def work(self, start: Callable[[], Awaitable[None]], purpose: str) -> None:
         """A worker that is woken by NOTIFY and claims as many as it has room for."""
         async with await Oban.create_pool(protocol.database(), min_size=2, max_size=10) as pool:
             await pool.wait()

@@ -62,7 +62,7 @@ class ProcrastinateDriver:
         async with app.open_async():
             yield _Calls(noop)
 
-    async def work(self, start: Callable[[], Awaitable[None]]) -> None:
+    async def work(self, start: Callable[[], Awaitable[None]], purpose: str) -> None:
         """A worker that is woken by NOTIFY."""
         logging.disable(logging.CRITICAL)
         app, _ = _app(10)

@@ -56,7 +56,7 @@ class RunlaneDriver:
         with _app() as app:
             yield _Calls(app)
 
-    def work(self, start: Callable[[], None]) -> None:
+    def work(self, start: Callable[[], None], purpose: str) -> None:
         """A worker as ``runlane worker`` would run it."""
         logging.getLogger("runlane").setLevel(logging.ERROR)
         with _app() as app:
