@@ -48,13 +48,16 @@ class Driven:
         Raises:
             DriverFailed: with the last lines that it said on standard error.
         """
-        done = subprocess.run(
-            self._command(*command),
-            env=self._environment(database),
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-        )
+        try:
+            done = subprocess.run(
+                self._command(*command),
+                env=self._environment(database),
+                capture_output=True,
+                text=True,
+                timeout=_PATIENCE,
+            )
+        except subprocess.TimeoutExpired:
+            raise DriverFailed(f"{self.name}: {' '.join(map(str, command))} had not ended after {_PATIENCE:.0f} s")
         said = _figures(done.stdout)
         if done.returncode != 0 or not said:
             raise DriverFailed(self._failure(command, done.returncode, done.stderr))
