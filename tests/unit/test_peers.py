@@ -51,6 +51,11 @@ def test_a_round_is_disturbed_by_others_and_by_a_machine_that_slows_down(other: 
 def test_of_several_attempts_the_undisturbed_one_is_taken_or_else_the_least_disturbed() -> None:
     busy, quiet = [a_round(1, measured("runlane", 1.0, conditions=one), taken=False) for one in (BUSY, QUIET)]
     assert [one.taken for one in chosen([busy, quiet])] == [False, True]
+    slow, whispered = [
+        a_round(1, measured("runlane", 1.0), measured("oban", 1.0, conditions=one), taken=False)
+        for one in (SLOW, Conditions(50e6, 0.2, 1.0))
+    ]
+    assert [one.taken for one in chosen([slow, whispered])] == [False, True]
     worse = a_round(1, measured("runlane", 1.0, conditions=Conditions(50e6, 1.5, 1.0)), taken=False)
     attempts = chosen([worse, busy])
     assert [one.taken for one in attempts] == [False, True]
