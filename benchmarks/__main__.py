@@ -8,11 +8,13 @@ from typing import Any
 
 import click
 
-from benchmarks import machine, running
-from benchmarks.commands import command_of, common, publish, turned
+from benchmarks import machine, report, running
+from benchmarks.commands import command_of, common, publish, tell_files, turned
+from benchmarks.compare import compare
 from benchmarks.knobs import Knobs
 from benchmarks.report import json
 from benchmarks.scenarios import SCENARIOS
+from benchmarks.tune import tune
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -36,6 +38,19 @@ def measure_all(named: tuple[str, ...], repeat: int, seed: int, out: Path | None
     publish(json.document(results, seed), "all", out)
 
 
+@main.command("report")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def rewrite(file: Path) -> None:
+    """Write the Markdown and the HTML of FILE.json once more, beside it."""
+    try:
+        document = json.read(file)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    tell_files(report.write_readable(document, file.with_suffix("")))
+
+
+main.add_command(compare)
+main.add_command(tune)
 for _scenario in SCENARIOS.values():
     main.add_command(command_of(_scenario))
 if find_spec("benchmarks.peers") is not None:

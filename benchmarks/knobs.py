@@ -13,6 +13,7 @@ from attrs import frozen
 
 import runlane.exchange
 import runlane.worker
+from runlane import Runlane
 
 
 @frozen
@@ -45,6 +46,23 @@ class Knobs:
             runlane.exchange.BATCH = self.batch
         if self.lanes is not None:
             _limit_lanes(self.lanes)
+
+
+def default_lanes(app: Runlane) -> int:
+    """How many transactions in flight a worker of `app` asks for by itself."""
+    asked: list[int] = []
+
+    @wraps(_EXCHANGE)
+    def exchange(*args: Any, **kwargs: Any) -> Any:
+        asked.append(inspect.signature(_EXCHANGE).bind(*args, **kwargs).arguments["lanes"])
+        return _EXCHANGE(*args, **kwargs)
+
+    runlane.worker.Exchange = exchange  # type: ignore[misc, assignment]
+    try:
+        app.worker().stop()
+    finally:
+        runlane.worker.Exchange = _EXCHANGE  # type: ignore[misc]
+    return asked[0]
 
 
 _EXCHANGE = runlane.worker.Exchange

@@ -51,10 +51,10 @@ def drain_together(place: Place, workers: int, concurrency: int, queues: Sequenc
 
 
 @contextmanager
-def polling(place: Place, workers: int, concurrency: int, queues: Sequence[Queue] = (QUEUE,)) -> Iterator[None]:
-    """`workers` processes that poll until the block ends."""
+def polling(place: Place, workers: int, concurrency: int, poll_interval: float = 1.0) -> Iterator[None]:
+    """`workers` processes that poll, at the latest every `poll_interval` seconds, until the block ends."""
     gate: Barrier = _SPAWN.Barrier(workers + 1)
-    crew = [_started(_poll, gate, place, concurrency, queues) for _ in range(workers)]
+    crew = [_started(_poll, gate, place, concurrency, poll_interval) for _ in range(workers)]
     _pass(gate, crew)
     try:
         yield
@@ -140,8 +140,8 @@ def _drain(
         reports.put((time.perf_counter(), time.process_time() - cpu))
 
 
-def _poll(ready: Any, place: Place, concurrency: int, queues: Sequence[Queue]) -> None:
-    with place.app(queues=queues) as app:
-        worker = app.worker(concurrency=concurrency)
+def _poll(ready: Any, place: Place, concurrency: int, poll_interval: float) -> None:
+    with place.app() as app:
+        worker = app.worker(concurrency=concurrency, poll_interval=poll_interval)
         ready()
         worker.run()

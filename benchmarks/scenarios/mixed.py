@@ -28,6 +28,9 @@ _FATES = {
     "is cancelled": (noop, 5, RunStatus.CANCELLED),
 }
 
+#: Seconds between looks for retries that have fallen due: by default a second, which would be most of the time here.
+_POLL = 0.02
+
 
 @frozen
 class Options:
@@ -44,7 +47,7 @@ def once(places: Databases, options: Options, rng: random.Random) -> Sample:
     place = places.fresh()
     with place.app() as app:
         doomed = _trigger(app, fates)
-        with polling(place, options.workers, options.concurrency):
+        with polling(place, options.workers, options.concurrency, _POLL):
             for run_id in doomed:
                 app.runs.cancel(run_id, reason="benchmark")
             wait_until_ended(app, options.runs)
