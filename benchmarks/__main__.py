@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ def main() -> None:
 
     Every figure is refused unless the database bears it out afterwards.
     """
+    # Told to stop, it still stops the server and removes the files that it has made.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @main.command("all")
@@ -41,7 +45,7 @@ def measure_all(named: tuple[str, ...], repeat: int, seed: int, out: Path | None
 @main.command("report")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def rewrite(file: Path) -> None:
-    """Write the Markdown and the HTML of FILE.json once more, beside it."""
+    """Write a report once more.  The Markdown and the HTML of FILE.json go beside it."""
     try:
         document = json.read(file)
     except ValueError as error:

@@ -112,7 +112,7 @@ def _sizes(result: Result) -> Any:
 )
 @click.option("--all", "everything", is_flag=True, help="Show figures without a difference too.")
 def compare(a: Path, b: Path, least: float, everything: bool) -> None:
-    """Tell what has changed from A.json to B.json, and what is noise.
+    """Tell changes from noise.  What is faster or slower in B.json than in A.json, figure by figure.
 
     With at least four repeats in each, a change is one that the Mann-Whitney test finds (p at most 0.05); with two or
     three, ranges that lie further apart than either is wide.  Of twenty figures that have not changed one may still

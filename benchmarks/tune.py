@@ -152,7 +152,7 @@ def tune(
     workers: int,
     runs: int,
 ) -> None:
-    """Sweep the settings that matter, one at a time from the defaults, and name the best for this machine.
+    """Name the best settings for this machine.  Each is moved from its default, one at a time.
 
     What is timed is a drain.  The values of a setting take turns in random order, round by round, so that slow minutes
     of the machine fall on all of them.

@@ -70,6 +70,8 @@ def _rates(document: Document, name: str) -> str | None:
             axis.grid(axis="y", visible=False)
             axis.margins(x=0.12)
             axis.set_xlim(left=0)
+            axis.set_ylim(-0.6, len(found) - 0.4)
+            axis.xaxis.set_major_formatter(_plain)
 
     return _svg(name, 0.29 * sum(heights) + 0.3, draw)
 
@@ -88,7 +90,10 @@ def _delays(document: Document, name: str) -> str | None:
                 line = {"color": _COLOURS[cases.index(case) % 7], "ls": _LINES[databases.index(database) % 4]}
                 _band(axis, [(_tail(x), ys) for x, ys in repeats], _with_database(case, database, databases), line)
             axis.set_yscale("log")
-            axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            lowest, highest = axis.get_ylim()
+            axis.set_ylim(lowest, highest * (highest / lowest) ** (0.09 * len(found)))  # room for the legend
+            axis.yaxis.set_major_formatter(_plain)
+            axis.yaxis.set_minor_formatter(_plain if highest < 12 * lowest else "")
             axis.set_xticks([_tail(x) for x in _PERCENTS], [f"{x:g}" for x in _PERCENTS])
             axis.set_xlabel("percentile")
             axis.legend(loc="upper left")
@@ -121,8 +126,13 @@ def _history(document: Document, name: str) -> str | None:
             for behind, database, repeats in found:
                 line = {"color": _COLOURS[kinds.index(behind)], "ls": _LINES[databases.index(database) % 4]}
                 _band(axis, repeats, _with_database(behind, database, databases), {**line, "marker": "o", "ms": 4})
+            sizes = sorted({x for _, _, repeats in found for x, _ in repeats})
             axis.set_xscale("log")
+            axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+            axis.minorticks_off()
+            axis.margins(y=0.12)
             axis.set_ylim(bottom=0)
+            axis.yaxis.set_major_formatter(_plain)
             axis.set_xlabel("runs behind")
             axis.legend(loc="best")
 
@@ -150,8 +160,9 @@ def _tuned(document: Document, name: str) -> str | None:
                 if point["default"]:
                     axis.plot(place, middle, "o", ms=11, mfc="none", mec=_COLOURS[1], mew=1.5, label="default")
             axis.set_xticks(list(places), [point["label"] for point in points])
+            axis.margins(x=0.08, y=0.1)
             axis.set_ylim(bottom=0)
-            axis.margins(x=0.08)
+            axis.yaxis.set_major_formatter(_plain)
             axis.legend(loc="lower right")
 
     return _svg(name, 2.7 * rows, draw)
@@ -200,6 +211,11 @@ def _labelled(one: Mapping[str, Any], databases: Sequence[str]) -> str:
 
 def _with_database(text: str, database: str, databases: Sequence[str]) -> str:
     return text if len(databases) == 1 else f"{text} · {database.partition(':')[0]}"
+
+
+def _plain(value: float, _: object) -> str:
+    """As a tick is written: no powers of ten, thousands set apart."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
 
 
 def _grid(figure: Any, panels: int) -> list[Any]:

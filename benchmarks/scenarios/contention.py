@@ -88,7 +88,8 @@ def _title(options: Options) -> str:
 
 SCENARIO = Scenario(
     "contention",
-    "Runs per second where limits hold them back, and calls per second that meet the owner of a singleton key.",
+    "Limits and singletons.  Runs per second where limits hold them back, and calls per second that meet the owners of"
+    " singleton keys.",
     Options,
     repeated(once),
     _title,

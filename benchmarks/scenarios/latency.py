@@ -92,7 +92,7 @@ def _title(options: Options) -> str:
 
 SCENARIO = Scenario(
     "latency",
-    "Milliseconds from the call that triggers to the first line of the handler.",
+    "From trigger to start.  Milliseconds from the call that triggers to the first line of the handler.",
     Options,
     repeated(once),
     _title,

@@ -88,8 +88,8 @@ def _worked(app: Runlane) -> tuple[int, float]:
 
 SCENARIO = Scenario(
     "mixed",
-    "Of a hundred runs 60 succeed at once, 15 fail once and are retried, 10 are released once, 5 fail, 5 time out, and"
-    " 5 are cancelled: runs and events that workers get through per second.",
+    "Much goes wrong.  Of a hundred runs 60 succeed at once, 15 fail once and are retried, 10 are released once, 5"
+    " fail, 5 time out, and 5 are cancelled: runs and events that workers get through per second.",
     Options,
     repeated(once),
     lambda options: f"{options.workers} × {options.concurrency}",

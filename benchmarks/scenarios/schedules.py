@@ -54,7 +54,7 @@ def _ticked(app: Runlane, what: str) -> tuple[int, float]:
 
 SCENARIO = Scenario(
     "schedules",
-    "Occurrences that maintenance turns into runs, per second, when all are due at once.",
+    "Many schedules due at once.  Occurrences that maintenance turns into runs, per second.",
     Options,
     repeated(once),
     lambda options: f"{options.schedules:,} at once",

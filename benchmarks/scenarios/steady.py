@@ -55,7 +55,7 @@ def _title(options: Options) -> str:
 
 SCENARIO = Scenario(
     "steady",
-    "Triggered and executed at once: the rate that is kept, and milliseconds from the moment when a run was to be"
+    "Producers and workers at once.  The rate that is kept, and milliseconds from the moment when a run was to be"
     " triggered to its start.",
     Options,
     repeated(once),

@@ -76,7 +76,7 @@ def _hot_percent(app: Runlane) -> float:
 
 SCENARIO = Scenario(
     "storage",
-    "Bytes per finished run of each table and index, and of write-ahead log.",
+    "What a finished run takes on the disk.  Bytes of each table and index, and of write-ahead log (PostgreSQL).",
     Options,
     repeated(once),
     lambda options: "178-byte payload, four events",
