@@ -20,9 +20,9 @@ _SAMPLE = 20
 #: Ids of version 7, one in each millisecond from :base on, as text; `i` counts the copies.
 _NEW_ID = {
     "postgresql": "(lpad(to_hex(:base + i), 12, '0') || '7' || lpad(to_hex(i % 4096), 3, '0') || '8'"
-    " || substr(md5(i::text), 1, 15))::uuid",
+    " || substr(md5(cast(:salt as text) || i), 1, 15))::uuid",
     "sqlite": "printf('%08x-%04x-7%03x-8%03x-%012x', (:base + i) >> 16, (:base + i) & 65535, i % 4096,"
-    " (i * 7919) % 4096, (i * 2654435761) % 281474976710656)",
+    " (i * 7919) % 4096, (i * 2654435761 + :salt) % 281474976710656)",
 }
 _COUNTER = {
     "postgresql": "generate_series(cast(:first as bigint), :last) as n(i)",
@@ -43,7 +43,8 @@ class History:
     def __init__(self, place: Place, app: Runlane, *, finished: bool) -> None:
         self._app = app
         self._made = 0
-        with evolve(place, environment=f"{place.environment}-template").app() as beside:
+        template = f"{place.environment}-{'finished' if finished else 'waiting'}"
+        with evolve(place, environment=template).app() as beside:
             self._template = beside.trigger(noop, 0).run
             if finished:
                 beside.worker("drain", concurrency=1).run()
@@ -68,9 +69,7 @@ class History:
     def _copy(self, first: int, last: int) -> None:
         dialect = self._app.lane.database.dialect.name
         values = {
-            "first": first,
-            "last": last,
-            "base": self._base,
+            **self._named(first, last),
             "template": self._as_stored(self._template.id),
             "environment": self._app.environment,
         }
@@ -86,10 +85,10 @@ class History:
                 **values,
             )
 
-    @property
-    def _base(self) -> int:
-        """The copies are made ten days before the one that is copied."""
-        return int((self._template.created_at - timedelta(days=10)).timestamp() * 1000)
+    def _named(self, first: int, last: int) -> dict[str, object]:
+        """What their ids are made of: as if they had been made ten days before the one that is copied."""
+        base = int((self._template.created_at - timedelta(days=10)).timestamp() * 1000)
+        return {"first": first, "last": last, "base": base, "salt": self._template.id.int % 2**31}
 
     def _as_stored(self, id: UUID) -> object:
         return id if self._app.lane.database.dialect.name == "postgresql" else str(id)
@@ -97,7 +96,7 @@ class History:
     def _id(self, number: int) -> UUID:
         dialect = self._app.lane.database.dialect.name
         statement = f"select {_NEW_ID[dialect]} from {_COUNTER[dialect]}"
-        return UUID(str(execute(self._app, statement, first=number, last=number, base=self._base)[0][0]))
+        return UUID(str(execute(self._app, statement, **self._named(number, number))[0][0]))
 
     def _tidy(self) -> None:
         database = self._app.lane.database

@@ -11,13 +11,12 @@ from typing import Any
 import click
 from attrs import evolve, field, frozen
 
-import runlane.exchange
 import runlane.session
 from benchmarks.commands import common, publish
 from benchmarks.databases import Databases, databases
 from benchmarks.figures import Sample
 from benchmarks.jobs import JOBS
-from benchmarks.knobs import Knobs, default_lanes
+from benchmarks.knobs import DEFAULT_BATCH, Knobs, default_lanes
 from benchmarks.noise import ALPHA, difference
 from benchmarks.places import execute
 from benchmarks.report import json
@@ -63,11 +62,14 @@ class Advice:
 
 def settings(places: Databases) -> dict[str, list[Setting]]:
     """The values of each knob that are tried on such a database, the default among them."""
-    batch, beat = runlane.exchange.BATCH, runlane.session.HEARTBEAT.total_seconds()
+    batch, beat = DEFAULT_BATCH, runlane.session.HEARTBEAT.total_seconds()
     with places.fresh().app() as app:
         lanes, fillfactor = default_lanes(app), _fillfactor(app)
     swept = {
-        "batch": [Setting("batch", f"{n:,}", n, Knobs(batch=n), default=n == batch) for n in _with(batch, _BATCHES)],
+        "batch": [
+            Setting("batch", f"{n:,}", n, Knobs(batch=n), default=n == batch)
+            for n in _with(batch or _BATCHES[0], _BATCHES)
+        ],
         "concurrency": [
             Setting("concurrency", f"{n:,}", n, concurrency=n, default=n == _CONCURRENCY) for n in _CONCURRENCIES
         ],

@@ -93,5 +93,5 @@ SCENARIO = Scenario(
     Options,
     repeated(once),
     _title,
-    tiny={"runs": 60, "workers": 1, "callers": 4},
+    tiny={"of": ("key", "singletons"), "runs": 60, "workers": 1, "callers": 4},
 )

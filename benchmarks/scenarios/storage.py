@@ -12,7 +12,6 @@ from benchmarks.figures import Figures, Sample
 from benchmarks.jobs import BULK, carry, usual_payload
 from benchmarks.places import execute
 from benchmarks.scenarios.contract import Scenario, option, repeated
-from benchmarks.workers import drain_together
 from runlane import Runlane, RunStatus
 
 _SIZES = """
@@ -32,14 +31,13 @@ class Options:
 
 def once(places: Databases, options: Options, _: random.Random) -> Sample:
     """Trigger and drain, and see what has grown; nothing is vacuumed in between."""
-    place = places.fresh()
-    with place.app() as app:
+    with places.fresh().app() as app:
         sizes, written = _sizes(app), [_wal(app)]
         for start in range(0, options.runs, BULK):
             numbers = range(start, min(start + BULK, options.runs))
             app.trigger_many(carry, [usual_payload(number) for number in numbers])
         written.append(_wal(app))
-        drain_together(place, 1, 500)
+        app.worker("drain", concurrency=500).run()
         written.append(_wal(app))
         counted(app, RunStatus.SUCCEEDED, options.runs, events_per_run=4)
         grown = {name: size - sizes.get(name, 0) for name, size in _sizes(app).items()}

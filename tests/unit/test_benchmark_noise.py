@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.__main__ import main
 from benchmarks.compare import compare, compared
 from benchmarks.figures import Curve, Sample, percentile_curve, percentiles, unit_of
 from benchmarks.knobs import Knobs
@@ -197,3 +199,13 @@ def test_numbers_have_three_digits_that_count() -> None:
     ]  # fmt: skip
     row = next(rows([result(runs_per_s=[5.0])]))
     assert (row.median, row.least, row.most) == ("5.00", "", "")
+
+
+def test_every_command_of_the_readme_is_one() -> None:
+    readme = (Path(__file__).resolve().parents[2] / "benchmarks" / "README.md").read_text()
+    commands = re.findall(r"`python -m benchmarks ([^`]+)`", readme)
+    assert {name for name in SCENARIOS if not any(line.split()[0] == name for line in commands)} == set()
+    for line in commands:
+        name, *options = line.split()
+        if name in SCENARIOS:
+            main.commands[name].make_context(name, options)
