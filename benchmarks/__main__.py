@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from benchmarks import machine, running
-from benchmarks.commands import command_of, common, publish, turned
+from benchmarks import machine, report, running
+from benchmarks.commands import command_of, common, publish, tell_files, turned
+from benchmarks.compare import compare
 from benchmarks.knobs import Knobs
+from benchmarks.peers.command import peers
 from benchmarks.report import json
 from benchmarks.scenarios import SCENARIOS
+from benchmarks.tune import tune
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -21,6 +25,8 @@ def main() -> None:
 
     Every figure is refused unless the database bears it out afterwards.
     """
+    # Told to stop, it still stops the server and removes the files that it has made.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @main.command("all")
@@ -36,12 +42,22 @@ def measure_all(named: tuple[str, ...], repeat: int, seed: int, out: Path | None
     publish(json.document(results, seed), "all", out)
 
 
+@main.command("report")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def rewrite(file: Path) -> None:
+    """Write a report once more.  The Markdown and the HTML of FILE.json go beside it."""
+    try:
+        document = json.read(file)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    tell_files(report.write_readable(document, file.with_suffix("")))
+
+
+main.add_command(compare)
+main.add_command(tune)
 for _scenario in SCENARIOS.values():
     main.add_command(command_of(_scenario))
-if find_spec("benchmarks.peers") is not None:
-    from benchmarks.peers.command import peers
-
-    main.add_command(peers)
+main.add_command(peers)
 
 if __name__ == "__main__":
     main()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,12 @@ def publish(document: dict[str, Any], name: str, out: Path | None) -> None:
     """Show the results, write the reports, and say where they are."""
     terminal.show(document["results"])
     stem = out or Path("bench-results") / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
-    click.echo("\nwritten to " + ", ".join(str(file) for file in report.write_all(document, stem)))
+    tell_files(report.write_all(document, stem))
+
+
+def tell_files(files: Sequence[Path]) -> None:
+    """Say where the reports are."""
+    click.echo("\nwritten to " + ", ".join(str(file) for file in files if file.suffix != ".svg"))
 
 
 def _option(attribute: Attribute[Any]) -> Callable[[Command], Command]:

@@ -11,7 +11,7 @@ from runlane import Runlane, RunStatus, Task
 from runlane.events import RunCreated, RunSucceeded
 from runlane.storage import log
 
-_PATIENCE = 600.0  # seconds
+_PATIENCE = 120.0  # seconds
 
 
 def counted(app: Runlane, status: RunStatus, runs: int, *, events_per_run: int) -> None:
@@ -59,12 +59,12 @@ def wait_until_ended(app: Runlane, runs: int) -> None:
     raise SystemExit(f"waited {_PATIENCE:g} s for {runs} runs to end; found {stored}")
 
 
-def results(app: Runlane, task: Task[..., Any]) -> list[Any]:
-    """What the succeeded runs of `task` returned, by id, read from their histories."""
+def results(app: Runlane, task: Task[..., Any]) -> list[tuple[Any, Any]]:
+    """Payload and result of the succeeded runs of `task`, by id, read from their histories."""
     found = []
     with app.lane.database.read() as tx, closing(log.read_streams(tx, "run.", app.environment)) as streams:
         for stream in streams:
             first, last = stream.records[0].event, stream.records[-1].event
             if isinstance(first, RunCreated) and first.task_id == task.id and isinstance(last, RunSucceeded):
-                found.append(last.result)
+                found.append((first.payload, last.result))
     return found

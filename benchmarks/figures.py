@@ -17,19 +17,22 @@ _CURVE = (0, 5, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 92.5, 95, 97.5, 99, 99.5
 
 @frozen
 class Unit:
-    """How a figure is written, and which way it improves."""
+    """How a figure is written, and which way it improves: what more of it is called, and what less."""
 
+    ending: str
     text: str
     more_is_better: bool
+    more: str
+    less: str
 
 
-_UNITS = {
-    "_per_s": Unit("/s", True),
-    "_percent": Unit("%", True),
-    "_ms": Unit("ms", False),
-    "_us_per_run": Unit("µs/run", False),
-    "_bytes_per_run": Unit("bytes/run", False),
-}
+_UNITS = (
+    Unit("_per_s", "/s", True, "faster", "slower"),
+    Unit("_percent", "%", True, "higher", "lower"),
+    Unit("_ms", "ms", False, "slower", "faster"),
+    Unit("_us_per_run", "µs/run", False, "slower", "faster"),
+    Unit("_bytes_per_run", "bytes/run", False, "larger", "smaller"),
+)
 
 
 def unit_of(figure: str) -> Unit:
@@ -38,10 +41,10 @@ def unit_of(figure: str) -> Unit:
     Raises:
         ValueError: it ends with none that is known here.
     """
-    for ending, unit in _UNITS.items():
-        if figure.endswith(ending):
+    for unit in _UNITS:
+        if figure.endswith(unit.ending):
             return unit
-    raise ValueError(f"the name of figure {figure!r} must end with one of {', '.join(_UNITS)}")
+    raise ValueError(f"the name of figure {figure!r} must end with one of {', '.join(one.ending for one in _UNITS)}")
 
 
 @frozen

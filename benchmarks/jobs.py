@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
-from runlane import Queue, Runlane, Task, task
+from runlane import Context, Fixed, Queue, Release, Retry, Runlane, Task, task
 
 QUEUE = Queue("bench", default=True)
 
@@ -38,12 +39,37 @@ def stamp(sent_ns: int) -> int:
     return time.monotonic_ns() - sent_ns
 
 
+@task("bench.flaky", retry=Retry(3, backoff=Fixed("10ms")))
+def flaky(number: int, context: Context) -> None:
+    """Fails at its first attempt."""
+    if context.attempt == 1:
+        raise RuntimeError("the first attempt fails")
+
+
+@task("bench.polls")
+def polls(number: int, context: Context) -> Release | None:
+    """Finds at its first attempt that it is too early."""
+    return context.release(delay="10ms") if context.attempt == 1 else None
+
+
+@task("bench.fails")
+def fails(number: int) -> None:
+    """Fails for good."""
+    raise RuntimeError("this fails")
+
+
+@task("bench.too_slow", timeout="50ms")
+async def too_slow(number: int) -> None:
+    """Is stopped when its time is over."""
+    await asyncio.sleep(60)
+
+
 @task("bench.carry")
 def carry(payload: dict[str, Any]) -> None:
     """Nothing, with a payload of the usual size."""
 
 
-TASKS = (noop, noop_async, sleep_1ms, sleep_50ms, stamp, carry)
+TASKS = (noop, noop_async, sleep_1ms, sleep_50ms, stamp, carry, flaky, polls, fails, too_slow)
 JOBS = {"noop": noop, "async": noop_async, "1ms": sleep_1ms, "50ms": sleep_50ms}
 
 
@@ -60,7 +86,7 @@ def usual_payload(number: int) -> dict[str, Any]:
     return {**payload, "text": "x" * _FILLING}
 
 
-_FILLING = 23
+_FILLING = 28
 
 
 #: How many runs one transaction makes where they are made in bulk.

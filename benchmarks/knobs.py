@@ -6,6 +6,7 @@ Those that no public option reaches yet are set on the module that holds them, i
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -13,6 +14,11 @@ from attrs import frozen
 
 import runlane.exchange
 import runlane.worker
+from runlane import Runlane
+
+_EXCHANGE = runlane.worker.Exchange
+#: Runlane's own batch size; None if it is kept elsewhere than is known here.
+DEFAULT_BATCH: int | None = getattr(runlane.exchange, "BATCH", None)
 
 
 @frozen
@@ -34,24 +40,36 @@ class Knobs:
     relaxed: bool = False
 
     def turn(self) -> None:
-        """Set in this process what is kept in modules.
+        """Set in this process what is kept in modules, and set back there what is left at its default.
 
         Raises:
             SystemExit: this Runlane keeps it elsewhere, so that turning it would change nothing.
         """
-        if self.batch is not None:
-            if not hasattr(runlane.exchange, "BATCH"):
-                raise SystemExit("runlane.exchange has no BATCH: teach benchmarks/knobs.py where the batch size is now")
-            runlane.exchange.BATCH = self.batch
-        if self.lanes is not None:
-            _limit_lanes(self.lanes)
+        if DEFAULT_BATCH is not None:
+            runlane.exchange.BATCH = self.batch or DEFAULT_BATCH
+        elif self.batch is not None:
+            raise SystemExit("runlane.exchange has no BATCH: teach benchmarks/knobs.py where the batch size is now")
+        _make_exchanges_by(_EXCHANGE if self.lanes is None else _with_lanes(lambda _: self.lanes))
 
 
-_EXCHANGE = runlane.worker.Exchange
+def default_lanes(app: Runlane) -> int:
+    """How many transactions in flight a worker of `app` asks for by itself."""
+    asked: list[int] = []
+
+    def heard(lanes: int) -> int:
+        asked.append(lanes)
+        return lanes
+
+    _make_exchanges_by(_with_lanes(heard))
+    try:
+        app.worker().stop()
+    finally:
+        _make_exchanges_by(_EXCHANGE)
+    return asked[0]
 
 
-def _limit_lanes(lanes: int) -> None:
-    """Have workers make their exchange with so many lanes, whatever they ask for."""
+def _with_lanes(choose: Callable[[int], Any]) -> Callable[..., Any]:
+    """The exchange of a worker, made with as many lanes as `choose` makes of those that are asked for."""
     signature = inspect.signature(_EXCHANGE)
     if "lanes" not in signature.parameters:
         raise SystemExit("Exchange takes no lanes: teach benchmarks/knobs.py how transactions in flight are set now")
@@ -59,7 +77,11 @@ def _limit_lanes(lanes: int) -> None:
     @wraps(_EXCHANGE)
     def exchange(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
-        bound.arguments["lanes"] = lanes
+        bound.arguments["lanes"] = choose(bound.arguments["lanes"])
         return _EXCHANGE(*bound.args, **bound.kwargs)
 
-    runlane.worker.Exchange = exchange  # type: ignore[misc, assignment]
+    return exchange
+
+
+def _make_exchanges_by(maker: Callable[..., Any]) -> None:
+    runlane.worker.Exchange = maker  # type: ignore[misc, assignment]

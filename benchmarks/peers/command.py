@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -50,7 +49,6 @@ def peers(names: list[str], measures: list[str], count: int, runs: int, file: Pa
     Each peer is installed once into an environment of its own.  One that cannot be had here is left out, and the table
     says why.  A round that was disturbed is repeated.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends workers and server, as Ctrl-C does
     drivers, missing = _available(names)
     if not drivers:
         raise click.ClickException("; ".join(f"{name} {why}" for name, why in missing.items()))

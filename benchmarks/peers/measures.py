@@ -48,7 +48,7 @@ class Sizes:
     @property
     def stored(self) -> int:
         """Jobs whose bytes are counted."""
-        return max(500, self.runs // 4)
+        return max(1000, self.runs // 4)
 
 
 def drain(workers: int) -> Callable[[Driven, Database, Sizes], Figures]:

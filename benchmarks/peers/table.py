@@ -20,6 +20,10 @@ from benchmarks.peers.rounds import Round, remarks
 REFERENCES = ("runlane", "pgqueuer")
 #: From this width on a cell has room for the spread of the rounds beside their median.
 _WIDE = 115
+#: Columns of a spread, "±100%" at most in practice.
+_SPREAD = 5
+#: Blanks at the end of a cell that are not stripped.
+_BLANK = "\N{NO-BREAK SPACE}"
 
 
 @frozen
@@ -33,12 +37,13 @@ class Outcome:
 
 def show(outcome: Outcome, console: Console) -> None:
     """Print the table, what each peer keeps and lacks, and what happened meanwhile."""
-    console.print(_table(outcome, wide=console.width >= _WIDE))
+    spread = console.width >= _WIDE and any(one.number > 1 for one in outcome.rounds)
+    console.print(_table(outcome, spread))
     console.print()
     console.print(
         "The figures are medians of the rounds. “× Runlane” and “× PgQueuer” say how many times as good the peer of "
         "the column is, side by side in the same round: above 1 it is better, whether more is better or less."
-        + (" ± is how far a round was from the median." if console.width >= _WIDE else ""),
+        + (" ± is how far a round was from the median." if spread else ""),
     )
     console.print()
     for name in [*outcome.peers, *outcome.missing]:
@@ -47,7 +52,7 @@ def show(outcome: Outcome, console: Console) -> None:
         console.print(remark, style="dim", highlight=False)
 
 
-def _table(outcome: Outcome, *, wide: bool) -> Table:
+def _table(outcome: Outcome, spread: bool) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     table.add_column("FIGURE", no_wrap=True)
     names = [*outcome.peers, *outcome.missing]
@@ -59,31 +64,32 @@ def _table(outcome: Outcome, *, wide: bool) -> Table:
             continue
         table.add_row(
             f"{figure.title}, {figure.unit}" if figure.unit != "rows" else figure.title,
-            *[_cell(outcome.rounds, figure, name, wide) for name in names],
+            *[_cell(outcome.rounds, figure, name, spread) for name in names],
         )
         for reference in REFERENCES if figure.better else ():
             if reference in outcome.peers:
-                ratios = [_times(ratio(outcome.rounds, figure, name, reference)) for name in names]
+                ratios = [_times(ratio(outcome.rounds, figure, name, reference), spread) for name in names]
                 table.add_row(f"  × {PEERS[reference].title}", *ratios, style="dim")
     return table
 
 
-def _cell(found: Sequence[Round], figure: Figure, peer: str, wide: bool) -> str:
+def _cell(found: Sequence[Round], figure: Figure, peer: str, spread: bool) -> str:
     middle = median(found, figure, peer)
     if middle is None:
         return "–"
-    if not wide or not middle:
+    if not spread or not middle:
         return _number(figure, middle)
     furthest = max(abs(value - middle) for value in values(found, figure, peer).values())
-    return f"{_number(figure, middle)} ±{furthest / middle:.0%}"
+    return f"{_number(figure, middle)} {f'±{furthest / middle:.0%}':>{_SPREAD}}"
 
 
 def _number(figure: Figure, value: float) -> str:
     return f"{value:,.1f}" if figure.unit in ("ms", "rows") else f"{value:,.0f}"
 
 
-def _times(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _times(value: float | None, spread: bool) -> str:
+    """Under the number, whether or not a spread stands beside it."""
+    return "" if value is None else f"{value:.2f}" + (_BLANK * (_SPREAD + 1) if spread else "")
 
 
 def _describe(name: str, outcome: Outcome, console: Console) -> None:

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import html, json, markdown
+from benchmarks.report.plots import plots
 
 
 def write_all(document: dict[str, Any], stem: Path) -> list[Path]:
-    """Write ``STEM.json``, ``STEM.md`` and ``STEM.html``; the files."""
+    """Write ``STEM.json``, ``STEM.md`` with its plots, and ``STEM.html``; the files."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     return [json.write(document, stem), *write_readable(document, stem)]
 
 
 def write_readable(document: dict[str, Any], stem: Path) -> list[Path]:
     """Write only what is for people."""
-    return [markdown.write(document, stem), html.write(document, stem)]
+    drawn = plots(document)
+    return [html.write(document, drawn, stem), *markdown.write(document, drawn, stem)]

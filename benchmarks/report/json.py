@@ -20,7 +20,9 @@ from benchmarks.knobs import Knobs
 FORMAT = 1
 
 
-def document(results: Sequence[dict[str, Any]], seed: int, *, tune: dict[str, Any] | None = None) -> dict[str, Any]:
+def document(
+    results: Sequence[dict[str, Any]], seed: int, *, tune: Sequence[dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """A whole run."""
     return {
         "format": FORMAT,
@@ -29,7 +31,7 @@ def document(results: Sequence[dict[str, Any]], seed: int, *, tune: dict[str, An
         "seed": seed,
         **machine.circumstances(),
         "results": list(results),
-        **({} if tune is None else {"tune": tune}),
+        **({} if tune is None else {"tune": list(tune)}),
     }
 
 

@@ -51,10 +51,7 @@ def rows(results: Sequence[dict[str, Any]]) -> Iterator[Row]:
 def written(figure: str) -> tuple[str, str]:
     """A figure's name as words, without its unit, and the unit: ``call_p50_ms`` is ("call p50", "ms")."""
     unit = unit_of(figure)
-    for ending in ("_per_s", "_percent", "_ms", "_us_per_run", "_bytes_per_run"):
-        if figure.endswith(ending):
-            return figure.removesuffix(ending).replace("_", " "), unit.text
-    raise AssertionError(figure)
+    return figure.removesuffix(unit.ending).replace("_", " "), unit.text
 
 
 def number(value: float) -> str:

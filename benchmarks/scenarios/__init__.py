@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from benchmarks.scenarios import (
+    backlog,
+    contention,
     drain,
     latency,
+    mixed,
     replay,
+    schedules,
+    steady,
+    storage,
     trigger,
 )
 from benchmarks.scenarios.contract import Scenario
@@ -15,7 +21,13 @@ SCENARIOS: dict[str, Scenario] = {
     for module in (
         trigger,
         drain,
+        steady,
         latency,
+        contention,
+        backlog,
+        schedules,
         replay,
+        storage,
+        mixed,
     )
 }

@@ -51,7 +51,7 @@ def once(places: Databases, options: Options, _: random.Random) -> Sample:
 
 SCENARIO = Scenario(
     "drain",
-    "Runs per second of worker processes on a backlog, and the Python time of each run.",
+    "Workers on a backlog.  Runs per second from the moment when all processes are ready, and their CPU time per run.",
     Options,
     repeated(once),
     lambda options: f"{options.job}, {options.workers} × {options.at_once}",

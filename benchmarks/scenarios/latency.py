@@ -53,7 +53,7 @@ def once(places: Databases, options: Options, rng: random.Random) -> Sample:
         else:
             _probe(app, options, rng)
         wait_until_ended(app, options.samples + load)
-        delays = [nanoseconds / 1e6 for nanoseconds in results(app, stamp)]
+        delays = [nanoseconds / 1e6 for _, nanoseconds in results(app, stamp)]
     if len(delays) != options.samples:
         raise SystemExit(f"expected {options.samples} runs that were timed; found {len(delays)}")
     notes: dict[str, float | str] = {"load_runs_per_s": rate} if load else {}
@@ -92,7 +92,7 @@ def _title(options: Options) -> str:
 
 SCENARIO = Scenario(
     "latency",
-    "Milliseconds from the call that triggers to the first line of the handler.",
+    "From trigger to start.  Milliseconds from the call that triggers to the first line of the handler.",
     Options,
     repeated(once),
     _title,

@@ -36,7 +36,7 @@ def once(places: Databases, options: Options, _: random.Random) -> Sample:
 
 SCENARIO = Scenario(
     "replay",
-    "Events per second of `audit verify` on a finished history.",
+    "The whole log folded again.  Events per second of audit verify on a finished history.",
     Options,
     repeated(once),
     lambda options: "verify",

@@ -163,7 +163,7 @@ def _title(options: Options) -> str:
 
 SCENARIO = Scenario(
     "trigger",
-    "Runs triggered per second, and how long a call takes.",
+    "Callers that trigger in every way.  Runs triggered per second, and milliseconds that a call takes.",
     Options,
     repeated(once),
     _title,

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
+from attrs import evolve
 
+import runlane.exchange
+from benchmarks import machine, running
 from benchmarks.counting import counted
 from benchmarks.databases import Databases
-from benchmarks.jobs import noop
+from benchmarks.history import History
+from benchmarks.jobs import noop, usual_payload
+from benchmarks.knobs import DEFAULT_BATCH, Knobs, default_lanes
+from benchmarks.places import execute
 from benchmarks.scenarios import SCENARIOS
 from runlane import RunStatus
 
@@ -30,17 +39,70 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_all_scenarios_run_and_tell_their_circumstances(shared_url: str, tmp_path: Path) -> None:
-    done = bench("all", "--tiny", "--database", shared_url, "--repeat", "1", "--out", str(tmp_path / "all"))
+def test_all_scenarios_run_and_tell_their_circumstances(postgres_url: str, tmp_path: Path) -> None:
+    done = bench("all", "--tiny", "--database", postgres_url, "--repeat", "1", "--out", str(tmp_path / "all"))
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "all.json").read_text())
     assert {one["scenario"] for one in document["results"]} == set(SCENARIOS)
     assert document["machine"]["cpus"]
     assert document["versions"]["runlane"]
     for one in document["results"]:
-        assert all(value > 0 for value in one["median"].values())
+        assert all(value > 0 or name == "hot_updates_percent" for name, value in one["median"].items())
         assert one["server"]["version"]
         assert len(one["repeats"]) == len(one["machine_loops_per_s"]) == 1
+    assert "<svg" in (tmp_path / "all.html").read_text()
+
+
+def test_what_differs_by_database_runs_on_sqlite_too(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "PROBE_SECONDS", 0.01)
+    plan = [(SCENARIOS[name], SCENARIOS[name].tiny) for name in ("trigger", "drain", "backlog", "schedules", "storage")]
+    results = running.measure(plan, [sqlite_url], Knobs(), seed=1, repeat=2)
+    assert {one["scenario"] for one in results} == {scenario.name for scenario, _ in plan}
+    for one in results:
+        assert len(one["repeats"]) == 2
+        assert all(value > 0 for figures in one["repeats"] for value in figures.values())
+
+
+@pytest.fixture
+def turned_back() -> Iterator[None]:
+    yield
+    Knobs().turn()
+
+
+@pytest.mark.usefixtures("turned_back")
+def test_settings_are_turned_where_a_place_is_opened_and_turned_back(shared_url: str) -> None:
+    knobs = Knobs(batch=7, lanes=3, heartbeat="2s", fillfactor=81, relaxed=True)
+    places = Databases(shared_url.partition(":")[0], knobs, given=shared_url)
+    place = pickle.loads(pickle.dumps(places.fresh()))  # as it gets into another process
+    with place.app() as app:
+        worker = app.worker()
+        exchange = worker._exchange
+        assert (len(exchange._threads), runlane.exchange.BATCH) == (3, 7)
+        assert app._runtime.settings.heartbeat.total_seconds() == 2
+        if places.is_postgres:
+            assert execute(app, "show synchronous_commit") == [("off",)]
+            assert execute(app, "select reloptions::text from pg_class where relname = 'runs'")[0][0].count("=81") == 1
+        else:
+            assert execute(app, "pragma synchronous") == [(1,)]
+    with evolve(place, knobs=Knobs()).app() as app:
+        assert default_lanes(app) == len(app.worker()._exchange._threads) < 3
+        assert runlane.exchange.BATCH == DEFAULT_BATCH
+
+
+def test_a_copied_history_is_what_the_engine_would_have_written(shared_url: str) -> None:
+    place = Databases(shared_url.partition(":")[0], given=shared_url).fresh()
+    with place.app() as app:
+        for finished, copies in ((True, 30), (False, 20)):
+            History(place, app, finished=finished).add(copies)
+        assert app.runs.count() == {RunStatus.SUCCEEDED: 30, RunStatus.QUEUED: 20}
+        assert app.audit.verify().identical
+        app.worker("drain").run()
+        assert app.runs.count() == {RunStatus.SUCCEEDED: 50}
+        assert app.audit.verify().identical
+
+
+def test_the_usual_payload_has_178_bytes() -> None:
+    assert {len(orjson.dumps(usual_payload(number))) for number in (0, 99_999_999)} == {178}
 
 
 def test_it_brings_its_own_postgres(tmp_path: Path) -> None:
