@@ -13,7 +13,7 @@ from rich.text import Text
 
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.peers.driven import Driven
-from benchmarks.peers.measures import BATCHES
+from benchmarks.peers.measures import BATCHES, CONNECTIONS
 from benchmarks.peers.ratios import FIGURES, Figure, median, ratio, values
 from benchmarks.peers.rounds import Round, remarks
 
@@ -103,20 +103,24 @@ def _describe(name: str, outcome: Outcome, console: Console) -> None:
     lines = {
         "keeps": peer.keeps,
         "does not": peer.lacks,
-        "set to": meta["settings"] + _best_batch(outcome.rounds, name),
+        "set to": meta["settings"] + _bests(outcome.rounds, name),
     }
     for word, line in lines.items():
         told = textwrap.fill(f"{word}: {line}", console.width, initial_indent="  ", subsequent_indent="    ")
         console.print(Text(told), soft_wrap=True)
 
 
-def _best_batch(found: Sequence[Round], peer: str) -> str:
-    medians = {
-        batch: median(found, Figure("bulk", f"batch_of_{batch}_per_s", "", "", "more"), peer) or 0.0
-        for batch in BATCHES
-    }
-    best = max(medians, key=lambda batch: medians[batch])
-    return f"; bulk in batches of {best:,}" if medians[best] else ""
+def _bests(found: Sequence[Round], peer: str) -> str:
+    """Which of several settings did best in the measures that try them."""
+    told = ""
+    for measure, prefix, choices, words in (
+        ("bulk", "batch_of", BATCHES, "bulk in batches of"),
+        ("concurrent", "connections", CONNECTIONS, "connections for many callers:"),
+    ):
+        figures = [Figure(measure, f"{prefix}_{choice}_per_s", f"{choice:,}", "", "more") for choice in choices]
+        rates = {figure.title: rate for figure in figures if (rate := median(found, figure, peer)) is not None}
+        told += f"; {words} {max(rates, key=rates.__getitem__)}" if rates else ""
+    return told
 
 
 def _machine(found: Sequence[Round]) -> list[str]:

@@ -7,7 +7,8 @@ A driver is a script that runs inside its peer's own environment, so nothing her
     setup                   create the peer's tables in an empty database
     single N                N jobs, one call and one commit after the other
     bulk N BATCH [BYTES]    N jobs in batches, each job with a payload of BYTES of JSON, or with none
-    concurrent N CALLERS    N jobs by so many callers at once, each waiting for its call to return
+    concurrent N CALLERS CONNECTIONS
+                            N jobs by so many callers at once over a pool, each waiting for its call to return
     latency N GAP           N jobs that carry the moment they were sent, GAP seconds apart
     worker PURPOSE          says that it is ready, waits for a line, and works until it is ended; the purpose, drain or
                             latency, is for peers with no one setting that is best at both
@@ -50,8 +51,8 @@ class Driver(Protocol):
     def setup(self) -> Any:
         """Create the tables."""
 
-    def producing(self, callers: int) -> AbstractContextManager[Calls]:
-        """A client for as many callers at once."""
+    def producing(self, connections: int) -> AbstractContextManager[Calls]:
+        """A client with a pool of so many connections, if it has a say in that."""
 
     def work(self, start: Callable[[], None], purpose: str) -> Any:
         """Be a worker: connect, call `start`, then work on; `purpose` is ``drain`` or ``latency``."""
@@ -73,7 +74,7 @@ class AsyncDriver(Protocol):
     async def setup(self) -> None:
         """See ``Driver``."""
 
-    def producing(self, callers: int) -> AbstractAsyncContextManager[AsyncCalls]:
+    def producing(self, connections: int) -> AbstractAsyncContextManager[AsyncCalls]:
         """See ``Driver``."""
 
     async def work(self, start: Callable[[], Awaitable[None]], purpose: str) -> None:
@@ -124,7 +125,7 @@ def serve(meta: dict[str, Any], driver: Driver) -> None:
     elif command == "worker":
         driver.work(_gate, arguments[0])
     else:
-        with driver.producing(int(arguments[1]) if command == "concurrent" else 1) as calls:
+        with driver.producing(int(arguments[2]) if command == "concurrent" else 1) as calls:
             emit(**_PRODUCE[command](calls, *map(float, arguments)))
 
 
@@ -146,7 +147,7 @@ async def _serve_async(driver: AsyncDriver, command: str, arguments: list[str]) 
     elif command == "worker":
         await driver.work(lambda: asyncio.to_thread(_gate), arguments[0])
     else:
-        async with driver.producing(int(arguments[1]) if command == "concurrent" else 1) as calls:
+        async with driver.producing(int(arguments[2]) if command == "concurrent" else 1) as calls:
             emit(**await _PRODUCE_ASYNC[command](calls, *map(float, arguments)))
 
 
@@ -200,7 +201,7 @@ async def _bulk_async(calls: AsyncCalls, jobs: float, batch: float, size: float 
     return _timed(jobs, time.perf_counter() - start)
 
 
-def _concurrent(calls: Calls, jobs: float, callers: float) -> dict[str, float]:
+def _concurrent(calls: Calls, jobs: float, callers: float, connections: float) -> dict[str, float]:
     def caller(share: int) -> list[float]:
         delays = []
         for _ in range(share):
@@ -218,7 +219,7 @@ def _concurrent(calls: Calls, jobs: float, callers: float) -> dict[str, float]:
     return _timed(len(delays), seconds, 2 * len(shares)) | _percentiles(delays)
 
 
-async def _concurrent_async(calls: AsyncCalls, jobs: float, callers: float) -> dict[str, float]:
+async def _concurrent_async(calls: AsyncCalls, jobs: float, callers: float, connections: float) -> dict[str, float]:
     async def caller(share: int) -> list[float]:
         delays = []
         for _ in range(share):

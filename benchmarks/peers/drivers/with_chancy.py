@@ -11,14 +11,12 @@ import protocol
 from chancy import Chancy, Job, Queue, Worker, job
 
 CONCURRENCY = 500
-POOL = 16
 FLUSH = 0.25  # seconds that finished states wait in memory; at its default of 1 s two workers drain a fifth slower
 
 META: dict[str, Any] = {
     "versions": protocol.versions("chancy", "psycopg", "uvloop"),
     "settings": f"Async executor, concurrency={CONCURRENCY}, eager_polling, polling 1 s beside NOTIFY, "
-    f"send_outgoing_interval={FLUSH}, uvloop; "
-    f"pool of {POOL} for many callers",
+    f"send_outgoing_interval={FLUSH}, uvloop",
     "stored": "select count(*) from chancy_jobs",
     "finished": "select count(*) from chancy_jobs where state = 'succeeded'",
     "any_finished": "select exists (select from chancy_jobs where state = 'succeeded')",
@@ -54,9 +52,9 @@ class ChancyDriver:
             await chancy.declare(_queue())
 
     @asynccontextmanager
-    async def producing(self, callers: int) -> AsyncIterator[_Calls]:
-        """As many connections as pay."""
-        async with _chancy(min(callers, POOL)) as chancy:
+    async def producing(self, connections: int) -> AsyncIterator[_Calls]:
+        """A pool of the size that is asked for."""
+        async with _chancy(connections) as chancy:
             yield _Calls(chancy)
 
     async def work(self, start: Callable[[], Awaitable[None]], purpose: str) -> None:

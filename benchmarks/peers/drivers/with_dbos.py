@@ -13,14 +13,13 @@ import sqlalchemy
 from dbos import DBOS, DBOSClient
 
 POOL = 40
-CALLERS_POOL = 16
 POLLING = 0.01  # seconds
 WORKFLOW = {"workflow_name": "noop", "queue_name": "bench", "app_version": "bench"}
 
 META: dict[str, Any] = {
     "versions": protocol.versions("dbos", "sqlalchemy", "psycopg"),
     "settings": f"async workflow, worker_concurrency=None, pool of {POOL}, polling every {POLLING * 1000:.0f} ms "
-    f"(default 1 s); threads and a pool of {CALLERS_POOL} for many callers; bulk = calls in one transaction",
+    f"(default 1 s); threads for many callers; bulk = calls in one transaction",
     "batches": [1000],
     "stored": "select count(*) from dbos.workflow_status",
     "finished": "select count(*) from dbos.workflow_status where status = 'SUCCESS'",
@@ -53,12 +52,12 @@ class DbosDriver:
         DBOS.destroy()
 
     @contextmanager
-    def producing(self, callers: int) -> Iterator[_Calls]:
+    def producing(self, connections: int) -> Iterator[_Calls]:
         """A client that belongs to no worker."""
         client = DBOSClient(
             system_database_url=_url(),
             application_name="bench",
-            system_database_pool_size=min(callers, CALLERS_POOL),
+            system_database_pool_size=connections,
         )
         engine = sqlalchemy.create_engine(_url())
         with engine.connect():

@@ -12,11 +12,10 @@ from oban import Job, Oban, worker
 from oban.schema import install
 
 LIMIT = 100
-POOL = 16
 
 META: dict[str, Any] = {
     "versions": protocol.versions("oban", "psycopg", "uvloop"),
-    "settings": f"limit={LIMIT}, uvloop; pool of {POOL} for many callers",
+    "settings": f"limit={LIMIT}, uvloop",
     "stored": "select count(*) from oban_jobs",
     "finished": "select count(*) from oban_jobs where state = 'completed'",
     "any_finished": "select exists (select from oban_jobs where state = 'completed')",
@@ -53,9 +52,8 @@ class ObanDriver:
             await install(pool)
 
     @asynccontextmanager
-    async def producing(self, callers: int) -> AsyncIterator[_Calls]:
-        """As many connections as pay."""
-        connections = min(callers, POOL)
+    async def producing(self, connections: int) -> AsyncIterator[_Calls]:
+        """A pool of the size that is asked for."""
         async with await Oban.create_pool(protocol.database(), min_size=connections, max_size=connections) as pool:
             await pool.wait()
             yield _Calls(Oban(pool=pool))

@@ -18,12 +18,10 @@ from pgqueuer.models import Job
 from pgqueuer.queries import Queries
 
 BATCH = 500
-POOL = 16
 
 META: dict[str, Any] = {
     "versions": protocol.versions("pgqueuer", "asyncpg", "psycopg", "uvloop"),
-    "settings": f"asyncpg to enqueue (pool of {POOL} for many callers), worker on psycopg (asyncpg "
-    f"for call to start), batch_size={BATCH}, uvloop",
+    "settings": f"asyncpg to enqueue, worker on psycopg (asyncpg for call to start), batch_size={BATCH}, uvloop",
     # A successful job leaves the queue and has a row in the log for each state it was in.
     "stored": "select count(*) from pgqueuer",
     "finished": "select count(*) from pgqueuer_log where status = 'successful'",
@@ -54,14 +52,14 @@ class PgQueuerDriver:
         await connection.close()
 
     @asynccontextmanager
-    async def producing(self, callers: int) -> AsyncIterator[_Calls]:
+    async def producing(self, connections: int) -> AsyncIterator[_Calls]:
         """One connection for one caller, a pool for many."""
-        if callers == 1:
+        if connections == 1:
             connection = await asyncpg.connect(protocol.database())
             yield _Calls(Queries(AsyncpgDriver(connection)))
             await connection.close()
             return
-        async with asyncpg.create_pool(protocol.database(), min_size=POOL, max_size=POOL) as pool:
+        async with asyncpg.create_pool(protocol.database(), min_size=connections, max_size=connections) as pool:
             yield _Calls(Queries(AsyncpgPoolDriver(pool)))
 
     async def work(self, start: Callable[[], Awaitable[None]], purpose: str) -> None:

@@ -11,11 +11,10 @@ import protocol
 from procrastinate import App, PsycopgConnector
 
 CONCURRENCY = 10
-POOL = 16
 
 META: dict[str, Any] = {
     "versions": protocol.versions("procrastinate", "psycopg", "uvloop"),
-    "settings": f"concurrency={CONCURRENCY}, finished jobs kept, uvloop; pool of {POOL} for many callers",
+    "settings": f"concurrency={CONCURRENCY}, finished jobs kept, uvloop",
     "stored": "select count(*) from procrastinate_jobs",
     "finished": "select count(*) from procrastinate_jobs where status = 'succeeded'",
     "any_finished": "select exists (select from procrastinate_jobs where status = 'succeeded')",
@@ -56,9 +55,9 @@ class ProcrastinateDriver:
             await app.schema_manager.apply_schema_async()
 
     @asynccontextmanager
-    async def producing(self, callers: int) -> AsyncIterator[_Calls]:
-        """As many connections as pay."""
-        app, noop = _app(min(callers, POOL))
+    async def producing(self, connections: int) -> AsyncIterator[_Calls]:
+        """A pool of the size that is asked for."""
+        app, noop = _app(connections)
         async with app.open_async():
             yield _Calls(noop)
 

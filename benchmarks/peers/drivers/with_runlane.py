@@ -17,6 +17,7 @@ META: dict[str, Any] = {
     "versions": protocol.versions("runlane", "sqlalchemy", "psycopg"),
     "settings": f"async handler, concurrency={CONCURRENCY}; threads for many callers",
     "batches": [1000],
+    "connections": [1],  # no setting: its threads share what there is
     "stored": "select count(*) from runlane.runs",
     "finished": "select count(*) from runlane.runs where status = 'succeeded'",
     "any_finished": "select exists (select from runlane.runs where status = 'succeeded')",
@@ -51,7 +52,7 @@ class RunlaneDriver:
         app.close()
 
     @contextmanager
-    def producing(self, callers: int) -> Iterator[_Calls]:
+    def producing(self, connections: int) -> Iterator[_Calls]:
         """One runtime, shared by its threads."""
         with _app() as app:
             yield _Calls(app)
