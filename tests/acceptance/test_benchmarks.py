@@ -81,7 +81,7 @@ def test_settings_are_turned_where_a_place_is_opened_and_turned_back(shared_url:
         assert app._runtime.settings.heartbeat.total_seconds() == 2
         if places.is_postgres:
             assert execute(app, "show synchronous_commit") == [("off",)]
-            assert execute(app, "select reloptions::text from pg_class where relname = 'runs'")[0][0].count("=81") == 1
+            assert execute(app, "select reloptions::text from pg_class where relname = 'runs'")[0][0].count("fillfactor=81") == 1
         else:
             assert execute(app, "pragma synchronous") == [(1,)]
     with evolve(place, knobs=Knobs()).app() as app:
