@@ -96,5 +96,5 @@ SCENARIO = Scenario(
     Options,
     repeated(once),
     _title,
-    tiny={"worker": ("same", "other"), "load": ("rest",), "samples": 5, "gap_ms": 1.0, "runs": 100},
+    tiny={"worker": ("same",), "load": ("rest",), "samples": 5, "gap_ms": 1.0, "runs": 50},
 )
