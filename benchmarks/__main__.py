@@ -25,8 +25,6 @@ def main() -> None:
 
     Every figure is refused unless the database bears it out afterwards.
     """
-    # Told to stop, it still stops the server and removes the files that it has made.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @main.command("all")
@@ -60,4 +58,6 @@ for _scenario in SCENARIOS.values():
 main.add_command(peers)
 
 if __name__ == "__main__":
+    # Told to stop, it still stops the server and removes the files that it has made.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     main()

@@ -89,7 +89,7 @@ def _option(attribute: Attribute[Any]) -> Callable[[Command], Command]:
     known = about(attribute)
     kind = click.IntRange(1) if known.type is int else known.type
     several = known.each is not None or known.many
-    usual = known.each or attribute.default
+    usual = known.each if known.each is not None else attribute.default
     return click.option(
         f"--{attribute.name.replace('_', '-')}",
         attribute.name,
@@ -101,5 +101,5 @@ def _option(attribute: Attribute[Any]) -> Callable[[Command], Command]:
     )
 
 
-def _listed(values: tuple[Any, ...]) -> str:
+def _listed(values: Any) -> str:
     return ", ".join(map(str, values))

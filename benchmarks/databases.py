@@ -48,11 +48,14 @@ class Databases:
         else:
             assert self._folder is not None
             url = f"sqlite:///{self._folder / f'bench-{number}.db'}"
+        fillfactor = self.knobs.fillfactor if self.is_postgres else None
+        if fillfactor is not None and self._given is not None:
+            raise SystemExit("the fillfactor is turned only on a database that is thrown away: --database postgres")
         place = Place(url, environment, self.knobs)
         app = place.app()
         app.migrate()
-        if self.knobs.fillfactor is not None and self.is_postgres:
-            execute(app, f"alter table {{runs}} set (fillfactor = {int(self.knobs.fillfactor)})")
+        if fillfactor is not None:
+            execute(app, f"alter table {{runs}} set (fillfactor = {fillfactor})")
         app.close()
         return place
 

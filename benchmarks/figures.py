@@ -70,7 +70,7 @@ class Sample:
 
     figures: Figures = field()
     curves: tuple[Curve, ...] = ()
-    notes: dict[str, float | str] = field(factory=dict)
+    notes: Figures = field(factory=dict)
     machine_loops_per_s: float = 0.0
 
     @figures.validator

@@ -70,7 +70,7 @@ def carry(payload: dict[str, Any]) -> None:
 
 
 TASKS = (noop, noop_async, sleep_1ms, sleep_50ms, stamp, carry, flaky, polls, fails, too_slow)
-JOBS = {"noop": noop, "async": noop_async, "1ms": sleep_1ms, "50ms": sleep_50ms}
+JOBS: dict[str, Task[..., Any]] = {"noop": noop, "async": noop_async, "1ms": sleep_1ms, "50ms": sleep_50ms}
 
 
 def usual_payload(number: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import runlane.exchange
 import runlane.worker
 from runlane import Runlane
 
-_EXCHANGE = runlane.worker.Exchange
+_EXCHANGE = runlane.worker.Exchange  # type: ignore[attr-defined]
 #: Runlane's own batch size; None if it is kept elsewhere than is known here.
 DEFAULT_BATCH: int | None = getattr(runlane.exchange, "BATCH", None)
 
@@ -84,4 +84,4 @@ def _with_lanes(choose: Callable[[int], Any]) -> Callable[..., Any]:
 
 
 def _make_exchanges_by(maker: Callable[..., Any]) -> None:
-    runlane.worker.Exchange = maker  # type: ignore[misc, assignment]
+    runlane.worker.Exchange = maker  # type: ignore[attr-defined, assignment]

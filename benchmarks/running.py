@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -19,7 +19,7 @@ from benchmarks.servers import server_facts
 Plan = Sequence[tuple[Scenario, Mapping[str, Any]]]
 
 
-def measure(plan: Plan, named: Iterable[str], knobs: Knobs, seed: int, repeat: int) -> list[dict[str, Any]]:
+def measure(plan: Plan, named: Sequence[str], knobs: Knobs, seed: int, repeat: int) -> list[dict[str, Any]]:
     """Measure everything planned on each of the databases; the results, as the document holds them.
 
     Raises:
@@ -31,17 +31,19 @@ def measure(plan: Plan, named: Iterable[str], knobs: Knobs, seed: int, repeat: i
         with databases(name, knobs) as places:
             server = server_facts(places.fresh())
             for scenario, given in plan:
-                if not (places.shared or scenario.in_memory):
-                    if len(plan) == 1:
-                        raise click.UsageError(f"{scenario.name} needs several processes; {name} has only one")
-                    continue
                 for options in scenario.cases(given):
+                    if not (places.shared or scenario.in_memory(options)):
+                        continue
                     title, began = scenario.title(options), time.monotonic()
                     click.echo(f"{scenario.name}: {title} on {name} … ", nl=False, err=True)
                     samples = scenario.measure(places, options, seed, repeat)
                     took = time.monotonic() - began
                     results.append(json.result(scenario.name, title, name, server, options, knobs, samples, took))
                     click.echo(_first_figure(results[-1]), err=True)
+    if not results:
+        raise click.UsageError(
+            f"{plan[0][0].name} needs a database that can be opened twice, unlike {' and '.join(named)}"
+        )
     return results
 
 

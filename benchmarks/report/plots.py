@@ -15,7 +15,7 @@ Document = Mapping[str, Any]
 #: Told apart by those who see fewer colours too (Okabe and Ito).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 _LINES = ("-", "--", ":", "-.")
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "font.size": 9.0,
     "axes.titlesize": 10.0,
     "axes.titleweight": "bold",
@@ -88,15 +88,15 @@ def _delays(document: Document, name: str) -> str | None:
             cases = list(dict.fromkeys(case for case, _, _ in found))
             for case, database, repeats in found:
                 line = {"color": _COLOURS[cases.index(case) % 7], "ls": _LINES[databases.index(database) % 4]}
-                _band(axis, [(_tail(x), ys) for x, ys in repeats], _with_database(case, database, databases), line)
+                _band(axis, [(_tail(x), ys) for x, ys in repeats], case, line)
+            entries = _legend(axis, databases, loc="upper left")
             axis.set_yscale("log")
             lowest, highest = axis.get_ylim()
-            axis.set_ylim(lowest, highest * (highest / lowest) ** (0.09 * len(found)))  # room for the legend
+            axis.set_ylim(lowest, highest * (highest / lowest) ** (0.1 * entries))  # room for the legend
             axis.yaxis.set_major_formatter(_plain)
             axis.yaxis.set_minor_formatter(_plain if highest < 12 * lowest else "")
             axis.set_xticks([_tail(x) for x in _PERCENTS], [f"{x:g}" for x in _PERCENTS])
             axis.set_xlabel("percentile")
-            axis.legend(loc="upper left")
 
     return _svg(name, 3.4 * rows, draw)
 
@@ -125,7 +125,7 @@ def _history(document: Document, name: str) -> str | None:
             kinds = list(dict.fromkeys(behind for behind, _, _ in found))
             for behind, database, repeats in found:
                 line = {"color": _COLOURS[kinds.index(behind)], "ls": _LINES[databases.index(database) % 4]}
-                _band(axis, repeats, _with_database(behind, database, databases), {**line, "marker": "o", "ms": 4})
+                _band(axis, repeats, behind, {**line, "marker": "o", "ms": 4})
             sizes = sorted({x for _, _, repeats in found for x, _ in repeats})
             axis.set_xscale("log")
             axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
@@ -134,7 +134,7 @@ def _history(document: Document, name: str) -> str | None:
             axis.set_ylim(bottom=0)
             axis.yaxis.set_major_formatter(_plain)
             axis.set_xlabel("runs behind")
-            axis.legend(loc="best")
+            _legend(axis, databases, loc="best")
 
     return _svg(name, 2.9 * rows, draw)
 
@@ -201,6 +201,18 @@ def _band(axis: Any, repeats: Iterable[tuple[float, Sequence[float]]], label: st
     )
 
 
+def _legend(axis: Any, databases: Sequence[str], loc: str) -> int:
+    """What the colours stand for, and the lines where there are several databases; how many entries that makes."""
+    entries: dict[str, Any] = {}
+    for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+        entries.setdefault(label, handle)
+    if len(databases) > 1:
+        for line, database in zip(_LINES, databases, strict=False):
+            (entries[database.partition(":")[0]],) = axis.plot([], [], color="#888888", ls=line)
+    axis.legend(entries.values(), entries.keys(), loc=loc)
+    return len(entries)
+
+
 def _databases(document: Document) -> list[str]:
     return list(dict.fromkeys(one["database"] for one in document["results"]))
 
@@ -234,7 +246,8 @@ def _svg(name: str, height: float, draw: Callable[[Any], None]) -> str:
     except ModuleNotFoundError as error:
         raise SystemExit("the plots of a report need matplotlib: pip install 'runlane[bench]'") from error
     # Names inside an SVG are made from the salt: two of them in one page must not share any.
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+    style: Any = {**_STYLE, "svg.hashsalt": name}
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         draw(figure)
         file = io.StringIO()

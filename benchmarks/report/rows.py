@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -46,6 +47,16 @@ def rows(results: Sequence[dict[str, Any]]) -> Iterator[Row]:
                 number(max(values)) if several else "",
                 len(values),
             )
+        yield from _notes(one)
+
+
+def _notes(one: dict[str, Any]) -> Iterator[Row]:
+    """What is worth telling beside the figures."""
+    for name in one["notes"][0]:
+        values = [notes[name] for notes in one["notes"]]
+        words = f"({name.replace('_', ' ')})"
+        told = number(statistics.median(values))
+        yield Row(one["database"], one["scenario"], one["case"], words, "", told, "", "", len(values))
 
 
 def written(figure: str) -> tuple[str, str]:

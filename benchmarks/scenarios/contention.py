@@ -73,7 +73,7 @@ def _singletons(places: Databases, options: Options, rng: random.Random) -> Samp
     return Sample(
         {"calls_per_s": options.runs / took} | percentiles(delays, 50, 99, name="call"),
         (percentile_curve(_title(options), delays),),
-        {"made_new_runs_percent": 100 * made / options.runs},
+        {"percent_that_made_a_run": 100 * made / options.runs},
     )
 
 

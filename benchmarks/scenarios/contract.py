@@ -44,7 +44,7 @@ class Scenario:
         measure: (databases, options, seed, repeat) to one sample per repeat.
         title: what tells a case from the others of its scenario, made of its options.
         tiny: the smallest sizes, to see that everything works.
-        in_memory: whether the database in memory can be measured too, which only one process can open.
+        in_memory: whether a case can be measured on the database in memory too, which only one runtime can open.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Scenario:
     measure: Measure
     title: Callable[[Any], str]
     tiny: Mapping[str, Any]
-    in_memory: bool = False
+    in_memory: Callable[[Any], bool] = lambda options: False
 
     def cases(self, given: Mapping[str, Any]) -> Iterator[Any]:
         """The options of each case: every combination of the values that are given, or else usual."""

@@ -6,6 +6,8 @@ import random
 from collections import Counter
 from contextlib import closing
 from datetime import datetime
+from typing import Any
+from uuid import UUID
 
 from attrs import frozen
 
@@ -15,11 +17,11 @@ from benchmarks.figures import Sample
 from benchmarks.jobs import BULK, fails, flaky, noop, polls, too_slow
 from benchmarks.scenarios.contract import Scenario, option, repeated
 from benchmarks.workers import polling
-from runlane import Runlane, RunStatus, Trigger
+from runlane import Runlane, RunStatus, Task, Trigger
 from runlane.storage import log
 
 #: What becomes of a run, how many of a hundred, and how it ends.
-_FATES = {
+_FATES: dict[str, tuple[Task[..., Any], int, RunStatus]] = {
     "succeeds": (noop, 60, RunStatus.SUCCEEDED),
     "fails once": (flaky, 15, RunStatus.SUCCEEDED),
     "is released once": (polls, 10, RunStatus.SUCCEEDED),
@@ -56,9 +58,9 @@ def once(places: Databases, options: Options, rng: random.Random) -> Sample:
     return Sample({"runs_per_s": (options.runs - len(doomed)) / seconds, "events_per_s": events / seconds})
 
 
-def _trigger(app: Runlane, fates: list[str]) -> list[object]:
+def _trigger(app: Runlane, fates: list[str]) -> list[UUID]:
     """The ids of those that are to be cancelled: they lie in the future, so that no worker is quicker."""
-    doomed: list[object] = []
+    doomed: list[UUID] = []
     for start in range(0, len(fates), BULK):
         some = fates[start : start + BULK]
         made = app.trigger_many(

@@ -41,5 +41,5 @@ SCENARIO = Scenario(
     repeated(once),
     lambda options: "verify",
     tiny={"runs": 100},
-    in_memory=True,
+    in_memory=lambda options: True,
 )

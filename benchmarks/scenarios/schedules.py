@@ -59,5 +59,5 @@ SCENARIO = Scenario(
     repeated(once),
     lambda options: f"{options.schedules:,} at once",
     tiny={"schedules": 20},
-    in_memory=True,
+    in_memory=lambda options: True,
 )

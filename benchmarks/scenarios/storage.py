@@ -69,7 +69,7 @@ def _wal(app: Runlane) -> int:
 def _hot_percent(app: Runlane) -> float:
     execute(app, "select pg_stat_force_next_flush()")
     updates, hot = execute(app, _UPDATES, schema=app.lane.database.schema)[0]
-    return 100.0 * hot / max(1, updates)
+    return float(100 * hot / max(1, updates))
 
 
 SCENARIO = Scenario(

@@ -13,9 +13,11 @@ from pathlib import Path
 import orjson
 import pytest
 from attrs import evolve
+from click.testing import CliRunner
 
 import runlane.exchange
 from benchmarks import machine, running
+from benchmarks.__main__ import main
 from benchmarks.counting import counted
 from benchmarks.databases import Databases
 from benchmarks.history import History
@@ -24,6 +26,7 @@ from benchmarks.knobs import DEFAULT_BATCH, Knobs, default_lanes
 from benchmarks.places import execute
 from benchmarks.scenarios import SCENARIOS
 from runlane import RunStatus
+from tests.conftest import PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,9 +73,13 @@ def turned_back() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("turned_back")
-def test_settings_are_turned_where_a_place_is_opened_and_turned_back(shared_url: str) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_settings_are_turned_where_a_place_is_opened_and_turned_back(
+    kind: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
     knobs = Knobs(batch=7, lanes=3, heartbeat="2s", fillfactor=81, relaxed=True)
-    places = Databases(shared_url.partition(":")[0], knobs, given=shared_url)
+    admin = postgres.admin_url if kind == "postgresql" else None
+    places = Databases(kind, knobs, admin=admin, folder=tmp_path)
     place = pickle.loads(pickle.dumps(places.fresh()))  # as it gets into another process
     with place.app() as app:
         worker = app.worker()
@@ -81,12 +88,22 @@ def test_settings_are_turned_where_a_place_is_opened_and_turned_back(shared_url:
         assert app._runtime.settings.heartbeat.total_seconds() == 2
         if places.is_postgres:
             assert execute(app, "show synchronous_commit") == [("off",)]
-            assert execute(app, "select reloptions::text from pg_class where relname = 'runs'")[0][0].count("=81") == 1
+            assert (
+                execute(app, "select reloptions::text from pg_class where relname = 'runs'")[0][0].count(
+                    "fillfactor=81"
+                )
+                == 1
+            )
         else:
             assert execute(app, "pragma synchronous") == [(1,)]
     with evolve(place, knobs=Knobs()).app() as app:
         assert default_lanes(app) == len(app.worker()._exchange._threads) < 3
         assert runlane.exchange.BATCH == DEFAULT_BATCH
+
+
+def test_the_tables_of_a_database_that_is_kept_are_left_as_they_are(postgres_url: str) -> None:
+    with pytest.raises(SystemExit, match="fillfactor is turned only on a database that is thrown away"):
+        Databases("postgresql", Knobs(fillfactor=81), given=postgres_url).fresh()
 
 
 def test_a_copied_history_is_what_the_engine_would_have_written(shared_url: str) -> None:
@@ -112,9 +129,19 @@ def test_it_brings_its_own_postgres(tmp_path: Path) -> None:
 
 
 def test_an_impossible_measurement_is_a_usage_error() -> None:
-    done = bench("drain", "--database", "memory:")
-    assert done.returncode == 2
-    assert "drain needs several processes; memory: has only one" in done.stderr
+    for impossible in (["drain"], ["trigger", "--how", "joined"]):
+        done = CliRunner().invoke(main, [*impossible, "--database", "memory:"])
+        assert done.exit_code == 2
+        assert f"{impossible[0]} needs a database that can be opened twice, unlike memory:" in done.output
+
+
+def test_what_one_process_does_runs_in_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "PROBE_SECONDS", 0.01)
+    plan = [(scenario, scenario.tiny) for scenario in SCENARIOS.values()]
+    results = running.measure(plan, ["memory:"], Knobs(), seed=1, repeat=1)
+    assert [one["case"] for one in results] == [
+        "one caller", "4 threads", "1,000 at a time", "20 at once", "verify",
+    ]  # fmt: skip
 
 
 def test_a_figure_that_the_database_does_not_bear_out_is_refused(sqlite_url: str) -> None:

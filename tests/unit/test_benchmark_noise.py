@@ -65,6 +65,7 @@ def test_few_repeats_need_ranges_that_lie_far_apart() -> None:
     assert difference([100.0, 102.0, 104.0], [110.0, 112.0, 114.0]).sign == "more"
     near = difference([100.0, 102.0, 104.0], [107.0, 109.0, 111.0])
     assert (near.sign, near.p) == ("none", None)
+    assert difference([100.0, 101.0, 102.0], [107.0, 112.0, 117.0]).sign == "none"  # the second is too wide
     assert difference([100.0], [200.0]).sign == "unknown"
 
 
@@ -120,6 +121,7 @@ def test_compare_names_what_it_cannot_compare_and_a_machine_that_drifted(tmp_pat
     done = CliRunner().invoke(compare, [str(file) for file in files])
     assert done.exit_code == 0, done.output
     assert "faster" in done.output
+    assert [one.measured for one in compared(before, after, 0.03)] == ["drain: x"]
     assert "2.00 ×" in done.output  # so much faster was the machine itself
     assert "drain: gone on sqlite: measured with other options" in done.output
     assert "drain: new on sqlite: only in B" in done.output
