@@ -113,7 +113,8 @@ def size(peer: Driven, database: Database, sizes: Sizes) -> Figures:
     empty, rows = database.size(), database.rows()
     _preloaded(peer, database, sizes.stored, PAYLOAD)
     with peer.working(database, 1, "drain") as crew:
-        _drained(peer, database, crew, sizes.stored)
+        _look_until(database, peer.meta["any_open"], False, crew)
+        _finished(peer, database, sizes.stored)
     return {
         "bytes_per_job": (database.size() - empty) / sizes.stored,
         "rows_per_job": (database.rows() - rows) / sizes.stored,
@@ -155,10 +156,14 @@ def _drained(peer: Driven, database: Database, crew: list[Worker], jobs: int) ->
         )
     _look_until(database, peer.meta["any_open"], False, crew)
     seconds = time.perf_counter() - began
+    _finished(peer, database, jobs)
+    return (jobs - done) / seconds
+
+
+def _finished(peer: Driven, database: Database, jobs: int) -> None:
     finished = int(database.value(peer.meta["finished"]))
     if finished != jobs:
         raise DriverFailed(f"{peer.name}: {jobs} jobs were to be finished; the database has {finished}")
-    return (jobs - done) / seconds
 
 
 def _look_until(database: Database, statement: str, wanted: bool, crew: list[Worker]) -> None:

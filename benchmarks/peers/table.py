@@ -20,10 +20,6 @@ from benchmarks.peers.rounds import Round, remarks
 REFERENCES = ("runlane", "pgqueuer")
 #: From this width on a cell has room for the spread of the rounds beside their median.
 _WIDE = 115
-#: Columns of a spread, "±100%" at most in practice.
-_SPREAD = 5
-#: Blanks at the end of a cell that are not stripped.
-_BLANK = "\N{NO-BREAK SPACE}"
 
 
 @frozen
@@ -68,7 +64,7 @@ def _table(outcome: Outcome, spread: bool) -> Table:
         )
         for reference in REFERENCES if figure.better else ():
             if reference in outcome.peers:
-                ratios = [_times(ratio(outcome.rounds, figure, name, reference), spread) for name in names]
+                ratios = [_times(ratio(outcome.rounds, figure, name, reference)) for name in names]
                 table.add_row(f"  × {PEERS[reference].title}", *ratios, style="dim")
     return table
 
@@ -80,16 +76,15 @@ def _cell(found: Sequence[Round], figure: Figure, peer: str, spread: bool) -> st
     if not spread or not middle:
         return _number(figure, middle)
     furthest = max(abs(value - middle) for value in values(found, figure, peer).values())
-    return f"{_number(figure, middle)} {f'±{furthest / middle:.0%}':>{_SPREAD}}"
+    return f"±{furthest / middle:.0%}  {_number(figure, middle)}"  # the ratios stand under the number
 
 
 def _number(figure: Figure, value: float) -> str:
     return f"{value:,.1f}" if figure.unit in ("ms", "rows") else f"{value:,.0f}"
 
 
-def _times(value: float | None, spread: bool) -> str:
-    """Under the number, whether or not a spread stands beside it."""
-    return "" if value is None else f"{value:.2f}" + (_BLANK * (_SPREAD + 1) if spread else "")
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _describe(name: str, outcome: Outcome, console: Console) -> None:
