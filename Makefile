@@ -40,8 +40,8 @@ defects: $(VENV)/.dev ## plant one-line defects, each to be killed by its test; 
 chaos: $(VENV)/.dev ## worker processes killed at default settings, crowds of processes at once; about four minutes
 	$(BIN)/python -m pytest -q tests/chaos $(ARGS)
 
-bench: $(VENV)/.dev ## measure: triggers, drains, latency, replay; results in bench-results/
-	$(BIN)/python -m benchmarks all --database postgres --database sqlite --json bench-results/all.json $(ARGS)
+bench: $(VENV)/.dev ## measure everything, half an hour on each database; results in bench-results/
+	$(BIN)/python -m benchmarks all --database postgres --database sqlite --out bench-results/all $(ARGS)
 
 format: $(VENV)/.dev ## format and fix what can be fixed
 	$(BIN)/ruff format -q $(SOURCES)

