@@ -9,7 +9,7 @@ from typing import Any
 
 from runlane import Runlane, RunStatus, Task
 from runlane.events import RunCreated, RunSucceeded
-from runlane.storage import log
+from runlane.storage.streams import read_streams
 
 _PATIENCE = 120.0  # seconds
 
@@ -62,7 +62,7 @@ def wait_until_ended(app: Runlane, runs: int) -> None:
 def results(app: Runlane, task: Task[..., Any]) -> list[tuple[Any, Any]]:
     """Payload and result of the succeeded runs of `task`, by id, read from their histories."""
     found = []
-    with app.lane.database.read() as tx, closing(log.read_streams(tx, "run.", app.environment)) as streams:
+    with app.lane.database.read() as tx, closing(read_streams(tx, "run.", app.environment)) as streams:
         for stream in streams:
             first, last = stream.records[0].event, stream.records[-1].event
             if isinstance(first, RunCreated) and first.task_id == task.id and isinstance(last, RunSucceeded):

@@ -18,7 +18,7 @@ from benchmarks.jobs import BULK, fails, flaky, noop, polls, too_slow
 from benchmarks.scenarios.contract import Scenario, option, repeated
 from benchmarks.workers import polling
 from runlane import Runlane, RunStatus, Task, Trigger
-from runlane.storage import log
+from runlane.storage.streams import read_streams
 
 #: What becomes of a run, how many of a hundred, and how it ends.
 _FATES: dict[str, tuple[Task[..., Any], int, RunStatus]] = {
@@ -76,7 +76,7 @@ def _worked(app: Runlane) -> tuple[int, float]:
     events = 0
     first: datetime | None = None
     last: datetime | None = None
-    with app.lane.database.read() as tx, closing(log.read_streams(tx, "run.", app.environment)) as streams:
+    with app.lane.database.read() as tx, closing(read_streams(tx, "run.", app.environment)) as streams:
         for stream in streams:
             written = [record.occurred_at for record in stream.records if record.actor.type == "worker"]
             events += len(written)

@@ -64,7 +64,12 @@ def trigger_now(tx: Transaction, environment: str, wanted: Sequence[NewRun]) -> 
     """Create plain runs in one statement, which may commit itself; as born at the moment when it is executed."""
     births = [birth(new, environment, _ANY_MOMENT) for new in wanted]
     now = log.append_births_now(tx, births)
-    return [Triggered(birth(new, environment, now).after, TriggerOutcome.CREATED) for new in wanted]
+    return [Triggered(_born_at(now, change.after), TriggerOutcome.CREATED) for change in births]
+
+
+def _born_at(now: datetime, run: Run) -> Run:
+    """A plain run as it had been born now: all its instants are that of its birth."""
+    return Run(run.id, run.environment, run.created, now, run.sequence, run.status, now, now)
 
 
 def trigger_unless_done(tx: Transaction, environment: str, wanted: Sequence[NewRun]) -> list[Triggered]:

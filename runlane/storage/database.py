@@ -78,6 +78,8 @@ class Database:
         else:
             self.schema = None
             self.dialect = Sqlite()
+        #: Whether one statement can make runs, tell when that was, and commit itself (``state``).
+        self.stamps = isinstance(self.dialect, Stamping)
         # One connection guards the database in memory: whoever has it has the database.
         self.engine = self._engine(parsed, 1 if self.is_memory else pool_size)
         self._statements = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -142,11 +144,6 @@ class Database:
                 tx = self.join(connection, clock)
                 yield tx
                 commits.commit(ending, tx, self.where)
-
-    @property
-    def stamps(self) -> bool:
-        """Whether one statement can make runs, tell when that was, and commit itself (``state``)."""
-        return isinstance(self.dialect, Stamping)
 
     @contextmanager
     def read(self, clock: Clock | None = None) -> Iterator[Transaction]:

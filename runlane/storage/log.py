@@ -8,6 +8,7 @@ and nothing of it is written.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 
 from runlane import codec
 from runlane.decisions import Change, QueueChange, environment_stream
-from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
+from runlane.errors import ConflictKind, StorageConflict
 from runlane.events import EnvironmentEvent, IdempotencyReset, Recorded, RunDeliveryRequested, RunLeased, ScheduleFired
 from runlane.projections.runs import Run
 from runlane.schedule_decisions import ScheduleChange
@@ -103,11 +104,9 @@ def append_births_now(tx: Transaction, births: Sequence[Change]) -> datetime:
     Raises:
         StorageConflict: a run with one of the ids exists already (kind ``run_exists``).
     """
-    if not isinstance(tx.dialect, Stamping):
-        raise InvariantViolation(f"{tx.dialect.name} has no statement that tells the time")
     with _unique_ids():
         runs = [rows.birth_values(change.after) for change in births]
-        return tx.dialect.insert_runs_now(tx.connection, runs, _event_rows(births))
+        return typing.cast(Stamping, tx.dialect).insert_runs_now(tx.connection, runs, _event_rows(births))
 
 
 def append_singleton(tx: Transaction, change: Change) -> bool:

@@ -120,7 +120,10 @@ class NotifyTransport(LocalTransport):
                         return
                     waiting, self._waiting = self._waiting, {}
                 try:
-                    connection = connection or self._connect()
+                    if connection is None:
+                        connection = self._connect()
+                        # A ring is worth nothing after a crash, so it waits for no disk.
+                        connection.execute("set synchronous_commit to off")
                     for environment, queues in waiting.items():
                         connection.execute(
                             "select pg_notify(%s, %s)", (self._channel, self._payload(environment, queues))
