@@ -20,9 +20,9 @@ _LOCKED = (
     queries.RUN.where(_RUNS.c.id.in_(bindparam("ids", expanding=True))).order_by(_RUNS.c.id).with_for_update(of=_RUNS)
 )
 _LOCKED_UNLESS_HELD = queries.RUN.where(_RUNS.c.id == bindparam("run_id")).with_for_update(of=_RUNS, skip_locked=True)
+# In no order: to have the first few by id, the planner would walk the whole table by id.  Nothing waits here.
 _LOCKED_LEASED = (
     queries.RUN.where(_RUNS.c.lease_session_id == bindparam("session_id"))
-    .order_by(_RUNS.c.id)
     .limit(bindparam("most"))
     .with_for_update(of=_RUNS, skip_locked=True)
 )
