@@ -8,10 +8,11 @@ from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import ColumnElement, Select, bindparam, literal_column, select
 
 from runlane.projections.runs import Run
 from runlane.storage import queries, rows, tables
+from runlane.storage.floors import Stretch
 from runlane.storage.transaction import Transaction
 from runlane.values import RunStatus
 
@@ -26,37 +27,49 @@ _LOCKED_LEASED = (
     .limit(bindparam("most"))
     .with_for_update(of=_RUNS, skip_locked=True)
 )
+_ONE = literal_column("1")  # of a parameter the planner believes that it is a tenth of the table
 _LEASES = select(_RUNS.c.id, _RUNS.c.attempt_count, _RUNS.c.status).where(
     _RUNS.c.lease_session_id == bindparam("session_id")
 )
-_ORPHANED: Select[Any] = (
-    select(_RUNS.c.lease_session_id)
-    .where(
-        _RUNS.c.lease_session_id.is_not(None),
-        _RUNS.c.environment == bindparam("environment"),
-        ~select(_SESSIONS.c.id).where(_SESSIONS.c.id == _RUNS.c.lease_session_id).exists(),
-    )
-    .distinct()
-    .limit(bindparam("most"))
-)
+
+
+def _next_holder(*conditions: ColumnElement[bool]) -> Any:
+    """The first of the sessions that hold runs."""
+    holder = _RUNS.c.lease_session_id
+    return select(holder).where(holder.is_not(None), *conditions).order_by(holder).limit(_ONE).scalar_subquery()
+
+
+def _orphaned() -> Select[Any]:
+    """Sessions one after the other by a look into the index each, however many runs they hold."""
+    held = select(_next_holder().label("id")).cte("held", recursive=True)
+    held = held.union_all(select(_next_holder(_RUNS.c.lease_session_id > held.c.id)).where(held.c.id.is_not(None)))
+    environment = select(_RUNS.c.environment).where(_RUNS.c.lease_session_id == held.c.id).limit(_ONE).scalar_subquery()
+    has_row = select(_SESSIONS.c.id).where(_SESSIONS.c.id == held.c.id).exists()
+    mine = (held.c.id.is_not(None), ~has_row, environment == bindparam("environment"))
+    return select(held.c.id).where(*mine).limit(bindparam("most"))
+
+
+_ORPHANED = _orphaned()
 
 
 def lock_due(
     tx: Transaction,
     environment: str,
     session_id: UUID,
-    queues: Sequence[str],
+    stretches: Sequence[Stretch],
     tasks: Sequence[str],
     now: datetime,
     limit: int,
 ) -> list[Run]:
-    """Up to `limit` runs that are due at `now`, best first, locked for this transaction and skipped by all others.
+    """Up to `limit` runs of these parts of queues that are due at `now`, best first.
+
+    They are locked for this transaction and skipped by all others.
 
     None for a session without a row: maintenance has ended it, and would take the lease away again as a loss.
     """
-    if not queues or not tasks or limit < 1:
+    if not stretches or not tasks or limit < 1:
         return []
-    found = tx.dialect.lock_due(tx.connection, environment, session_id, queues, tasks, now, limit)
+    found = tx.dialect.lock_due(tx.connection, environment, session_id, stretches, tasks, now, limit)
     if len(found) > limit:
         raise AssertionError(f"claimed {len(found)} runs where at most {limit} were asked for")
     return [rows.run_from_row(row, rows.created_from(row[-2], row[-1], row[0])) for row in found]

@@ -9,6 +9,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from runlane.storage.floors import Stretch
+
 #: stream_id, sequence, type, version, occurred_at, environment, actor, data (JSON text)
 EventRow = tuple[UUID, int, str, int, datetime, str, str, str]
 #: A row of ``rows.STATE`` or ``rows.BIRTH``.
@@ -67,12 +69,15 @@ class StorageDialect(Protocol):
         conn: Connection,
         environment: str,
         session_id: UUID,
-        queues: Sequence[str],
+        stretches: Sequence[Stretch],
         tasks: Sequence[str],
         now: datetime,
         limit: int,
     ) -> list[tuple[Any, ...]]:
-        """Lock up to `limit` claimable runs, best first: ``rows.READ`` columns, created version, created data."""
+        """Lock up to `limit` claimable runs of these parts of queues (or of the whole of them), best first.
+
+        Returns ``rows.READ`` columns, created version, created data.
+        """
         ...
 
     def lock_numbers(self, conn: Connection, numbers: Sequence[int]) -> None:

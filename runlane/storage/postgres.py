@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from runlane.storage import rows
 from runlane.storage.dialect import EventRow, Room, RunRow
+from runlane.storage.floors import Stretch
 
 _TYPES = {
     "id": "uuid",
@@ -180,17 +181,24 @@ class Postgres:
                 where environment = %t and queue = name and {{status}} and due_at <= %b and task_id = any(%b::text[])
                 order by {order} limit %b for update skip locked
               ) r"""
+        # The two bounds and the row comparison are one place in the index, where the walk begins (see floors.py).
+        behind = "priority between lowest and highest and (due_at, id) > (due, behind)"
         self._lock_due = f"""
             with recursive names as materialized (
               select name from unnest(%b::text[]) q(name)
               where exists (select 1 from {schema}.sessions where id = %b::uuid)
               and not exists (select 1 from {schema}.queues c where c.environment = %t and c.name = q.name and paused)
+            ), stretches as materialized (
+              select name, highest, lowest, coalesce(due, '-infinity') as due, behind
+              from unnest(%b::text[], %b::smallint[], %b::smallint[], %b::timestamptz[], %b::uuid[])
+                s(name, highest, lowest, due, behind)
+              where name in (select name from names)
             ), levels (name, level) as (
               select name, {highest} from names
               union all
               select name, {highest.replace("%b", "level")} from levels where level is not null
             ), candidates as materialized (
-              select * from ({candidate.format(source="names", status=queued)}) queued
+              select * from ({candidate.format(source="stretches", status=f"{queued} and {behind}")}) queued
               union all
               select * from ({candidate.format(source="levels", status=waiting + " and priority = level")}) waiting
             ), best as materialized (
@@ -242,16 +250,21 @@ class Postgres:
         conn: Connection,
         environment: str,
         session_id: UUID,
-        queues: Sequence[str],
+        stretches: Sequence[Stretch],
         tasks: Sequence[str],
         now: datetime,
         limit: int,
     ) -> list[tuple[Any, ...]]:
         branch = (environment, now, list(tasks), limit)
         parameters = (
-            list(queues),
+            list({stretch.queue: None for stretch in stretches}),
             session_id,
             environment,
+            [stretch.queue for stretch in stretches],
+            [stretch.highest for stretch in stretches],
+            [stretch.lowest for stretch in stretches],
+            [stretch.due_at for stretch in stretches],
+            [stretch.id for stretch in stretches],
             environment,
             _ABOVE_ALL,
             environment,

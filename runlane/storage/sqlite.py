@@ -16,6 +16,7 @@ from runlane.clock import system_clock
 from runlane.errors import InvariantViolation
 from runlane.storage import rows
 from runlane.storage.dialect import EventRow, Room, RunRow
+from runlane.storage.floors import Stretch
 from runlane.storage.tables import instant_to_text
 
 _EVENT_COLUMNS = "stream_id, sequence, type, version, occurred_at, environment, actor, data"
@@ -144,11 +145,12 @@ class Sqlite:
         conn: Connection,
         environment: str,
         session_id: UUID,
-        queues: Sequence[str],
+        stretches: Sequence[Stretch],
         tasks: Sequence[str],
         now: datetime,
         limit: int,
     ) -> list[tuple[Any, ...]]:
+        queues = list({stretch.queue: None for stretch in stretches})  # nothing is in the way here: all of each
         paused = conn.exec_driver_sql(_SESSION, (environment, str(session_id))).scalar()
         if paused is None:  # the session has ended
             return []

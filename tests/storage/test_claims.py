@@ -15,6 +15,7 @@ from runlane.events import RunCancelled, RunLeased, RunReleased
 from runlane.projections.runs import Run
 from runlane.storage import claims, log, sessions
 from runlane.storage.database import Database
+from runlane.storage.floors import Stretch
 from tests.support import SECOND, START, at_once, birth, database_at, raw, step
 
 LATER = START + timedelta(hours=1)
@@ -48,7 +49,7 @@ def due(
 ) -> list[Run]:
     session_id = session_in(database)
     with database.write() as tx:
-        return claims.lock_due(tx, environment, session_id, queues, tasks, now, limit)
+        return claims.lock_due(tx, environment, session_id, [Stretch(queue) for queue in queues], tasks, now, limit)
 
 
 def session_in(database: Database) -> UUID:
@@ -190,5 +191,5 @@ def test_a_session_that_has_ended_claims_nothing(database: Database) -> None:
     """Its leases would only be taken away again, and count as losses."""
     born(database)
     with database.write() as tx:
-        assert claims.lock_due(tx, "default", uuid4(), ["default"], ["work"], LATER, 10) == []
+        assert claims.lock_due(tx, "default", uuid4(), [Stretch("default")], ["work"], LATER, 10) == []
     assert len(due(database, 10)) == 1
