@@ -27,7 +27,7 @@ _LOCKED_LEASED = (
     .limit(bindparam("most"))
     .with_for_update(of=_RUNS, skip_locked=True)
 )
-_ONE = literal_column("1")  # of a parameter the planner believes that it is a tenth of the table
+_ONE: ColumnElement[int] = literal_column("1")  # of a parameter the planner believes that it is a tenth of the table
 _LEASES = select(_RUNS.c.id, _RUNS.c.attempt_count, _RUNS.c.status).where(
     _RUNS.c.lease_session_id == bindparam("session_id")
 )

@@ -100,8 +100,8 @@ class Floors:
             elif self._reached is None:  # another thread has found that claims are quick again
                 return
             recent = now - _RECENT
-            if runs and runs[-1].due_at is not None:
-                last = runs[-1]
+            last = runs[-1] if runs else None
+            if last is not None and last.due_at is not None:
                 self._reached = _Reached(last.priority, last.due_at, last.id, recent, all_found)
             elif all_found:
                 level = 0 if self._reached is None else self._reached.priority

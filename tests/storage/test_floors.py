@@ -97,6 +97,8 @@ def test_what_has_just_become_due_is_claimed_at_once(database: Database, worker:
     assert worker.claim(1) == [min(first.id, second.id)]
     better = born(database, priority=9, at=LATER)
     assert worker.claim(1) == [better.id]
+    a_moment_late = born(database, priority=9, at=LATER - SECOND / 2)
+    assert worker.claim(1) == [a_moment_late.id]
     same = born(database, at=LATER - SECOND / 2)
     assert worker.claim(3) == [max(first.id, second.id), same.id, low.id]
 
