@@ -22,6 +22,7 @@ from runlane.errors import ErrorCode, RunlaneError
 from runlane.executor import Execution, Executor
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
+from runlane.storage.floors import Floors
 from runlane.storage.partitions import MOST_PARTITIONS
 from runlane.storage.transaction import Transaction
 from runlane.values import Failure, storable
@@ -69,6 +70,7 @@ class Exchange:
         self._share = min(BATCH, -(-concurrency // lanes))
         self._poll_interval = poll_interval
         self._drain = drain
+        self._floors = Floors()
         self._looks_first = runtime.database.schema is None and not runtime.database.is_memory
         self._executor = Executor(concurrency, self._ended, runtime.settings.redact_failures)
         self._changed = threading.Condition()
@@ -303,8 +305,10 @@ class Exchange:
             return may_claim(tx, runtime.environment, holder, self._queues, self._tasks)
 
     def _claim(self, tx: Transaction, holder: Holder, wanted: int, now: datetime) -> list[Run]:
-        environment = self._runtime.environment
-        return claim(tx, environment, holder, self._queues, self._tasks, wanted, now, self._limits)
+        what = (tx, self._runtime.environment, holder, self._queues, self._tasks, wanted, now, self._limits)
+        runs = claim(*what, self._floors)
+        # To drain is to find nothing, and nothing passed over.
+        return claim(*what) if not runs and self._drain and self._floors.in_use else runs
 
     def _postpone(self, batch: list[Ended], wanted: int) -> None:
         """Nothing was stored: keep the outcomes, and leave the database alone for a moment."""

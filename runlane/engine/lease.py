@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from time import monotonic
 from types import MappingProxyType
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from runlane.events import RunStep
 from runlane.policy import ONE_ATTEMPT
 from runlane.projections.runs import Run
 from runlane.storage import claims, log, partitions, sessions
+from runlane.storage.floors import Floors, Look, Stretch
 from runlane.storage.partitions import Partition
 from runlane.storage.transaction import Transaction
 from runlane.values import SYSTEM, Actor, ActorType, RunStatus, TriggerOutcome
@@ -57,6 +59,7 @@ def claim(
     limit: int,
     now: datetime,
     limits: Mapping[str, int] = UNLIMITED,
+    floors: Floors | None = None,
 ) -> list[Run]:
     """Lease up to `limit` runs that are due at `now`, best first; only of these queues and tasks.
 
@@ -64,16 +67,36 @@ def claim(
 
     Args:
         limits: the concurrency limits of queues that have one.
+        floors: where the claims of this worker go on; without them it looks everywhere.
     """
     unlimited = [queue for queue in queues if queue not in limits]
     bounded = {queue: limits[queue] for queue in queues if queue in limits}
     # Those first: they may wait for a lock, and what is locked meanwhile would be hidden from other workers.
     slotted = partitions.lock_due(tx, environment, holder.session_id, bounded, tasks, now, limit)
+    stretches, everywhere = (floors or Floors()).stretches(unlimited)
+    asked = monotonic()
     if not slotted:
-        return claims.lease_due(tx, environment, holder.session_id, holder.worker_id, unlimited, tasks, now, limit)
-    found = claims.lock_due(tx, environment, holder.session_id, unlimited, tasks, now, limit)
+        who = holder.session_id, holder.worker_id
+        leased, due_at = claims.lease_due(tx, environment, *who, stretches, tasks, now, limit)
+        if floors is not None:
+            last = None if due_at is None else (leased[-1].priority, due_at, leased[-1].id)
+            floors.learn(Look(len(leased), last, len(leased) < limit, now, monotonic() - asked, everywhere))
+        return leased
+    found = claims.lock_due(tx, environment, holder.session_id, stretches, tasks, now, limit)
+    seconds = monotonic() - asked
+    all_found = len(found) < limit and len(slotted) + len(found) <= limit
     found = sorted(slotted + found, key=_rank)[:limit]
-    now = tx.now()  # as it is after the wait
+    if floors is not None:
+        mine = [run for run in found if run.queue not in bounded]
+        last = (mine[-1].priority, mine[-1].due_at, mine[-1].id) if mine and mine[-1].due_at is not None else None
+        floors.learn(Look(len(mine), last, all_found, now, seconds, everywhere))
+    return _lease(tx, holder, found, bounded, tx.now())  # as it is after the wait
+
+
+def _lease(
+    tx: Transaction, holder: Holder, found: Sequence[Run], bounded: Mapping[str, int], now: datetime
+) -> list[Run]:
+    """Lease runs that are locked."""
     actor = holder.actor
     leases: dict[tuple[int, int | None], tuple[RunStep, ...]] = {}  # first attempts share one event, and so on
     changes = []
@@ -91,7 +114,8 @@ def claim(
 
 def may_claim(tx: Transaction, environment: str, holder: Holder, queues: Sequence[str], tasks: Sequence[str]) -> bool:
     """Whether a claim would find something, or find that the session has ended; only reads, for SQLite."""
-    due = claims.lock_due(tx, environment, holder.session_id, queues, tasks, tx.now(), 1)
+    everywhere = [Stretch(queue) for queue in queues]
+    due = claims.lock_due(tx, environment, holder.session_id, everywhere, tasks, tx.now(), 1)
     return bool(due) or not is_open(tx, holder)
 
 

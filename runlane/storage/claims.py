@@ -8,13 +8,14 @@ from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import ColumnElement, Select, bindparam, literal_column, select
 
 from runlane import codec
 from runlane.events import RunLeased
 from runlane.projections.runs import Run
 from runlane.storage import log, queries, rows, tables
 from runlane.storage.dialect import LeaseTerms
+from runlane.storage.floors import Stretch
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor, ActorType, RunStatus
 
@@ -23,43 +24,55 @@ _LOCKED = (
     queries.RUN.where(_RUNS.c.id.in_(bindparam("ids", expanding=True))).order_by(_RUNS.c.id).with_for_update(of=_RUNS)
 )
 _LOCKED_UNLESS_HELD = queries.RUN.where(_RUNS.c.id == bindparam("run_id")).with_for_update(of=_RUNS, skip_locked=True)
+# In no order: to have the first few by id, the planner would walk the whole table by id.  Nothing waits here.
 _LOCKED_LEASED = (
     queries.RUN.where(_RUNS.c.lease_session_id == bindparam("session_id"))
-    .order_by(_RUNS.c.id)
     .limit(bindparam("most"))
     .with_for_update(of=_RUNS, skip_locked=True)
 )
+_ONE: ColumnElement[int] = literal_column("1")  # of a parameter the planner believes that it is a tenth of the table
 _LEASES = select(_RUNS.c.id, _RUNS.c.attempt_count, _RUNS.c.status).where(
     _RUNS.c.lease_session_id == bindparam("session_id")
 )
-_ORPHANED: Select[Any] = (
-    select(_RUNS.c.lease_session_id)
-    .where(
-        _RUNS.c.lease_session_id.is_not(None),
-        _RUNS.c.environment == bindparam("environment"),
-        ~select(_SESSIONS.c.id).where(_SESSIONS.c.id == _RUNS.c.lease_session_id).exists(),
-    )
-    .distinct()
-    .limit(bindparam("most"))
-)
+
+
+def _next_holder(*conditions: ColumnElement[bool]) -> Any:
+    """The first of the sessions that hold runs."""
+    holder = _RUNS.c.lease_session_id
+    return select(holder).where(holder.is_not(None), *conditions).order_by(holder).limit(_ONE).scalar_subquery()
+
+
+def _orphaned() -> Select[Any]:
+    """Sessions one after the other by a look into the index each, however many runs they hold."""
+    held = select(_next_holder().label("id")).cte("held", recursive=True)
+    held = held.union_all(select(_next_holder(_RUNS.c.lease_session_id > held.c.id)).where(held.c.id.is_not(None)))
+    environment = select(_RUNS.c.environment).where(_RUNS.c.lease_session_id == held.c.id).limit(_ONE).scalar_subquery()
+    has_row = select(_SESSIONS.c.id).where(_SESSIONS.c.id == held.c.id).exists()
+    mine = (held.c.id.is_not(None), ~has_row, environment == bindparam("environment"))
+    return select(held.c.id).where(*mine).limit(bindparam("most"))
+
+
+_ORPHANED = _orphaned()
 
 
 def lock_due(
     tx: Transaction,
     environment: str,
     session_id: UUID,
-    queues: Sequence[str],
+    stretches: Sequence[Stretch],
     tasks: Sequence[str],
     now: datetime,
     limit: int,
 ) -> list[Run]:
-    """Up to `limit` runs that are due at `now`, best first, locked for this transaction and skipped by all others.
+    """Up to `limit` runs of these parts of queues that are due at `now`, best first.
+
+    They are locked for this transaction and skipped by all others.
 
     None for a session without a row: maintenance has ended it, and would take the lease away again as a loss.
     """
-    if not queues or not tasks or limit < 1:
+    if not stretches or not tasks or limit < 1:
         return []
-    found = tx.dialect.lock_due(tx.connection, environment, session_id, queues, tasks, now, limit)
+    found = tx.dialect.lock_due(tx.connection, environment, session_id, stretches, tasks, now, limit)
     if len(found) > limit:
         raise AssertionError(f"claimed {len(found)} runs where at most {limit} were asked for")
     return [rows.run_from_row(row, rows.created_from(row[-2], row[-1], row[0])) for row in found]
@@ -70,22 +83,22 @@ def lease_due(
     environment: str,
     session_id: UUID,
     worker_id: str,
-    queues: Sequence[str],
+    stretches: Sequence[Stretch],
     tasks: Sequence[str],
     now: datetime,
     limit: int,
-) -> list[Run]:
-    """The same, leased to the session already."""
-    if not queues or not tasks or limit < 1:
-        return []
+) -> tuple[list[Run], datetime | None]:
+    """The same, leased to the session already; and since when the last of them was due."""
+    if not stretches or not tasks or limit < 1:
+        return [], None
     stored = codec.encode(RunLeased(session_id, worker_id, 1))
     before, _, behind = stored.data.rpartition("1")  # the number of the attempt comes last
     actor = Actor(ActorType.WORKER, worker_id).text
     terms = LeaseTerms(session_id, worker_id, actor, stored.version, before, behind)
-    found = log.append_leases(tx, environment, terms, queues, tasks, now, limit)
+    found, due_at = log.append_leases(tx, environment, terms, stretches, tasks, now, limit)
     if len(found) > limit:
         raise AssertionError(f"claimed {len(found)} runs where at most {limit} were asked for")
-    return found
+    return found, due_at
 
 
 def lock_runs(tx: Transaction, ids: Sequence[UUID]) -> list[Run]:

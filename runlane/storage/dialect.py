@@ -10,6 +10,8 @@ from uuid import UUID
 from attrs import frozen
 from sqlalchemy import Connection
 
+from runlane.storage.floors import Stretch
+
 #: stream_id, sequence, type, version, occurred_at, environment, actor, data (JSON text)
 EventRow = tuple[UUID, int, str, int, datetime, str, str, str]
 #: A row of ``rows.STATE`` or ``rows.BIRTH``.
@@ -83,12 +85,15 @@ class StorageDialect(Protocol):
         conn: Connection,
         environment: str,
         session_id: UUID,
-        queues: Sequence[str],
+        stretches: Sequence[Stretch],
         tasks: Sequence[str],
         now: datetime,
         limit: int,
     ) -> list[tuple[Any, ...]]:
-        """Lock up to `limit` claimable runs, best first: ``rows.READ`` columns, created version, created data."""
+        """Lock up to `limit` claimable runs of these parts of queues (or of the whole of them), best first.
+
+        Returns ``rows.READ`` columns, created version, created data.
+        """
         ...
 
     def lease_runs(
@@ -96,15 +101,15 @@ class StorageDialect(Protocol):
         conn: Connection,
         environment: str,
         terms: LeaseTerms,
-        queues: Sequence[str],
+        stretches: Sequence[Stretch],
         tasks: Sequence[str],
         now: datetime,
         limit: int,
     ) -> Sequence[Sequence[Any]]:
-        """Lease up to `limit` claimable runs, best first: their rows as the fold of ``run.leased`` makes them, and that
-        event of each.
+        """Lease up to `limit` claimable runs of these parts of queues, best first.
 
-        Nothing for a session without a row.  Returns ``rows.LEASED`` columns, created version, created data.
+        Their rows become what the fold of ``run.leased`` makes of them, with that event for each; none for a session
+        without a row.  Returns ``rows.LEASED`` columns, created version, created data, and since when the run was due.
         """
         ...
 

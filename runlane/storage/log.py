@@ -26,6 +26,7 @@ from runlane.projections.runs import Run
 from runlane.schedule_decisions import ScheduleChange
 from runlane.storage import faults, outbox, rows, tables
 from runlane.storage.dialect import EventRow, LeaseTerms, Stamping
+from runlane.storage.floors import Stretch
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor
 
@@ -70,17 +71,18 @@ def append_leases(
     tx: Transaction,
     environment: str,
     terms: LeaseTerms,
-    queues: Sequence[str],
+    stretches: Sequence[Stretch],
     tasks: Sequence[str],
     now: datetime,
     limit: int,
-) -> list[Run]:
-    """Find and lease up to `limit` runs of unlimited queues that are due at `now`, best first, in one statement.
+) -> tuple[list[Run], datetime | None]:
+    """Find and lease up to `limit` runs of these parts of unlimited queues that are due at `now`, best first, in one
+    statement; also since when the last of them was due.
 
     The one place where SQL advances runs by itself, as most of a worker's time goes by here; that it does what
     ``decisions.lease`` and the fold do is what tests/storage/test_claims.py compares.
     """
-    found = tx.dialect.lease_runs(tx.connection, environment, terms, queues, tasks, now, limit)
+    found = tx.dialect.lease_runs(tx.connection, environment, terms, stretches, tasks, now, limit)
     runs = [rows.leased_from_row(row, environment, terms.session_id, terms.worker_id) for row in found]
     if runs:
         first = runs[0]
@@ -89,7 +91,7 @@ def append_leases(
         tx.written.append(
             (first.id, first.sequence, stored, terms.version, first.updated_at, environment, terms.actor, data)
         )
-    return runs
+    return runs, found[-1][-1] if runs else None
 
 
 def append_births_now(tx: Transaction, births: Sequence[Change]) -> datetime:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from runlane.storage import postgres_claims as claims
 from runlane.storage import rows
 from runlane.storage.dialect import EventRow, LeaseTerms, Room, RunRow
+from runlane.storage.floors import Stretch
 from runlane.storage.postgres_batches import Batch, Shape, source
 
 #: What is the moment of its birth in a run that is due at once.
@@ -187,12 +188,12 @@ class Postgres:
         conn: Connection,
         environment: str,
         session_id: UUID,
-        queues: Sequence[str],
+        stretches: Sequence[Stretch],
         tasks: Sequence[str],
         now: datetime,
         limit: int,
     ) -> list[tuple[Any, ...]]:
-        parameters = self._best(environment, session_id, queues, tasks, now, limit)
+        parameters = self._best(environment, session_id, stretches, tasks, now, limit)
         return [tuple(row) for row in conn.exec_driver_sql(self._lock_due, parameters)]
 
     def lease_runs(
@@ -200,22 +201,41 @@ class Postgres:
         conn: Connection,
         environment: str,
         terms: LeaseTerms,
-        queues: Sequence[str],
+        stretches: Sequence[Stretch],
         tasks: Sequence[str],
         now: datetime,
         limit: int,
     ) -> Sequence[Sequence[Any]]:
-        best = self._best(environment, terms.session_id, queues, tasks, now, limit)
+        best = self._best(environment, terms.session_id, stretches, tasks, now, limit)
         lease = (now, now, terms.session_id, terms.worker_id, now)
         event = (terms.version, environment, terms.actor, terms.before, terms.behind)
         return conn.exec_driver_sql(self._claim, (*best, *lease, *event)).all()
 
     @staticmethod
     def _best(
-        environment: str, session_id: UUID, queues: Sequence[str], tasks: Sequence[str], now: datetime, limit: int
+        environment: str,
+        session_id: UUID,
+        stretches: Sequence[Stretch],
+        tasks: Sequence[str],
+        now: datetime,
+        limit: int,
     ) -> tuple[Any, ...]:
         branch = (environment, now, list(tasks), limit)
-        return (list(queues), session_id, *(environment,) * 3, *branch, *branch, limit)
+        return (
+            list({stretch.queue: None for stretch in stretches}),
+            session_id,
+            environment,
+            [stretch.queue for stretch in stretches],
+            [stretch.highest for stretch in stretches],
+            [stretch.lowest for stretch in stretches],
+            [stretch.due_at for stretch in stretches],
+            [stretch.id for stretch in stretches],
+            environment,
+            environment,
+            *branch,
+            *branch,
+            limit,
+        )
 
     def lock_numbers(self, conn: Connection, numbers: Sequence[int]) -> None:
         conn.exec_driver_sql("select pg_advisory_xact_lock(n) from unnest(%b::bigint[]) n", (list(numbers),))

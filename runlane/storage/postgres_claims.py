@@ -22,13 +22,15 @@ def flat(statement: str) -> str:
 
 
 def _best(schema: str) -> str:
-    """The CTE ``best`` and what it needs.  Parameters: queues, session, environment thrice, now, tasks, limit (twice
-    these three), limit."""
+    """The CTE ``best`` and what it needs.  Parameters: queues, session, environment, the stretches' five
+    columns, environment twice, now, tasks, limit, environment, now, tasks, limit, limit."""
     queued, waiting = "status = 'queued'", "status in ('scheduled', 'released', 'retrying')"
     highest = f"""(
             select priority from {schema}.runs
             where environment = %t and queue = name and {waiting} and priority < {{below}}
             order by priority desc limit 1)"""
+    # The two bounds and the row comparison are one place in the index, where the walk begins (see floors.py).
+    queued += " and priority between lowest and highest and (due_at, id) > (due, behind)"
     candidate = f"""
           select r.* from {{source}} cross join lateral (
             select {{columns}} from {schema}.runs
@@ -40,12 +42,17 @@ def _best(schema: str) -> str:
           select name from unnest(%b::text[]) q(name)
           where exists (select 1 from {schema}.sessions where id = %b::uuid)
           and not exists (select 1 from {schema}.queues c where c.environment = %t and c.name = q.name and paused)
+        ), stretches as materialized (
+          select name, highest, lowest, coalesce(due, '-infinity') as due, behind
+          from unnest(%b::text[], %b::smallint[], %b::smallint[], %b::timestamptz[], %b::uuid[])
+            s(name, highest, lowest, due, behind)
+          where name in (select name from names)
         ), levels (name, level) as (
           select name, {highest.format(below=ABOVE_ALL)} from names
           union all
           select name, {highest.format(below="level")} from levels where level is not null
         ), candidates as materialized (
-          select * from ({candidate.format(source="names", status=queued, columns="{columns}")}) queued
+          select * from ({candidate.format(source="stretches", status=queued, columns="{columns}")}) queued
           union all
           select * from ({
         candidate.format(source="levels", status=waiting + " and priority = level", columns="{columns}")
@@ -93,7 +100,7 @@ def claim(schema: str) -> str:
             (%b::text || attempt_count || %b::text)::json
           from u
         )
-        select {read}, e.version, e.data::text from u {_first(schema, "u")}
+        select {read}, e.version, e.data::text, u.due_at from u {_first(schema, "u")}
         order by {_ORDER.replace("priority", "u.priority").replace("due_at", "u.due_at").replace(", id", ", u.id")}""")
 
 

@@ -168,7 +168,7 @@ def run_from_row(row: Sequence[Any], created: RunCreated, result: Any = None) ->
 
 
 def leased_from_row(row: Sequence[Any], environment: str, session_id: UUID, worker_id: str) -> Run:
-    """The run of a row of ``LEASED`` columns with its first event's version and data, held by this session."""
+    """The run of a row of ``LEASED`` columns, its first event's version and data and what not, held by this session."""
     run_id, created_at, sequence, at, started_at, attempt, failures, retries, releases, losses, failure, *first = row
     return Run(
         run_id,

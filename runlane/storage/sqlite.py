@@ -19,6 +19,7 @@ from runlane.errors import InvariantViolation
 from runlane.events import RunLeased
 from runlane.storage import rows
 from runlane.storage.dialect import EventRow, LeaseTerms, Room, RunRow
+from runlane.storage.floors import Stretch
 from runlane.storage.tables import instant_to_text
 
 _EVENT_COLUMNS = "stream_id, sequence, type, version, occurred_at, environment, actor, data"
@@ -171,12 +172,12 @@ class Sqlite:
         conn: Connection,
         environment: str,
         session_id: UUID,
-        queues: Sequence[str],
+        stretches: Sequence[Stretch],
         tasks: Sequence[str],
         now: datetime,
         limit: int,
     ) -> list[tuple[Any, ...]]:
-        best = self._best(conn, rows.READ, environment, session_id, queues, tasks, now, limit)
+        best = self._best(conn, rows.READ, environment, session_id, stretches, tasks, now, limit)
         return [(*_rich(row[2:-2]), row[-2], row[-1]) for row in best]
 
     def lease_runs(
@@ -184,15 +185,15 @@ class Sqlite:
         conn: Connection,
         environment: str,
         terms: LeaseTerms,
-        queues: Sequence[str],
+        stretches: Sequence[Stretch],
         tasks: Sequence[str],
         now: datetime,
         limit: int,
     ) -> Sequence[Sequence[Any]]:
         session, moment = str(terms.session_id), instant_to_text(now)
         updates, events, leased = [], [], []
-        for row in self._best(conn, rows.LEASED, environment, terms.session_id, queues, tasks, now, limit):
-            run_id, created_at, sequence, updated_at, started_at, attempts, *rest = row[2:]
+        for row in self._best(conn, rows.LEASED, environment, terms.session_id, stretches, tasks, now, limit):
+            due_at, run_id, created_at, sequence, updated_at, started_at, attempts, *rest = row[1:]
             at = max(updated_at, moment)  # time never runs backwards within a run
             started, attempt = started_at or at, attempts + 1
             updates.append((sequence + 1, at, started, attempt, session, terms.worker_id, at, run_id, sequence))
@@ -200,7 +201,18 @@ class Sqlite:
             events.append((run_id, sequence + 1, _LEASED, terms.version, at, environment, terms.actor, data))
             leased_at = now if at == moment else _instant(at)
             started = leased_at if started == at else _instant(started)
-            leased.append((_uuid(run_id), _instant(created_at), sequence + 1, leased_at, started, attempt, *rest))
+            leased.append(
+                (
+                    _uuid(run_id),
+                    _instant(created_at),
+                    sequence + 1,
+                    leased_at,
+                    started,
+                    attempt,
+                    *rest,
+                    _instant(due_at),
+                )
+            )
         if leased:
             _expect(len(updates), conn.exec_driver_sql(_LEASE_RUN, updates).rowcount)
             conn.exec_driver_sql(_INSERT_EVENT, events)
@@ -212,12 +224,13 @@ class Sqlite:
         columns: Sequence[str],
         environment: str,
         session_id: UUID,
-        queues: Sequence[str],
+        stretches: Sequence[Stretch],
         tasks: Sequence[str],
         now: datetime,
         limit: int,
     ) -> list[Any]:
         """The rows of due runs: priority, due time, these columns (the first is the id), created version and data."""
+        queues = list({stretch.queue: None for stretch in stretches})  # nothing is in the way here: all of each
         paused = conn.exec_driver_sql(_SESSION, (environment, str(session_id))).scalar()
         if paused is None:  # the session has ended
             return []

@@ -13,6 +13,7 @@ import pytest
 from runlane import Lane
 from runlane.capabilities import Capability
 from runlane.storage.database import Database
+from runlane.storage.floors import Stretch
 from runlane.storage.sqlite import Sqlite
 from runlane.testing import RecordingTransport
 from runlane.testing.conformance import LaneConformance, PublisherConformance, StorageConformance, TransportConformance
@@ -121,8 +122,8 @@ class TestClaimsTheWorstFirst(BrokenStorage):
 
 
 class Generous(Statements):
-    def lease_runs(self, conn: Any, environment: str, terms: Any, queues: Any, *rest: Any) -> Any:
-        return super().lease_runs(conn, environment, terms, [*queues, "other"], *rest)
+    def lease_runs(self, conn: Any, environment: str, terms: Any, stretches: Any, *rest: Any) -> Any:
+        return super().lease_runs(conn, environment, terms, [*stretches, Stretch("other")], *rest)
 
 
 @found_by("test_only_what_is_wanted_and_due_is_claimed")

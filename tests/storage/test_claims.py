@@ -26,6 +26,7 @@ from runlane.events import (
 from runlane.projections.runs import Run
 from runlane.storage import claims, log, queries, sessions, streams
 from runlane.storage.database import Database
+from runlane.storage.floors import Stretch
 from runlane.values import Failure, RunStatus
 from tests.support import SECOND, START, at_once, birth, database_at, execute, named, raw, step
 
@@ -60,7 +61,7 @@ def due(
 ) -> list[Run]:
     session_id = session_in(database)
     with database.write() as tx:
-        return claims.lock_due(tx, environment, session_id, queues, tasks, now, limit)
+        return claims.lock_due(tx, environment, session_id, [Stretch(queue) for queue in queues], tasks, now, limit)
 
 
 def session_in(database: Database) -> UUID:
@@ -202,7 +203,7 @@ def test_a_session_that_has_ended_claims_nothing(database: Database) -> None:
     """Its leases would only be taken away again, and count as losses."""
     born(database)
     with database.write() as tx:
-        assert claims.lock_due(tx, "default", uuid4(), ["default"], ["work"], LATER, 10) == []
+        assert claims.lock_due(tx, "default", uuid4(), [Stretch("default")], ["work"], LATER, 10) == []
     assert len(due(database, 10)) == 1
 
 
@@ -238,9 +239,9 @@ def test_the_statement_that_leases_does_what_the_decision_and_the_fold_do(databa
     assert {run.attempt_count for run in before.values()} >= {0, 1, 3}
     holder = Holder(session_in(database), 'w 1 "one" 1')
     with database.write() as tx:
-        leased = claims.lease_due(
-            tx, "default", holder.session_id, holder.worker_id, ["default"], ["work"], now, limit=100
-        )
+        who = holder.session_id, holder.worker_id
+        leased, due_at = claims.lease_due(tx, "default", *who, [Stretch("default")], ["work"], now, limit=100)
+    assert due_at == before[leased[-1].id].due_at
     expected = {
         run.id: decisions.advance(run, decisions.lease(run, holder.session_id, holder.worker_id), now, holder.actor)
         for run in before.values()

@@ -1,0 +1,1 @@
+"""No hot statement reads more than it needs, however much is stored."""
