@@ -15,7 +15,7 @@ demo: $(VENV)/.base ## run the main job on the embedded default: every file of t
 
 test: $(VENV)/.dev ## every test: lint, types, unit, and all lanes on real SQLite files and a real PostgreSQL
 	$(MAKE) --no-print-directory lint types
-	$(BIN)/python -m pytest -q -n 3 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -q -n 4 --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev lint types unit ## the inner loop: lint, types and the tests that need no database
 

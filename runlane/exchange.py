@@ -11,18 +11,17 @@ import random
 import threading
 from collections import deque
 from collections.abc import Collection, Sequence
-from datetime import datetime
 from time import monotonic
 from uuid import UUID
 
+from runlane.claiming import Claims
 from runlane.decisions import Failed, Interrupted, Outcome
 from runlane.engine.complete import Finished, complete
-from runlane.engine.lease import Holder, claim, is_open, may_claim
+from runlane.engine.lease import Holder, is_open
 from runlane.errors import ErrorCode, RunlaneError
 from runlane.executor import Execution, Executor
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
-from runlane.storage.floors import Floors
 from runlane.storage.partitions import MOST_PARTITIONS
 from runlane.storage.transaction import Transaction
 from runlane.values import Failure, storable
@@ -61,8 +60,8 @@ class Exchange:
     ) -> None:
         self._runtime = runtime
         self._queues = list(queues)
-        self._tasks = list(runtime.registry.tasks)
-        self._limits = runtime.registry.limits()
+        self._claims = Claims(runtime, self._queues, drain)
+        self._limits = self._claims.limits
         # A claim that came to this number may have left runs that are due.
         self._most = MOST_PARTITIONS if self._limits else BATCH
         self._concurrency = concurrency
@@ -70,8 +69,6 @@ class Exchange:
         self._share = min(BATCH, -(-concurrency // lanes))
         self._poll_interval = poll_interval
         self._drain = drain
-        self._floors = Floors()
-        self._looks_first = runtime.database.schema is None and not runtime.database.is_memory
         self._executor = Executor(concurrency, self._ended, runtime.settings.redact_failures)
         self._changed = threading.Condition()
         # Handlers append without the lock; a lane that announces itself in `_waiting` before it looks is woken.
@@ -84,6 +81,7 @@ class Exchange:
         self._claiming = 0
         self._in_flight = 0
         self._hungry = True  # the last claim found as much as it asked for
+        self._plenty = True  # the last claim left something: more of them at once are of use
         self._rang = False  # somebody has rung since the last claim began, so it may have missed what there is
         self._dry = False  # the last claim found nothing, and nothing has been committed since
         self._next_poll = 0.0
@@ -245,7 +243,7 @@ class Exchange:
         if self._stopping:
             return 0
         free = min(self._share, self._concurrency - self._executing - self._lingering - self._claiming)
-        if free <= 0:
+        if free <= 0 or (self._claiming and not self._plenty):
             return 0
         idle_drain = self._drain and not self._dry and not self._executing and not self._claiming
         return free if self._hungry or idle_drain or monotonic() >= self._next_poll else 0
@@ -276,15 +274,17 @@ class Exchange:
     def _transact(self, batch: list[Ended], wanted: int, holder: Holder) -> tuple[list[Run], bool]:
         """Store outcomes and claim; the claimed runs, and whether the session is open still, as far as was seen."""
         runtime = self._runtime
-        if not batch and self._looks_first and not self._sees_work(holder):
+        if not batch and self._claims.are_vain(holder):
             return [], True
+        if not batch and self._claims.goes_alone:
+            return self._claims.alone(holder, wanted)
         finished = [Finished(execution.run, outcome, execution.task.retry) for execution, outcome in batch]
         most, wakes = runtime.settings.max_events, runtime.registry.wakes
 
         def work(tx: Transaction) -> tuple[list[Run | None], list[Run], bool]:
             now = tx.now()
             stored = complete(tx, finished, now, most, wakes) if finished else []
-            runs = self._claim(tx, holder, wanted, now) if wanted else []
+            runs = self._claims.within(tx, holder, wanted, now) if wanted else []
             return stored, runs, not wanted or bool(runs) or is_open(tx, holder)
 
         stored, runs, open_still = runtime.database.transact(work, runtime.clock)
@@ -297,18 +297,6 @@ class Exchange:
             elif after.sequence == runtime.settings.max_events // 10:
                 log.warning("run %s has %d events; at %d it fails", after.id, after.sequence, after.sequence * 10)
         return runs, open_still
-
-    def _sees_work(self, holder: Holder) -> bool:
-        """Whether a claim could find something, asked without the lock that only one writer of the file can have."""
-        runtime = self._runtime
-        with runtime.database.read(runtime.clock) as tx:
-            return may_claim(tx, runtime.environment, holder, self._queues, self._tasks)
-
-    def _claim(self, tx: Transaction, holder: Holder, wanted: int, now: datetime) -> list[Run]:
-        what = (tx, self._runtime.environment, holder, self._queues, self._tasks, wanted, now, self._limits)
-        runs = claim(*what, self._floors)
-        # To drain is to find nothing, and nothing passed over.
-        return claim(*what) if not runs and self._drain and self._floors.in_use else runs
 
     def _postpone(self, batch: list[Ended], wanted: int) -> None:
         """Nothing was stored: keep the outcomes, and leave the database alone for a moment."""
@@ -331,7 +319,8 @@ class Exchange:
             self._in_flight -= 1
             self.completed += stored
             if wanted:
-                self._hungry = len(claimed) >= min(wanted, self._most) or self._rang
+                self._plenty = len(claimed) >= min(wanted, self._most)
+                self._hungry = self._plenty or self._rang
                 self._dry = not claimed and not batch and not self._rang
             elif batch:
                 self._dry = False

@@ -73,15 +73,10 @@ def claim(
     bounded = {queue: limits[queue] for queue in queues if queue in limits}
     # Those first: they may wait for a lock, and what is locked meanwhile would be hidden from other workers.
     slotted = partitions.lock_due(tx, environment, holder.session_id, bounded, tasks, now, limit)
+    if not slotted:
+        return claim_unlimited(tx, environment, holder, unlimited, tasks, limit, now, floors)
     stretches, everywhere = (floors or Floors()).stretches(unlimited)
     asked = monotonic()
-    if not slotted:
-        who = holder.session_id, holder.worker_id
-        leased, due_at = claims.lease_due(tx, environment, *who, stretches, tasks, now, limit)
-        if floors is not None:
-            last = None if due_at is None else (leased[-1].priority, due_at, leased[-1].id)
-            floors.learn(Look(len(leased), last, len(leased) < limit, now, monotonic() - asked, everywhere))
-        return leased
     found = claims.lock_due(tx, environment, holder.session_id, stretches, tasks, now, limit)
     seconds = monotonic() - asked
     all_found = len(found) < limit and len(slotted) + len(found) <= limit
@@ -91,6 +86,28 @@ def claim(
         last = (mine[-1].priority, mine[-1].due_at, mine[-1].id) if mine and mine[-1].due_at is not None else None
         floors.learn(Look(len(mine), last, all_found, now, seconds, everywhere))
     return _lease(tx, holder, found, bounded, tx.now())  # as it is after the wait
+
+
+def claim_unlimited(
+    tx: Transaction,
+    environment: str,
+    holder: Holder,
+    queues: Sequence[str],
+    tasks: Sequence[str],
+    limit: int,
+    now: datetime | None = None,
+    floors: Floors | None = None,
+) -> list[Run]:
+    """``claim`` for queues without a limit, in one statement, whose moment it is unless `now` is given."""
+    stretches, everywhere = (floors or Floors()).stretches(queues)
+    asked = monotonic()
+    who = holder.session_id, holder.worker_id
+    leased, due_at = claims.lease_due(tx, environment, *who, stretches, tasks, now, limit)
+    if floors is not None:
+        last = None if due_at is None else (leased[-1].priority, due_at, leased[-1].id)
+        now = min((run.updated_at for run in leased), default=None) if now is None else now
+        floors.learn(Look(len(leased), last, len(leased) < limit, now, monotonic() - asked, everywhere))
+    return leased
 
 
 def _lease(

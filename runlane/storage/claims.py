@@ -85,10 +85,11 @@ def lease_due(
     worker_id: str,
     stretches: Sequence[Stretch],
     tasks: Sequence[str],
-    now: datetime,
+    now: datetime | None,
     limit: int,
 ) -> tuple[list[Run], datetime | None]:
-    """The same, leased to the session already; and since when the last of them was due."""
+    """The same, leased to the session already; and since when the last of them was due.  `now` is else the moment of
+    the statement."""
     if not stretches or not tasks or limit < 1:
         return [], None
     stored = codec.encode(RunLeased(session_id, worker_id, 1))

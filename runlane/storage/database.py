@@ -253,6 +253,11 @@ class Database:
                 raise
             return self._find_out(again, error)
 
+    def singly(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work`, each of whose statements commits itself; once, whatever happens: for what may get lost."""
+        with faults.translated(self.where), self._statements.connect() as connection:
+            return work(self.join(connection))
+
     def _find_out(self, again: Callable[[Transaction], T], unknown: StorageUnavailable) -> T:
         """Repeat a statement whose answer was lost, as soon as it can be; raises `unknown` if that takes too long."""
         deadline = time.monotonic() + self._patience

@@ -103,10 +103,11 @@ class StorageDialect(Protocol):
         terms: LeaseTerms,
         stretches: Sequence[Stretch],
         tasks: Sequence[str],
-        now: datetime,
+        now: datetime | None,
         limit: int,
     ) -> Sequence[Sequence[Any]]:
-        """Lease up to `limit` claimable runs of these parts of queues, best first.
+        """Lease up to `limit` claimable runs of these parts of queues, best first.  `now` is else the moment of the
+        statement.
 
         Their rows become what the fold of ``run.leased`` makes of them, with that event for each; none for a session
         without a row.  Returns ``rows.LEASED`` columns, created version, created data, and since when the run was due.

@@ -56,13 +56,13 @@ class Look:
     """What a claim has come to.
 
     `last` is the place of the last run that it took: priority, since when it was due, id; `all_found` says that no due
-    run was left, `everywhere` that it began at the beginning.
+    run was left, `everywhere` that it began at the beginning.  Without `now` nothing is passed over next time.
     """
 
     found: int
     last: tuple[int, datetime, UUID] | None
     all_found: bool
-    now: datetime
+    now: datetime | None
     seconds: float
     everywhere: bool
 
@@ -112,6 +112,9 @@ class Floors:
                     self._reached = None
                     return
             elif self._reached is None:  # another thread has found that claims are quick again
+                return
+            if look.now is None:
+                self._reached = None
                 return
             recent = look.now - _RECENT
             if look.last is not None:

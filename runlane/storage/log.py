@@ -73,7 +73,7 @@ def append_leases(
     terms: LeaseTerms,
     stretches: Sequence[Stretch],
     tasks: Sequence[str],
-    now: datetime,
+    now: datetime | None,
     limit: int,
 ) -> tuple[list[Run], datetime | None]:
     """Find and lease up to `limit` runs of these parts of unlimited queues that are due at `now`, best first, in one

@@ -203,13 +203,12 @@ class Postgres:
         terms: LeaseTerms,
         stretches: Sequence[Stretch],
         tasks: Sequence[str],
-        now: datetime,
+        now: datetime | None,
         limit: int,
     ) -> Sequence[Sequence[Any]]:
         best = self._best(environment, terms.session_id, stretches, tasks, now, limit)
-        lease = (now, now, terms.session_id, terms.worker_id, now)
-        event = (terms.version, environment, terms.actor, terms.before, terms.behind)
-        return conn.exec_driver_sql(self._claim, (*best, *lease, *event)).all()
+        event = (terms.session_id, terms.worker_id, terms.version, environment, terms.actor, terms.before, terms.behind)
+        return conn.exec_driver_sql(self._claim, (*best, *event)).all()
 
     @staticmethod
     def _best(
@@ -217,11 +216,12 @@ class Postgres:
         session_id: UUID,
         stretches: Sequence[Stretch],
         tasks: Sequence[str],
-        now: datetime,
+        now: datetime | None,
         limit: int,
     ) -> tuple[Any, ...]:
-        branch = (environment, now, list(tasks), limit)
+        branch = (environment, list(tasks), limit)
         return (
+            now,
             list({stretch.queue: None for stretch in stretches}),
             session_id,
             environment,

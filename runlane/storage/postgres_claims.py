@@ -22,8 +22,8 @@ def flat(statement: str) -> str:
 
 
 def _best(schema: str) -> str:
-    """The CTE ``best`` and what it needs.  Parameters: queues, session, environment, the stretches' five
-    columns, environment twice, now, tasks, limit, environment, now, tasks, limit, limit."""
+    """The CTE ``best`` and what it needs.  Parameters: now (else the moment of the statement), queues, session,
+    environment, the stretches' five columns, environment twice, tasks, limit, environment, tasks, limit, limit."""
     queued, waiting = "status = 'queued'", "status in ('scheduled', 'released', 'retrying')"
     highest = f"""(
             select priority from {schema}.runs
@@ -34,11 +34,13 @@ def _best(schema: str) -> str:
     candidate = f"""
           select r.* from {{source}} cross join lateral (
             select {{columns}} from {schema}.runs
-            where environment = %t and queue = name and {{status}} and due_at <= %b and task_id = any(%b::text[])
-            order by {_ORDER} limit %b for update skip locked
+            where environment = %t and queue = name and {{status}} and due_at <= (select at from clock)
+            and task_id = any(%b::text[]) order by {_ORDER} limit %b for update skip locked
           ) r"""
     return f"""
-        names as materialized (
+        clock as materialized (
+          select coalesce(%b::timestamptz, clock_timestamp()) as at
+        ), names as materialized (
           select name from unnest(%b::text[]) q(name)
           where exists (select 1 from {schema}.sessions where id = %b::uuid)
           and not exists (select 1 from {schema}.queues c where c.environment = %t and c.name = q.name and paused)
@@ -82,10 +84,10 @@ def claim(schema: str) -> str:
     """Due runs of unlimited queues, leased: what ``decisions.lease`` decides and the fold makes of it, in one
     statement.
 
-    Further parameters: now, now, session, worker, now; event version, environment, actor, and the event's data before
+    Further parameters: session, worker; event version, environment, actor, and the event's data before
     and after the number of the attempt.
     """
-    at = "greatest(r.updated_at, %b::timestamptz)"
+    at = "greatest(r.updated_at, (select at from clock))"
     read = ", ".join(f"u.{column}::text" if column in _JSON else f"u.{column}" for column in rows.LEASED)
     return flat(f"""
         with recursive {_best(schema).format(columns="id, priority, due_at")}, u as (

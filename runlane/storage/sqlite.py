@@ -187,9 +187,10 @@ class Sqlite:
         terms: LeaseTerms,
         stretches: Sequence[Stretch],
         tasks: Sequence[str],
-        now: datetime,
+        now: datetime | None,
         limit: int,
     ) -> Sequence[Sequence[Any]]:
+        now = system_clock() if now is None else now
         session, moment = str(terms.session_id), instant_to_text(now)
         updates, events, leased = [], [], []
         for row in self._best(conn, rows.LEASED, environment, terms.session_id, stretches, tasks, now, limit):

@@ -136,8 +136,8 @@ def test_a_worker_that_is_just_looking_hears_of_a_trigger_too(postgres_url: str)
     looked, triggered = threading.Event(), threading.Event()
     with Runlane(postgres_url, tasks=[echo]) as app:
 
-        @listens_for(database_of(app).engine, "commit")
-        def hold(_: Any) -> None:
+        @listens_for(database_of(app).engine, "after_cursor_execute")
+        def hold(*_: Any) -> None:
             """Keep the worker's first claim, which found nothing, from ending before the trigger has committed."""
             if threading.current_thread().name.startswith("runlane-exchange") and not triggered.is_set():
                 looked.set()

@@ -1,0 +1,67 @@
+"""How a worker claims: in the transaction that stores outcomes, or with a statement that commits itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from runlane.engine.lease import Holder, claim, claim_unlimited, is_open, may_claim
+from runlane.projections.runs import Run
+from runlane.runtime import Runtime
+from runlane.storage.floors import Floors
+from runlane.storage.transaction import Transaction
+
+
+class Claims:
+    """The claims of one worker.
+
+    Args:
+        queues: names of the queues to claim from.
+        drain: to find nothing means that there is nothing.
+    """
+
+    def __init__(self, runtime: Runtime, queues: Sequence[str], drain: bool) -> None:
+        self._runtime = runtime
+        self._queues = queues
+        self._tasks = list(runtime.registry.tasks)
+        self._drain = drain
+        self._floors = Floors()
+        #: The limits of the queues that have one.
+        self.limits = runtime.registry.limits()
+        #: Whether ``alone`` will do.
+        self.goes_alone = runtime.database.stamps and runtime.clock is None and not self.limits
+        self._looks_first = runtime.database.schema is None and not runtime.database.is_memory
+
+    def are_vain(self, holder: Holder) -> bool:
+        """Whether nothing would be found; asked only where a claim takes the lock that one writer of a file can have."""
+        if not self._looks_first:
+            return False
+        runtime = self._runtime
+        with runtime.database.read(runtime.clock) as tx:
+            return not may_claim(tx, runtime.environment, holder, self._queues, self._tasks)
+
+    def within(self, tx: Transaction, holder: Holder, wanted: int, now: datetime) -> list[Run]:
+        """Lease up to `wanted` runs in a transaction."""
+        what = (tx, self._runtime.environment, holder, self._queues, self._tasks, wanted, now, self.limits)
+        runs = claim(*what, self._floors)
+        return claim(*what) if self._passed_over(runs) else runs
+
+    def alone(self, holder: Holder, wanted: int) -> tuple[list[Run], bool]:
+        """Lease up to `wanted` runs in one statement, which commits itself, so that an idle worker begins sooner.
+
+        Where its answer is lost, the session finds runs that nobody knows of, and gives them back.  Returns also whether
+        the session is open still, as far as was seen.
+        """
+
+        def work(tx: Transaction) -> tuple[list[Run], bool]:
+            what = (tx, self._runtime.environment, holder, self._queues, self._tasks, wanted)
+            runs = claim_unlimited(*what, floors=self._floors)
+            if self._passed_over(runs):
+                runs = claim_unlimited(*what)
+            return runs, bool(runs) or is_open(tx, holder)
+
+        return self._runtime.database.singly(work)
+
+    def _passed_over(self, runs: Sequence[Run]) -> bool:
+        """Whether a drain has found nothing only because it has not looked everywhere."""
+        return not runs and self._drain and self._floors.in_use
