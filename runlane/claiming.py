@@ -33,7 +33,7 @@ class Claims:
         self._looks_first = runtime.database.schema is None and not runtime.database.is_memory
 
     def are_vain(self, holder: Holder) -> bool:
-        """Whether nothing would be found; asked only where a claim takes the lock that one writer of a file can have."""
+        """Whether nothing would be found; asked only where one writer has the whole file."""
         if not self._looks_first:
             return False
         runtime = self._runtime
@@ -49,8 +49,8 @@ class Claims:
     def alone(self, holder: Holder, wanted: int) -> tuple[list[Run], bool]:
         """Lease up to `wanted` runs in one statement, which commits itself, so that an idle worker begins sooner.
 
-        Where its answer is lost, the session finds runs that nobody knows of, and gives them back.  Returns also whether
-        the session is open still, as far as was seen.
+        Where its answer is lost, the session finds runs that nobody knows of, and gives them back.  Returns also
+        whether the session is open still, as far as was seen.
         """
 
         def work(tx: Transaction) -> tuple[list[Run], bool]:
