@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from heapq import merge
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 from uuid import UUID
 
@@ -23,10 +23,12 @@ from runlane.storage.floors import Stretch
 from runlane.storage.tables import instant_to_text
 
 _EVENT_COLUMNS = "stream_id, sequence, type, version, occurred_at, environment, actor, data"
-_INSERT_EVENT = f"insert into events ({_EVENT_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?)"
-_INSERT_RUN = f"insert into runs ({', '.join(rows.BIRTH)}) values ({', '.join('?' * len(rows.BIRTH))})"
+_INSERT_EVENTS = f"insert into events ({_EVENT_COLUMNS}) values "
+_INSERT_RUNS = f"insert into runs ({', '.join(rows.BIRTH)}) values "
+#: How many rows go into the table with one statement: each statement costs as much as several rows.
+_ROWS = 50
 _INSERT_SINGLETON = (
-    f"{_INSERT_RUN} on conflict (environment, task_id, singleton_key)"
+    f"{_INSERT_RUNS} ({', '.join('?' * len(rows.BIRTH))}) on conflict (environment, task_id, singleton_key)"
     " where singleton_key is not null and finished_at is null do nothing"
 )
 _UPDATE_RUN = f"update runs set {', '.join(f'{column} = ?' for column in rows.STATE[1:])} where id = ? and sequence = ?"
@@ -70,12 +72,33 @@ _READ_INSTANTS = [index for index, column in enumerate(rows.READ) if column.ends
 _READ_IDS = [rows.READ.index("id"), rows.READ.index("lease_session_id")]
 
 
-def _plain(row: Sequence[Any]) -> tuple[Any, ...]:
-    """A row as sqlite3 takes it: instants and ids as text."""
-    return tuple(
-        instant_to_text(value) if isinstance(value, datetime) else str(value) if isinstance(value, UUID) else value
-        for value in row
-    )
+def _plain(value: Any) -> Any:
+    """A value as sqlite3 takes it: instants and ids as text."""
+    return instant_to_text(value) if isinstance(value, datetime) else str(value) if isinstance(value, UUID) else value
+
+
+def _plain_rows(rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    """Rows as sqlite3 takes them; what is the same in all of them is made plain once."""
+    columns: list[Sequence[Any]] = []
+    for column in zip(*rows, strict=True):
+        first = column[0]
+        if column.count(first) == len(column):
+            columns.append((_plain(first),) * len(column))
+        else:
+            columns.append([_plain(value) for value in column])
+    return list(zip(*columns, strict=True))
+
+
+def _insert(conn: Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Insert plain rows, many with one statement."""
+    whole = len(rows) - len(rows) % _ROWS
+    place = f"({', '.join('?' * len(rows[0]))})"
+    if whole:
+        chunks = (rows[start : start + _ROWS] for start in range(0, whole, _ROWS))
+        flat = [tuple(chain.from_iterable(chunk)) for chunk in chunks]
+        conn.exec_driver_sql(statement + ", ".join([place] * _ROWS), flat)
+    if whole < len(rows):
+        conn.exec_driver_sql(statement + place, list(rows[whole:]))
 
 
 @cache
@@ -126,25 +149,26 @@ class Sqlite:
         return system_clock()
 
     def insert_events(self, conn: Connection, events: Sequence[EventRow]) -> None:
-        conn.exec_driver_sql(_INSERT_EVENT, [_plain(event) for event in events])
+        if events:
+            _insert(conn, _INSERT_EVENTS, _plain_rows(events))
 
     def insert_runs(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
-        conn.exec_driver_sql(_INSERT_RUN, [_plain(run) for run in runs])
+        _insert(conn, _INSERT_RUNS, _plain_rows(runs))
         self.insert_events(conn, events)
 
     def insert_singleton(self, conn: Connection, run: RunRow) -> bool:
-        return conn.exec_driver_sql(_INSERT_SINGLETON, _plain(run)).rowcount == 1
+        return conn.exec_driver_sql(_INSERT_SINGLETON, tuple(map(_plain, run))).rowcount == 1
 
     def update_runs(
         self, conn: Connection, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]
     ) -> set[UUID]:
-        ids = orjson.dumps([str(run[0]) for run in runs]).decode()
-        stored = {UUID(row[0]): row[1] for row in conn.exec_driver_sql(_SEQUENCES, (ids,))}
-        lost = {run[0] for run, sequence in zip(runs, expected, strict=True) if stored.get(run[0]) != sequence}
+        plain = _plain_rows(runs)
+        ids = orjson.dumps([run[0] for run in plain]).decode()
+        stored = {row[0]: row[1] for row in conn.exec_driver_sql(_SEQUENCES, (ids,))}
+        late = {run[0] for run, sequence in zip(plain, expected, strict=True) if stored.get(run[0]) != sequence}
+        lost = {run[0] for run, text in zip(runs, plain, strict=True) if text[0] in late} if late else set()
         updates = [
-            _plain((*run[1:], run[0], sequence))
-            for run, sequence in zip(runs, expected, strict=True)
-            if not lost or run[0] not in lost
+            (*run[1:], run[0], sequence) for run, sequence in zip(plain, expected, strict=True) if run[0] not in late
         ]
         if not updates:
             return lost
@@ -153,7 +177,7 @@ class Sqlite:
         return lost
 
     def claim_keys(self, conn: Connection, keys: Sequence[tuple[str, str, str, UUID]]) -> set[UUID]:
-        return {key[3] for key in keys if conn.exec_driver_sql(_CLAIM_KEY, _plain(key)).rowcount == 1}
+        return {key[3] for key in keys if conn.exec_driver_sql(_CLAIM_KEY, tuple(map(_plain, key))).rowcount == 1}
 
     def lock_stream(self, conn: Connection, stream_id: UUID) -> None:
         """The transaction holds the only write lock already."""
@@ -216,7 +240,7 @@ class Sqlite:
             )
         if leased:
             _expect(len(updates), conn.exec_driver_sql(_LEASE_RUN, updates).rowcount)
-            conn.exec_driver_sql(_INSERT_EVENT, events)
+            _insert(conn, _INSERT_EVENTS, events)
         return leased
 
     def _best(
