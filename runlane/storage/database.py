@@ -82,6 +82,9 @@ class Database:
         self.stamps = isinstance(self.dialect, Stamping)
         # One connection guards the database in memory: whoever has it has the database.
         self.engine = self._engine(parsed, 1 if self.is_memory else pool_size)
+        self._at_hand: list[Connection] = []
+        self._keeps_at_hand = 2 if pool_size >= 5 else 0  # of a small pool none may be idle
+        self._disposals = 0
         self._statements = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.beat_engine = self.engine if self.is_memory else self._engine(parsed, 1)
         # Threads of one process queue here rather than spinning on SQLite's file lock.
@@ -241,7 +244,7 @@ class Database:
             StorageUnavailable: as by ``transact``.
         """
         try:
-            with faults.translated(self.where), self._statements.connect() as connection:
+            with faults.translated(self.where), self._stating() as connection:
                 with commits.stating(ids, self.where):
                     return statement(self.join(connection))
         except StorageConflict as error:
@@ -255,8 +258,30 @@ class Database:
 
     def singly(self, work: Callable[[Transaction], T]) -> T:
         """Run `work`, each of whose statements commits itself; once, whatever happens: for what may get lost."""
-        with faults.translated(self.where), self._statements.connect() as connection:
+        with faults.translated(self.where), self._stating() as connection:
             return work(self.join(connection))
+
+    @contextmanager
+    def _stating(self) -> Iterator[Connection]:
+        """A connection whose statements commit themselves.
+
+        A few are kept at hand: to take one from the pool and to give it back costs as much as a short statement.
+        """
+        disposals = self._disposals
+        try:
+            connection = self._at_hand.pop()
+        except IndexError:
+            connection = self._statements.connect()
+        try:
+            yield connection
+            connection.rollback()  # only in name: nothing is open
+        except BaseException:
+            connection.close()
+            raise
+        if disposals != self._disposals or len(self._at_hand) >= self._keeps_at_hand:
+            connection.close()
+        else:
+            self._at_hand.append(connection)
 
     def _find_out(self, again: Callable[[Transaction], T], unknown: StorageUnavailable) -> T:
         """Repeat a statement whose answer was lost, as soon as it can be; raises `unknown` if that takes too long."""
@@ -285,7 +310,10 @@ class Database:
                 install.check(connection, self.schema, self.where)
 
     def dispose(self) -> None:
-        """Close every connection."""
+        """Close every connection; those that are in use close later."""
+        self._disposals += 1
+        while self._at_hand:
+            self._at_hand.pop().close()
         self.engine.dispose()
         if self.beat_engine is not self.engine:
             self.beat_engine.dispose()
