@@ -108,7 +108,8 @@ class Registry:
         """The name of `queue`, if it is registered here."""
         if not isinstance(queue, Queue):
             raise ConfigurationInvalid(f"queue must be a Queue definition, not {queue!r}")
-        if self.queues.get(queue.name) != queue:
+        known = self.queues.get(queue.name)
+        if known is not queue and known != queue:
             raise ConfigurationInvalid(f"queue {queue.name!r} is not registered; pass it to Runlane(queues=[…])")
         return queue.name
 
