@@ -17,7 +17,7 @@ class Claims:
 
     Args:
         queues: names of the queues to claim from.
-        drain: to find nothing means that there is nothing.
+        drain: to find nothing has to mean that there is nothing: what was passed over is looked at, too.
     """
 
     def __init__(self, runtime: Runtime, queues: Sequence[str], drain: bool) -> None:
@@ -43,8 +43,9 @@ class Claims:
     def within(self, tx: Transaction, holder: Holder, wanted: int, now: datetime) -> list[Run]:
         """Lease up to `wanted` runs in a transaction."""
         what = (tx, self._runtime.environment, holder, self._queues, self._tasks, wanted, now, self.limits)
+        passes_over = self._floors.in_use
         runs = claim(*what, self._floors)
-        return claim(*what) if self._passed_over(runs) else runs
+        return claim(*what) if passes_over and self._drain and not runs else runs
 
     def alone(self, holder: Holder, wanted: int) -> tuple[list[Run], bool]:
         """Lease up to `wanted` runs in one statement, which commits itself, so that an idle worker begins sooner.
@@ -55,13 +56,10 @@ class Claims:
 
         def work(tx: Transaction) -> tuple[list[Run], bool]:
             what = (tx, self._runtime.environment, holder, self._queues, self._tasks, wanted)
+            passes_over = self._floors.in_use
             runs = claim_unlimited(*what, floors=self._floors)
-            if self._passed_over(runs):
+            if passes_over and self._drain and not runs:
                 runs = claim_unlimited(*what)
             return runs, bool(runs) or is_open(tx, holder)
 
         return self._runtime.database.singly(work)
-
-    def _passed_over(self, runs: Sequence[Run]) -> bool:
-        """Whether a drain has found nothing only because it has not looked everywhere."""
-        return not runs and self._drain and self._floors.in_use

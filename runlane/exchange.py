@@ -82,6 +82,8 @@ class Exchange:
         self._in_flight = 0
         self._hungry = True  # the last claim found as much as it asked for
         self._plenty = True  # the last claim left something: more of them at once are of use
+        # Elsewhere an outcome on one lane can make room for what a claim on the other one has just missed.
+        self._one_looks = not drain and not self._limits
         self._rang = False  # somebody has rung since the last claim began, so it may have missed what there is
         self._dry = False  # the last claim found nothing, and nothing has been committed since
         self._next_poll = 0.0
@@ -243,7 +245,7 @@ class Exchange:
         if self._stopping:
             return 0
         free = min(self._share, self._concurrency - self._executing - self._lingering - self._claiming)
-        if free <= 0 or (self._claiming and not self._plenty):
+        if free <= 0 or (self._one_looks and self._claiming and not self._plenty):
             return 0
         idle_drain = self._drain and not self._dry and not self._executing and not self._claiming
         return free if self._hungry or idle_drain or monotonic() >= self._next_poll else 0

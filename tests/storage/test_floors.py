@@ -11,6 +11,7 @@ import pytest
 from attrs import evolve
 
 from runlane import Runlane, RunStatus, task
+from runlane.claiming import Claims
 from runlane.engine import lease
 from runlane.engine.lease import Holder
 from runlane.projections.runs import Run
@@ -153,3 +154,22 @@ def test_a_drain_ends_only_when_nothing_was_passed_over(shared_url: str, monkeyp
         app.worker(mode="drain", concurrency=4).run()
         assert app.runs.get(late[0].id).is_terminal
         assert app.runs.count() == {RunStatus.SUCCEEDED: 41}
+
+
+def test_a_worker_that_looks_alone_passes_over_nothing_for_good(postgres_url: str) -> None:
+    """A claim that commits itself, of a drain whose earlier ones were slow."""
+
+    @task("work")
+    def work(payload: None) -> None: ...
+
+    with Runlane(postgres_url, tasks=[work]) as app:
+        app.start()
+        runtime = app._runtime
+        holder = runtime.session().holder
+        drain, poll = Claims(runtime, ["default"], drain=True), Claims(runtime, ["default"], drain=False)
+        for claims in (drain, poll):
+            place = (0, START + timedelta(days=9999), UUID(int=0))
+            claims._floors.learn(Look(1, place, True, place[1], SLOW, everywhere=True))
+        passed = app.trigger(work, None).run
+        assert poll.alone(holder, 1) == ([], True)
+        assert [run.id for run in drain.alone(holder, 1)[0]] == [passed.id]
