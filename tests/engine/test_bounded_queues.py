@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 
-from runlane import Context, Queue, QueueCapacityExceeded, Release, Retry, Runlane, RunStatus, SettableClock, task
+from runlane import (
+    Context,
+    Queue,
+    QueueCapacityExceeded,
+    Release,
+    Retry,
+    Runlane,
+    RunStatus,
+    SettableClock,
+    Trigger,
+    task,
+)
 from runlane.events import RunCancelled, RunFailed, RunLeased
 from runlane.policy import Fixed
 from runlane.storage import streams
@@ -301,3 +312,17 @@ def test_run_now_from_many_threads_keeps_to_the_limit(shared_url: str) -> None:
     assert gauge.most == {("bounded", None): LIMIT}
     for app in made:
         app.close()
+
+
+def test_a_drain_with_two_lanes_ends_when_a_full_partition_has_been_emptied(postgres_url: str) -> None:
+    """A claim that began before another lane's outcomes made room has missed what is there now."""
+
+    @task("quick")
+    async def quick(payload: int) -> None: ...
+
+    narrow = Queue("narrow", default=True, concurrency_limit=5)
+    with Runlane(postgres_url, tasks=[quick], queues=[narrow]) as app:
+        for _ in range(12):
+            app.trigger_many([Trigger(quick, n, concurrency_key="one") for n in range(6)])
+            app.worker("drain", concurrency=50, maintenance=False).run()
+            assert set(app.runs.count()) == {"succeeded"}
