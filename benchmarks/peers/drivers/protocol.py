@@ -130,14 +130,17 @@ def serve(meta: dict[str, Any], driver: Driver) -> None:
 
 
 def serve_async(meta: dict[str, Any], driver: AsyncDriver) -> None:
-    """Carry out the command line on a peer for asyncio, on the loop that serves it best."""
-    import uvloop
+    """Carry out the command line on a peer for asyncio, on uvloop where its environment has that."""
+    try:
+        from uvloop import run
+    except ModuleNotFoundError:
+        from asyncio import run
 
     command, arguments = _command()
     if command == "meta":
         emit(**meta)
     else:
-        uvloop.run(_serve_async(driver, command, arguments))
+        run(_serve_async(driver, command, arguments))
 
 
 async def _serve_async(driver: AsyncDriver, command: str, arguments: list[str]) -> None:

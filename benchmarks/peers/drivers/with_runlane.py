@@ -1,23 +1,25 @@
-"""Runlane: an async handler with 500 runs at once, threads for many callers."""
+"""Runlane: an async handler with 500 runs at once, asyncio tasks for many callers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import protocol
 
-from runlane import Queue, Runlane, task
+from runlane import AsyncRunlane, Queue, Runlane, task
 
 CONCURRENCY = 500
+QUEUES = [Queue("bench", default=True)]
 
 META: dict[str, Any] = {
     "versions": protocol.versions("runlane", "sqlalchemy", "psycopg"),
-    "settings": f"async handler, concurrency={CONCURRENCY}; threads for many callers",
+    "settings": f"async handler, concurrency={CONCURRENCY}; asyncio tasks for many callers",
     "batches": [1000],
-    "connections": [1],  # no setting: its threads share what there is
+    "connections": [1],  # no setting: its callers share commits
     "stored": "select count(*) from runlane.runs",
     "finished": "select count(*) from runlane.runs where status = 'succeeded'",
     "any_finished": "select exists (select from runlane.runs where status = 'succeeded')",
@@ -66,9 +68,30 @@ class RunlaneDriver:
             worker.run()
 
 
+class _AsyncCalls:
+    def __init__(self, app: AsyncRunlane) -> None:
+        self._app = app
+
+    async def enqueue(self, data: dict[str, Any] | None) -> None:
+        await self._app.trigger(noop, data)
+
+
+class ManyCallers:
+    """Runlane for the asyncio tasks of one process."""
+
+    @asynccontextmanager
+    async def producing(self, connections: int) -> AsyncIterator[_AsyncCalls]:
+        """One runtime, shared by its callers."""
+        async with AsyncRunlane(protocol.database(), queues=QUEUES, tasks=[noop]) as app:
+            yield _AsyncCalls(app)
+
+
 def _app() -> Runlane:
-    return Runlane(protocol.database(), queues=[Queue("bench", default=True)], tasks=[noop])
+    return Runlane(protocol.database(), queues=QUEUES, tasks=[noop])
 
 
 if __name__ == "__main__":
-    protocol.serve(META, RunlaneDriver())
+    if sys.argv[1:2] == ["concurrent"]:
+        protocol.serve_async(META, ManyCallers())
+    else:
+        protocol.serve(META, RunlaneDriver())
