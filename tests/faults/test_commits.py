@@ -377,3 +377,26 @@ def test_a_callers_own_commit_is_the_callers(shared_url: str) -> None:
             run = app.trigger(echo, 1, connection=connection).run
         assert app.runs.get(run.id) == run
     engine.dispose()
+
+
+def test_runs_of_a_claim_that_nobody_heard_of_are_given_back_and_executed(postgres_url: str) -> None:
+    """An idle worker's claim commits itself; where its answer is lost, the heartbeat finds runs that nobody knows."""
+    lost = threading.Event()
+
+    def strike(call: Call, real: Callable[[], None]) -> None:
+        real()
+        if threading.current_thread().name.startswith("runlane-exchange") and not lost.is_set():
+            lost.set()
+            raise call.lost()
+
+    with Runlane(postgres_url, tasks=[echo], heartbeat="100ms", lease_duration="5s") as app:
+        run = app.trigger(echo, 1).run
+        worker = app.worker(maintenance=False, poll_interval=0.1, concurrency=1)
+        with struck(strike, database_of(app).engine):
+            worker.start()
+            eventually(lambda: app.runs.get(run.id).status == "succeeded", "the run being executed")
+        worker.stop()
+        assert lost.is_set()
+        steps = ["RunLeased", "RunInterrupted", "RunLeased", "RunSucceeded"]
+        assert types_of(app, run.id) == ["RunCreated", "RunDeliveryRequested", *steps]
+        assert app.audit.verify().identical
