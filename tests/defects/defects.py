@@ -327,7 +327,7 @@ DEFECTS = [
     ),
     Defect(
         "prune: SQLite lets anybody delete history",
-        "runlane/storage/tables.py",
+        "runlane/storage/guards.py",
         "    create trigger events_refuse_delete before delete on events",
         "    create trigger events_refuse_delete after update on events",
         "tests/storage/test_prune.py::test_sqlite_refuses_a_deletion_that_the_log_does_not_tell_of",

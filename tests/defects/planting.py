@@ -44,12 +44,21 @@ def plant(defect: Defect, folder: Path) -> None:
         else:
             shutil.copy2(source, folder / name)
     place = folder / defect.file
-    text = place.read_text("utf-8")
+    place.write_text(spoilt(defect), "utf-8")
+
+
+def spoilt(defect: Defect) -> str:
+    """The text of the defect's file, with the defect.
+
+    Raises:
+        ValueError: the sound line is not there exactly once.
+    """
+    text = (ROOT / defect.file).read_text("utf-8")
     if text.count(defect.sound) != 1 or "\n" in defect.sound + defect.broken:
         raise ValueError(
             f"{defect.file} has {text.count(defect.sound)} times {defect.sound!r}, and should have it once"
         )
-    place.write_text(text.replace(defect.sound, defect.broken), "utf-8")
+    return text.replace(defect.sound, defect.broken)
 
 
 class Asking:

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.defects.defects import BY_NAME, DEFECTS, Defect
+from tests.defects.defects import DEFECTS, Defect
 from tests.defects.planting import Asking, asking, plant
-
-
-def test_names_are_unique_and_tests_are_there() -> None:
-    assert len(BY_NAME) == len(DEFECTS) >= 20
-    for defect in DEFECTS:
-        file, *name = defect.test.partition("[")[0].split("::")
-        assert not name or f"def {name[0]}(" in Path(__file__).parents[2].joinpath(file).read_text("utf-8")
-
-
-def test_no_module_has_all_of_them() -> None:
-    assert max(Counter(defect.file for defect in DEFECTS).values()) <= len(DEFECTS) // 4
 
 
 @pytest.fixture(scope="module")
