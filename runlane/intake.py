@@ -13,10 +13,11 @@ import asyncio
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from runlane.bridge import ThreadCalls
-from runlane.engine.trigger import NewRun, Triggered, is_plain, trigger, trigger_now, trigger_unless_done
+from runlane.engine.trigger import NewRun, Triggered, are_alike, is_plain, trigger, trigger_alike, trigger_unless_done
 from runlane.errors import RunlaneError
 from runlane.requests import Trigger, build
 from runlane.runtime import Runtime
@@ -80,6 +81,7 @@ class Intake:
         self._lock = threading.Lock()
         self._waiting: deque[_Request] = deque()
         self._busy = False
+        self._commit = partial(create, runtime)
 
     def ask(self, asked: Trigger, connection: Any = None) -> Triggered:
         """Create a run, or find the owner of its key; blocks, and raises as ``Runlane.trigger``."""
@@ -107,9 +109,7 @@ class Intake:
         if connection is not None:
             with joined(runtime.database, connection, runtime.clock) as tx:
                 return trigger(tx, runtime.environment, wanted)
-        done = runtime.database.transact(lambda tx: trigger(tx, runtime.environment, wanted), runtime.clock)
-        runtime.announce([one.run for one in done if one.outcome is TriggerOutcome.CREATED])
-        return done
+        return create(self._runtime, wanted)
 
     def _require(self, wanted: Sequence[NewRun]) -> None:
         """Start, and make sure that the lane can do what is wanted."""
@@ -173,20 +173,6 @@ class Intake:
         finally:
             _wake(batch, self._runtime.database.where)
 
-    def _commit(self, wanted: Sequence[NewRun]) -> list[Triggered]:
-        """Create runs in one transaction, all or none, and wake workers for them."""
-        runtime, database, environment = self._runtime, self._runtime.database, self._runtime.environment
-        if database.stamps and runtime.clock is None and not database.publishes:
-            done = database.state(
-                lambda tx: trigger_now(tx, environment, wanted),
-                lambda tx: trigger_unless_done(tx, environment, wanted),
-                [new.id for new in wanted],
-            )
-        else:
-            done = database.transact(lambda tx: trigger(tx, environment, wanted), runtime.clock)
-        runtime.announce([one.run for one in done])
-        return done
-
     def _tell_apart(self, batch: Sequence[_Request], error: RunlaneError) -> None:
         """To each its own error, if it is one that all of them have."""
         for request in batch:
@@ -200,6 +186,21 @@ class Intake:
                 request.outcome = self._commit([request.new])[0]
             except RunlaneError as own:
                 request.outcome = own
+
+
+def create(runtime: Runtime, wanted: Sequence[NewRun]) -> list[Triggered]:
+    """Create runs in one transaction, all or none, and wake workers for them."""
+    database, environment = runtime.database, runtime.environment
+    if database.stamps and runtime.clock is None and not database.publishes and are_alike(wanted):
+        done = database.state(
+            lambda tx: trigger_alike(tx, environment, wanted),
+            lambda tx: trigger_unless_done(tx, environment, wanted),
+            [new.id for new in wanted],
+        )
+    else:
+        done = database.transact(lambda tx: trigger(tx, environment, wanted), runtime.clock)
+    runtime.announce([one.run for one in done if one.outcome is TriggerOutcome.CREATED])
+    return done
 
 
 def _wake(batch: Sequence[_Request], where: str) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from attrs import frozen
+from attrs import field, frozen
 
 from runlane.errors import ConfigurationInvalid, TaskNotFound
+from runlane.events import RunCreated
 from runlane.jsontext import dumps
 from runlane.tasks import Queue, Task
-from runlane.values import duration
+from runlane.values import Source, SourceType, duration
 
 
 @frozen
@@ -23,6 +24,7 @@ class Registry:
     tasks: Mapping[str, Task[..., Any]]
     default_queue: Queue | None
     delivers: bool = False
+    _moulds: dict[str, RunCreated] = field(factory=dict, init=False, eq=False, repr=False)
 
     @classmethod
     def of(cls, queues: Iterable[Queue], tasks: Iterable[Task[..., Any]], delivers: bool = False) -> Registry:
@@ -70,6 +72,15 @@ class Registry:
         if queue is None:
             raise ConfigurationInvalid(f"task {task.id} has no queue and no queue is the default (Queue(default=True))")
         return self.registered(queue)
+
+    def mould(self, task: Task[..., Any]) -> RunCreated | None:
+        """What all runs of `task` that are triggered with nothing but a payload have in common, always the same object;
+        None if they may differ in more, as each has keys of its own."""
+        found = self._moulds.get(task.id)
+        if found is None and task.idempotency_key is task.singleton_key is task.concurrency_key is None:
+            found = RunCreated(task.id, self.queue_of(task), None, Source(SourceType.TRIGGER), task.priority)
+            self._moulds[task.id] = found
+        return found
 
     def asks_at_once(self, queue: str) -> bool:
         """Whether a due run of `queue` asks for its delivery when it is made, rather than once a slot is reserved."""

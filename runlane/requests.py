@@ -79,11 +79,17 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
     """
     task = registry.task(asked.task)
     payload = task.payload.to_json(asked.payload)
+    parent = current.get()
+    if source is SourceType.TRIGGER and parent is None and _is_bare(asked):
+        mould = registry.mould(task)
+        if mould is not None:
+            created = RunCreated(mould.task_id, mould.queue, payload, mould.source, mould.priority)
+            at_once = registry.asks_at_once(mould.queue)
+            return NewRun(new_run_id(), created, APPLICATION, deliver=at_once, own_id=True, mould=mould)
     key = task.key("idempotency_key", asked.idempotency_key, payload)
 
     if asked.run_at is not None and asked.delay is not None:
         raise ConfigurationInvalid("give run_at or delay, not both")
-    parent = current.get()
     correlation_id, trace_carrier = asked.correlation_id, _carrier(asked.trace_carrier)
     if parent is not None:
         correlation_id = parent.run.correlation_id if correlation_id is None else correlation_id
@@ -110,6 +116,25 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
         None if asked.delay is None else duration("delay", asked.delay),
         source is not SourceType.RUN_NOW and registry.asks_at_once(created.queue),
         asked.run_id is None,
+    )
+
+
+def _is_bare(asked: Trigger) -> bool:
+    """Whether there is nothing but a task and a payload; told one by one, as this is done for every run."""
+    return (
+        asked.queue is None
+        and asked.idempotency_key is None
+        and asked.idempotency_ttl is None
+        and asked.singleton_key is None
+        and asked.concurrency_key is None
+        and asked.priority is None
+        and asked.run_at is None
+        and asked.delay is None
+        and asked.run_id is None
+        and asked.correlation_id is None
+        and asked.actor is None
+        and asked.trace_carrier is None
+        and asked.meta is None
     )
 
 

@@ -128,6 +128,8 @@ class Database:
                 json_serializer=jsontext.dumps,
                 json_deserializer=jsontext.decode,
             )
+            if url.get_backend_name() == "postgresql":
+                from runlane.storage import postgres_packing  # noqa: F401 - it teaches the driver, if there is one
         except ModuleNotFoundError as error:
             raise ConfigurationInvalid(f"{self.where} needs a driver: pip install 'runlane[postgres]'") from error
         if url.get_backend_name() == "sqlite":

@@ -132,6 +132,18 @@ class StorageDialect(Protocol):
 class Stamping(Protocol):
     """A database far enough away that a round trip just to ask for the time is worth saving."""
 
-    def insert_runs_now(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> datetime:
-        """Like ``insert_runs`` for runs that are due at once; the moment of the statement is all their instants."""
+    def insert_alike(
+        self,
+        conn: Connection,
+        run: RunRow,
+        events: Sequence[EventRow],
+        ids: Sequence[UUID],
+        data: Sequence[str],
+        now: datetime | None,
+    ) -> datetime:
+        """Append the births of runs that are due at once and differ by their ids and payloads, in one statement.
+
+        `run` and `events` are one of them as it was folded; `data` is the first event's of each.  All instants of
+        theirs are `now`, else the moment of the statement, which is returned.
+        """
         ...

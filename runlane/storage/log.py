@@ -8,13 +8,14 @@ and nothing of it is written.
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Text, and_, bindparam, cast, delete, insert, select, update
+import sqlalchemy
+from sqlalchemy import ColumnElement, Text, and_, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -94,21 +95,30 @@ def append_leases(
     return runs, found[-1][-1] if runs else None
 
 
-def append_births_now(tx: Transaction, births: Sequence[Change]) -> datetime:
-    """Write the births of runs without idempotency and singleton keys that are due at once, in one statement, as born
-    at the moment of that statement by the database's clock; that moment.
+def append_alike(
+    tx: Transaction, change: Change, ids: Sequence[UUID], payloads: Sequence[Any], now: datetime | None
+) -> datetime:
+    """Write the births of runs that are due at once and differ by their ids and payloads, in one statement, as born at
+    `now`, else at the moment of that statement by the database's clock; that moment.
+
+    The other place where SQL makes rows of runs by itself; that they are what ``decisions.begin`` and the fold make of
+    each is what tests/storage/test_alike.py compares.
 
     Only for databases that can do it (``dialect.Stamping``).
 
     Args:
-        births: made at any instant; its place is taken by the moment.
+        change: the birth of the first one, without idempotency and singleton key, folded at any instant.
 
     Raises:
         StorageConflict: a run with one of the ids exists already (kind ``run_exists``).
     """
+    run, events = rows.birth_values(change.after), _event_rows([change])
+    data = codec.encode_alike(change.after.created, payloads)
     with _unique_ids():
-        runs = [rows.birth_values(change.after) for change in births]
-        return typing.cast(Stamping, tx.dialect).insert_runs_now(tx.connection, runs, _event_rows(births))
+        dialect = cast(Stamping, tx.dialect)
+        at = dialect.insert_alike(tx.connection, run, events, ids, data, now)
+    tx.written.append((*events[0][:4], at, *events[0][5:]))
+    return at
 
 
 def append_singleton(tx: Transaction, change: Change) -> bool:
@@ -257,7 +267,7 @@ def is_stored(tx: Transaction, event: EventRow, patience: float) -> bool:
     finally:
         once_more.rollback()
     names = ("stream_id", "sequence", "type", "version", "occurred_at", "environment", "actor")
-    stored = select(*(_EVENTS[name] for name in names), cast(_EVENTS.data, Text))
+    stored = select(*(_EVENTS[name] for name in names), sqlalchemy.cast(_EVENTS.data, Text))
     place = (_EVENTS.stream_id == event[0]) & (_EVENTS.sequence == event[1])
     return tuple(tx.execute(stored.where(place)).one()) == event
 

@@ -14,7 +14,7 @@ from runlane.storage import postgres_claims as claims
 from runlane.storage import rows
 from runlane.storage.dialect import EventRow, LeaseTerms, Room, RunRow
 from runlane.storage.floors import Stretch
-from runlane.storage.postgres_batches import Batch, Shape, source
+from runlane.storage.postgres_batches import Batch, Shape, Texts, Uuids, source, type_of
 
 #: What is the moment of its birth in a run that is due at once.
 _STAMPED = frozenset({"occurred_at", "created_at", "updated_at", "due_at"})
@@ -28,6 +28,7 @@ _CAST = {
 _EVENT = ("stream_id", "sequence", "type", "version", "occurred_at", "environment", "actor", "data")
 _EVENT_VALUES = ", ".join("data::json" if column == "data" else column for column in _EVENT)
 _STEP = ("id", "expected", *rows.STATE[1:])
+_ADVANCE = (*_STEP, *_EVENT[2:])
 #: Which runs were advanced, unless all were.
 _LATE = "select case when count(*) < %b::int then coalesce(array_agg(id), '{}') end from u"
 
@@ -45,7 +46,7 @@ class Postgres:
         self._insert_events = cache(self._inserting_events)
         self._insert_runs = cache(self._inserting_runs)
         self._insert_singleton = cache(self._inserting_singleton)
-        self._insert_runs_now = cache(self._inserting_runs_now)
+        self._insert_alike = cache(self._inserting_alike)
         self._update_runs = cache(self._updating_runs)
         self._advance_runs = cache(self._advancing_runs)
         self._claim_keys = f"""
@@ -82,17 +83,25 @@ class Postgres:
             insert into {self._schema}.runs ({", ".join(rows.BIRTH)})
             select {", ".join(map(self._cast, rows.BIRTH))} from {source("d", rows.BIRTH, runs)}""")
 
-    def _inserting_runs_now(self, events: Shape, runs: Shape) -> str:
-        def values(columns: Sequence[str]) -> str:
-            return ", ".join("clock.at" if column in _STAMPED else self._cast(column) for column in columns)
-
+    def _inserting_alike(self, columns: Sequence[str], further: int) -> str:
+        """Runs that differ by id and payload: of the one that was folded, those columns of its row that have a value,
+        and its first event, which carries the payload, with as many further ones."""
+        stored = ", ".join(
+            "clock.at" if name in _STAMPED else "d.id" if name == "id" else self._cast(f"%b::{type_of(name)}", name)
+            for name in columns
+        )
+        more = "".join(", (%b::int, %b::text, %b::smallint, %b::text)" for _ in range(further))
         return claims.flat(f"""
-            with clock as materialized (select clock_timestamp() as at), e as (
+            with clock as materialized (select coalesce(%b::timestamptz, clock_timestamp()) as at), d as materialized (
+              select id, data, ord from unnest(%b::uuid[], %b::text[]) with ordinality as d_(id, data, ord)
+            ), e as (
               insert into {self._schema}.events ({", ".join(_EVENT)})
-              select {values(_EVENT)} from {source("t", _EVENT, events, ordinality=True)}, clock order by ord
+              select d.id, v.sequence, v.type, v.version, clock.at, %b::text, %b::text, coalesce(v.data, d.data)::json
+              from d cross join clock
+              cross join (values (1, %b::text, %b::smallint, null::text){more}) as v(sequence, type, version, data)
+              order by d.ord, v.sequence
             ), r as (
-              insert into {self._schema}.runs ({", ".join(rows.BIRTH)})
-              select {values(rows.BIRTH)} from {source("d", rows.BIRTH, runs)}, clock
+              insert into {self._schema}.runs ({", ".join(columns)}) select {stored} from d cross join clock
             )
             select at from clock""")
 
@@ -114,7 +123,7 @@ class Postgres:
         """Each run by one event, whose own columns stand behind those of the run."""
         return claims.flat(f"""
             with u as (
-              {self._updating_rows(source("d", (*_STEP, *_EVENT[2:]), steps))} returning r.id, r.sequence,
+              {self._updating_rows(source("d", _ADVANCE, steps))} returning r.id, r.sequence,
                 {", ".join(f"d.{column}" for column in _EVENT[2:])}
             ), e as (
               insert into {self._schema}.events ({", ".join(_EVENT)})
@@ -127,30 +136,43 @@ class Postgres:
         return f"""
             update {self._schema}.runs r set {changed} from {steps} where r.id = d.id and r.sequence = d.expected"""
 
-    def _cast(self, column: str) -> str:
-        kind = _CAST.get(column)
-        return column if kind is None else f"{column}::{kind.format(schema=self._schema)}"
+    def _cast(self, value: str, column: str | None = None) -> str:
+        """The value of a column, which is the column of this name unless it is another one's."""
+        kind = _CAST.get(column or value)
+        return value if kind is None else f"{value}::{kind.format(schema=self._schema)}"
 
     def now(self, conn: Connection) -> datetime:
         moment: datetime = conn.exec_driver_sql("select clock_timestamp()").scalar_one()
         return moment
 
     def insert_events(self, conn: Connection, events: Sequence[EventRow]) -> None:
-        batch = Batch(events)
+        batch = Batch(_EVENT, events)
         conn.exec_driver_sql(self._insert_events(batch.shape), batch.parameters)
 
     def insert_runs(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
-        first, second = Batch(events), Batch(runs)
+        first, second = Batch(_EVENT, events), Batch(rows.BIRTH, runs)
         conn.exec_driver_sql(self._insert_runs(first.shape, second.shape), (*first.parameters, *second.parameters))
 
-    def insert_runs_now(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> datetime:
-        first, second = Batch(events), Batch(runs)
-        statement = self._insert_runs_now(first.shape, second.shape)
-        at: datetime = conn.exec_driver_sql(statement, (*first.parameters, *second.parameters)).scalar_one()
+    def insert_alike(
+        self,
+        conn: Connection,
+        run: RunRow,
+        events: Sequence[EventRow],
+        ids: Sequence[UUID],
+        data: Sequence[str],
+        now: datetime | None,
+    ) -> datetime:
+        given = [(name, value) for name, value in zip(rows.BIRTH, run, strict=True) if value is not None]
+        fixed = [value for name, value in given if name not in _STAMPED and name != "id"]
+        first, *further = events
+        more = [value for event in further for value in (*event[1:4], event[7])]
+        statement = self._insert_alike(tuple(name for name, _ in given), len(further))
+        parameters = (now, Uuids(ids), Texts(data), *first[5:7], *first[2:4], *more, *fixed)
+        at: datetime = conn.exec_driver_sql(statement, parameters).scalar_one()
         return at
 
     def insert_singleton(self, conn: Connection, run: RunRow) -> bool:
-        batch = Batch([run])
+        batch = Batch(rows.BIRTH, [run])
         return conn.exec_driver_sql(self._insert_singleton(batch.shape), batch.parameters).first() is not None
 
     def update_runs(
@@ -158,10 +180,10 @@ class Postgres:
     ) -> set[UUID]:
         steps = [(run[0], sequence, *run[1:]) for run, sequence in zip(runs, expected, strict=True)]
         if len(events) == len(runs):
-            batch = Batch([step + event[2:] for step, event in zip(steps, events, strict=True)])
+            batch = Batch(_ADVANCE, [step + event[2:] for step, event in zip(steps, events, strict=True)])
             statement, parameters = self._advance_runs(batch.shape), batch.parameters
         else:
-            first, second = Batch(steps), Batch(events)
+            first, second = Batch(_STEP, steps), Batch(_EVENT, events)
             statement = self._update_runs(first.shape, second.shape)
             parameters = (*first.parameters, *second.parameters)
         won = conn.exec_driver_sql(statement, (*parameters, len(runs))).scalar_one()

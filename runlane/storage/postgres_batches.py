@@ -8,6 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
+
+
+class Uuids(list[UUID]):
+    """Ids, none of them missing."""
+
+
+class Texts(list[str]):
+    """Texts, none of them missing."""
+
 
 _TYPES = {
     "id": "uuid",
@@ -31,6 +41,9 @@ _TYPES = {
     ),
 }
 
+#: Columns that always have a value, and differ from row to row as a rule (``postgres_packing``).
+_PACKED: dict[str, type[list[Any]]] = {"id": Uuids, "stream_id": Uuids, "data": Texts}
+
 #: Which columns of a batch differ between its rows.
 Shape = tuple[bool, ...]
 
@@ -42,18 +55,24 @@ class Batch:
     are which decides the statement's text; of all that are possible few occur.
     """
 
-    def __init__(self, rows: Sequence[Sequence[Any]]) -> None:
+    def __init__(self, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         # The first column is the key: it must be an array, as it tells how many rows there are.
         columns = list(zip(*rows, strict=True))
         self.shape: Shape = (True, *(column.count(column[0]) != len(column) for column in columns[1:]))
-        marked = list(zip(columns, self.shape, strict=True))
-        shared = (column[0] for column, differs in marked if not differs)
-        self.parameters: tuple[Any, ...] = (*shared, *(list(column) for column, differs in marked if differs))
+        marked = list(zip(names, columns, self.shape, strict=True))
+        shared = (column[0] for _, column, differs in marked if not differs)
+        arrays = (_PACKED.get(name, list)(column) for name, column, differs in marked if differs)
+        self.parameters: tuple[Any, ...] = (*shared, *arrays)
+
+
+def type_of(column: str) -> str:
+    """The type of a column's values as parameters."""
+    return _TYPES.get(column, "text")
 
 
 def source(name: str, columns: Sequence[str], shape: Shape, ordinality: bool = False) -> str:
     """A FROM item of the rows of a batch, each column by its name."""
-    kinds = [(column, _TYPES.get(column, "text"), differs) for column, differs in zip(columns, shape, strict=True)]
+    kinds = [(column, type_of(column), differs) for column, differs in zip(columns, shape, strict=True)]
     arrays = ", ".join(f"%b::{kind}[]" for _, kind, differs in kinds if differs)
     names = ", ".join(column for column, _, differs in kinds if differs)
     # In the order of the parameters: what is the same in all rows, then the arrays.

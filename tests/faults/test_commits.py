@@ -17,7 +17,18 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine
 
-from runlane import Failure, Fixed, Lane, Retry, Runlane, SettableClock, StorageConflict, StorageUnavailable, task
+from runlane import (
+    Failure,
+    Fixed,
+    Lane,
+    Retry,
+    Runlane,
+    SettableClock,
+    StorageConflict,
+    StorageUnavailable,
+    Trigger,
+    task,
+)
 from runlane.decisions import Failed, Interrupted, Outcome, Released, Succeeded
 from runlane.engine.complete import Finished, complete
 from runlane.storage.database import Database
@@ -182,6 +193,10 @@ class Away:
                 raise lose_commit(call)
 
 
+#: Runs whose births take more than one statement.
+UNLIKE = [Trigger(echo, 1), Trigger(echo, 2, priority=1)]
+
+
 @contextmanager
 def impatient(url: str, *tasks: Any) -> Iterator[Runlane]:
     """A runtime that asks only for a moment whether a commit happened."""
@@ -193,12 +208,24 @@ def test_a_database_that_stays_away_leaves_the_outcome_unknown_and_the_error_say
     with impatient(shared_url, echo) as app:
         away = Away()
         with struck(away, database_of(app).engine), pytest.raises(StorageUnavailable, match="it is unknown") as caught:
-            app.trigger_many(echo, [1, 2])
+            app.trigger_many(UNLIKE)
         there = sorted(str(run.id) for run in app.runs.list().data)
         assert len(there) == 2
         assert caught.value.meta["outcome"] == "unknown"
         assert sorted(caught.value.meta["ids"]) == there
         assert caught.value.retryable
+
+
+@both_moments
+def test_a_bulk_trigger_whose_one_statement_was_lost_happens_once(postgres_url: str, moment: Moment) -> None:
+    with Runlane(postgres_url, tasks=[echo]) as app:
+        app.start()
+        with struck(Nth("execute", 1, moment), database_of(app).engine):
+            done = app.trigger_many(echo, range(3))
+        assert [one.run.payload for one in done] == [0, 1, 2]
+        assert {run.id: run for run in app.runs.list().data} == {one.run.id: one.run for one in done}
+        assert appended(app) == {"run.created": 3, "run.delivery_requested": 3}
+        assert app.audit.verify().identical
 
 
 @both_moments
@@ -239,7 +266,7 @@ def test_a_database_that_is_away_before_the_commit_has_written_nothing_and_the_e
 ) -> None:
     with impatient(shared_url, echo) as app:
         with struck(Nth("execute", 2, Moment.BEFORE), database_of(app).engine), pytest.raises(StorageUnavailable) as e:
-            app.trigger_many(echo, [1])
+            app.trigger_many(UNLIKE)
         assert "outcome" not in e.value.meta
         assert app.runs.list().data == ()
 

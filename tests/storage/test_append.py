@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from attrs import evolve
 
 from runlane.decisions import Change
-from runlane.engine.trigger import NewRun, trigger_now
-from runlane.engine.trigger import birth as birth_of
 from runlane.errors import ConflictKind, InternalError, StorageConflict
-from runlane.events import RunCancelled, RunCreated, RunDeliveryRequested, RunLeased
+from runlane.events import RunCancelled, RunDeliveryRequested, RunLeased
 from runlane.projections import runs as fold
 from runlane.storage import claims, log, queries, replay, streams
 from runlane.storage.database import Database
-from runlane.values import APPLICATION, new_run_id
-from tests.support import START, at_once, birth, count, database_at, execute, step
+from runlane.values import new_run_id
+from tests.support import START, at_once, birth, count, execute, step
 
 
 def append(database: Database, *changes: Change) -> set[UUID]:
@@ -246,22 +242,3 @@ def test_a_non_unique_integrity_error_is_not_called_an_existing_run(database: Da
     )
     with pytest.raises(InternalError):
         append(database, birth("refused"))
-
-
-def test_births_at_the_moment_of_their_statement_are_births_at_that_instant(postgres_url: str) -> None:
-    wanted = [
-        NewRun(new_run_id(), RunCreated("work", "default", {"n": n}, concurrency_key="k"), APPLICATION, deliver=n > 1)
-        for n in range(4)
-    ]
-    with database_at(postgres_url) as database:
-        with database.write() as tx:
-            made = [one.run for one in trigger_now(tx, "default", wanted)]
-        with database.read() as tx:
-            assert queries.get_runs(tx, [run.id for run in made]) == {run.id: run for run in made}
-            for new, run in zip(wanted, made, strict=True):
-                expected = birth_of(new, "default", run.created_at)
-                assert run == expected.after
-                stored = [evolve(record, position=None) for record in streams.read_stream(tx, run.id)]
-                assert stored == list(expected.records)
-        assert len({run.created_at for run in made}) == 1
-        assert abs(made[0].created_at - datetime.now(UTC)) < timedelta(minutes=1)
