@@ -16,7 +16,7 @@ from runlane.decisions import MAX_EVENTS
 from runlane.engine import deliver, lease
 from runlane.engine.deliver import Consumer, Delivery, DeliveryOutcome, IgnoreReason
 from runlane.engine.tick import TickReport
-from runlane.engine.trigger import NewRun, Triggered
+from runlane.engine.trigger import Triggered
 from runlane.errors import ConfigurationInvalid, LeaseLost
 from runlane.inline import Inline
 from runlane.intake import Intake
@@ -24,7 +24,7 @@ from runlane.lanes import Lane, lane_of
 from runlane.operators import Audit, IdempotencyKeys, Runs
 from runlane.projections.runs import Run
 from runlane.registry import Registry
-from runlane.requests import Trigger, build, entries
+from runlane.requests import Trigger, build
 from runlane.runtime import Runtime, Settings
 from runlane.session import HEARTBEAT, LEASE_DURATION
 from runlane.steering import Queues, Schedules
@@ -215,16 +215,7 @@ class Runlane:
 
         Returns the outcomes in order; raises as ``trigger`` does, naming the entry.
         """
-        wanted: list[NewRun] = []
-        for index, asked in enumerate(entries(task, payloads)):
-            try:
-                wanted.append(build(self.registry, asked))
-            except ConfigurationInvalid as error:
-                raise ConfigurationInvalid(f"entry {index}: {error}") from error
-            except Exception as error:
-                error.add_note(f"in entry {index} of trigger_many")
-                raise
-        return self._intake.ask_all(wanted, connection) if wanted else []
+        return self._intake.ask_many(task, payloads, connection)
 
     def run_now(
         self,

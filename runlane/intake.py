@@ -12,17 +12,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from runlane.bridge import ThreadCalls
 from runlane.engine.trigger import NewRun, Triggered, are_alike, is_plain, trigger, trigger_alike, trigger_unless_done
 from runlane.errors import RunlaneError
-from runlane.requests import Trigger, build
+from runlane.pouring import PART, can_pour, pour
+from runlane.requests import Trigger, build, each, entries, listed, maker
 from runlane.runtime import Runtime
 from runlane.storage import commits
 from runlane.storage.borrow import joined
+from runlane.tasks import Task
 from runlane.values import TriggerOutcome
 
 #: The most runs of one transaction.
@@ -101,6 +103,21 @@ class Intake:
         if self._comes_first(request):
             request.lead()
         return await request.future
+
+    def ask_many(
+        self, task: Task[..., Any] | str | Iterable[Trigger], payloads: Iterable[Any] | None, connection: Any = None
+    ) -> list[Triggered]:
+        """Create many runs, all or none; blocks, and raises as ``Runlane.trigger_many``."""
+        runtime = self._runtime
+        if isinstance(task, (Task, str)):
+            payloads = listed(payloads)
+            if connection is None and len(payloads) > PART and can_pour(runtime.database):
+                make = maker(runtime.registry, task)
+                if make is not None:
+                    runtime.start()
+                    return pour(runtime, make, payloads)
+        wanted = list(each(partial(build, runtime.registry), entries(task, payloads)))
+        return self.ask_all(wanted, connection) if wanted else []
 
     def ask_all(self, wanted: Sequence[NewRun], connection: Any = None) -> list[Triggered]:
         """Create runs in a transaction of their own, or in the caller's."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 from uuid import UUID
 
 from runlane import jsontext
@@ -83,9 +83,7 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
     if source is SourceType.TRIGGER and parent is None and _is_bare(asked):
         mould = registry.mould(task)
         if mould is not None:
-            created = RunCreated(mould.task_id, mould.queue, payload, mould.source, mould.priority)
-            at_once = registry.asks_at_once(mould.queue)
-            return NewRun(new_run_id(), created, APPLICATION, deliver=at_once, own_id=True, mould=mould)
+            return _moulded(mould, payload, registry.asks_at_once(mould.queue))
     key = task.key("idempotency_key", asked.idempotency_key, payload)
 
     if asked.run_at is not None and asked.delay is not None:
@@ -119,6 +117,42 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
     )
 
 
+def maker(registry: Registry, asked: Task[..., Any] | str) -> Callable[[Any], NewRun] | None:
+    """What makes requests for runs of a task from nothing but payloads, all of them alike; None if it has keys, or
+    where a parent's context is to be filled in.
+
+    Raises:
+        TaskNotFound: the task is not registered.
+    """
+    task = registry.task(asked)
+    mould = registry.mould(task)
+    if mould is None or current.get() is not None:
+        return None
+    to_json, deliver = task.payload.to_json, registry.asks_at_once(mould.queue)
+    return lambda payload: _moulded(mould, to_json(payload), deliver)
+
+
+def _moulded(mould: RunCreated, payload: Any, deliver: bool) -> NewRun:
+    created = RunCreated(mould.task_id, mould.queue, payload, mould.source, mould.priority)
+    return NewRun(new_run_id(), created, APPLICATION, deliver=deliver, own_id=True, mould=mould)
+
+
+T = TypeVar("T")
+
+
+def each(make: Callable[[T], NewRun], asked: Iterable[T], first: int = 0) -> Iterator[NewRun]:
+    """The requests of ``trigger_many``; what is wrong with one names its place, counted from `first`."""
+    for index, one in enumerate(asked, first):
+        try:
+            new = make(one)
+        except ConfigurationInvalid as error:
+            raise ConfigurationInvalid(f"entry {index}: {error}") from error
+        except Exception as error:
+            error.add_note(f"in entry {index} of trigger_many")
+            raise
+        yield new
+
+
 def _is_bare(asked: Trigger) -> bool:
     """Whether there is nothing but a task and a payload; told one by one, as this is done for every run."""
     return (
@@ -138,23 +172,32 @@ def _is_bare(asked: Trigger) -> bool:
     )
 
 
-def entries(task: Task[..., Any] | str | Iterable[Trigger], payloads: Iterable[Any] | None) -> Iterator[Trigger]:
+def entries(task: Task[..., Any] | str | Iterable[Trigger], payloads: Iterable[Any] | None) -> list[Trigger]:
     """What ``trigger_many`` is asked for, in either of its two forms.
 
     Raises:
         ConfigurationInvalid: it is neither.
     """
     if isinstance(task, (Task, str)):
-        if isinstance(payloads, (str, bytes, Mapping)) or not isinstance(payloads, Iterable):
-            raise ConfigurationInvalid(f"trigger_many(task, payloads) needs a list of payloads; got {payloads!r}")
-        yield from (Trigger(task, payload) for payload in payloads)
-        return
+        return [Trigger(task, payload) for payload in listed(payloads)]
     if not isinstance(task, Iterable):
         raise ConfigurationInvalid(f"trigger_many takes (task, payloads) or a list of Trigger(…); got {task!r}")
-    for asked in task:
+    wanted = list(task)
+    for asked in wanted:
         if not isinstance(asked, Trigger):
             raise ConfigurationInvalid(f"trigger_many takes Trigger(…) entries; got {asked!r}")
-        yield asked
+    return wanted
+
+
+def listed(payloads: Iterable[Any] | None) -> list[Any]:
+    """The payloads that ``trigger_many`` is given beside a task.
+
+    Raises:
+        ConfigurationInvalid: they are no list of payloads.
+    """
+    if isinstance(payloads, (str, bytes, Mapping)) or not isinstance(payloads, Iterable):
+        raise ConfigurationInvalid(f"trigger_many(task, payloads) needs a list of payloads; got {payloads!r}")
+    return list(payloads)
 
 
 def said(actor: Actor | None, reason: str | None, meta: Mapping[str, Any] | None = None) -> Said:

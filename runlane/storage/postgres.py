@@ -168,7 +168,10 @@ class Postgres:
         more = [value for event in further for value in (*event[1:4], event[7])]
         statement = self._insert_alike(tuple(name for name, _ in given), len(further))
         parameters = (now, Uuids(ids), Texts(data), *first[5:7], *first[2:4], *more, *fixed)
-        at: datetime = conn.exec_driver_sql(statement, parameters).scalar_one()
+        done = conn.exec_driver_sql(statement, parameters)
+        if now is not None:
+            return now
+        at: datetime = done.scalar_one()
         return at
 
     def insert_singleton(self, conn: Connection, run: RunRow) -> bool:

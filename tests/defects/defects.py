@@ -166,6 +166,15 @@ DEFECTS = [
         "3, 6: a stale sequence writes nothing",
     ),
     Defect(
+        "append: runs that are born alike all have the first one's data",
+        "runlane/codec.py",
+        "    return [before + orjson.dumps(payload).decode() + behind for payload in payloads]",
+        "    return [before + orjson.dumps([*payloads][0]).decode() + behind for payload in payloads]",
+        "tests/storage/test_alike.py::test_each_is_what_the_fold_makes_of_its_events",
+        "1: an accepted run is stored as it was asked for",
+        postgres=True,
+    ),
+    Defect(
         "keys: a birth whose key is owned is written all the same",
         "runlane/storage/log.py",
         "    _insert_births(tx, [change for change in births if change.after.id not in lost])",

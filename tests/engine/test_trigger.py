@@ -38,6 +38,16 @@ def urgent(payload: Any) -> Any:
     return payload
 
 
+@task("number")
+def number(payload: int) -> None:
+    """Takes a number."""
+
+
+@task("keyed", idempotency_key=lambda payload: str(payload))
+def keyed(payload: int) -> None:
+    """One run for each number."""
+
+
 @pytest.fixture
 def app(make_app: Make, clock: SettableClock) -> Runlane:
     return make_app(echo, flaky, urgent, queues=[MAIN, SIDE], clock=clock)
@@ -181,6 +191,44 @@ def test_one_taken_id_refuses_all(app: Runlane) -> None:
         app.trigger_many([Trigger(echo, 1, idempotency_key="k"), Trigger(echo, 2, run_id=taken.id)])
     assert caught.value.kind == "run_exists"
     assert written(app) == before
+
+
+@pytest.mark.parametrize("settled", [True, False], ids=["given clock", "own clock"])
+def test_many_payloads_become_runs_in_their_order(make_app: Make, clock: SettableClock, settled: bool) -> None:
+    app = make_app(number, **({"clock": clock} if settled else {}))
+    done = [one.run for one in app.trigger_many(number, iter(range(500)))]
+    assert [run.payload for run in done] == list(range(500))
+    assert [run.id for run in done] == sorted(run.id for run in done)
+    assert {run.id: run for run in done} == {run.id: run for run in app.runs.list(limit=500).data}
+    moments = {run.created_at for run in done}
+    assert len(moments) == 1
+    assert not settled or moments == {clock()}
+    births = [app.runs.events(run.id)[0] for run in (done[0], done[250], done[499])]
+    assert [one.position for one in births] == sorted(one.position or 0 for one in births)
+    assert app.audit.verify().identical
+
+
+def test_one_of_many_payloads_that_does_not_fit_is_named_and_nothing_is_written(make_app: Make) -> None:
+    app = make_app(number)
+    with pytest.raises(PayloadInvalid) as refused:
+        app.trigger_many(number, [*range(400), "four hundred", *range(199)])
+    assert refused.value.__notes__ == ["in entry 400 of trigger_many"]
+    assert written(app) == (0, 0, 0)
+    assert len(app.trigger_many(number, range(300))) == 300
+
+
+def test_many_payloads_with_keys_or_inside_a_handler_are_not_taken_for_alike(make_app: Make) -> None:
+    @task("parent")
+    def parent() -> None:
+        app.trigger_many(number, range(300))
+
+    app = make_app(keyed, number, parent)
+    done = app.trigger_many(keyed, [n // 2 for n in range(500)])
+    assert [one.outcome for one in done] == ["created", "reused_idempotent"] * 250
+    run = app.run_now(parent).run
+    children = app.runs.list(tasks=[number], limit=500).data
+    assert len(children) == 300
+    assert {child.source.parent_run_id for child in children} == {run.id}
 
 
 def test_an_error_of_the_callers_own_iterable_passes_unchanged(app: Runlane) -> None:

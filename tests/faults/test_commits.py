@@ -229,6 +229,31 @@ def test_a_bulk_trigger_whose_one_statement_was_lost_happens_once(postgres_url: 
 
 
 @both_moments
+@pytest.mark.parametrize("n", range(1, 4))
+def test_each_statement_of_a_large_bulk_trigger_may_get_lost(postgres_url: str, n: int, moment: Moment) -> None:
+    """The clock's, and two that go out without a wait for the answers: nothing is written, and that is said."""
+    with Runlane(postgres_url, tasks=[echo]) as app:
+        app.start()
+        with struck(Nth("execute", n, moment), database_of(app).engine), pytest.raises(StorageUnavailable) as lost:
+            app.trigger_many(echo, range(500))
+        assert "outcome" not in lost.value.meta
+        assert appended(app) == {}
+        done = app.trigger_many(echo, range(500))
+        assert [one.run.payload for one in done] == list(range(500))
+        assert app.audit.verify().identical
+
+
+@both_moments
+def test_a_large_bulk_trigger_whose_commit_was_lost_happens_once(postgres_url: str, moment: Moment) -> None:
+    with Runlane(postgres_url, tasks=[echo]) as app:
+        app.start()
+        with struck(Nth("commit", 1, moment, lose_commit), database_of(app).engine):
+            done = app.trigger_many(echo, range(500))
+        assert {run.id: run for run in app.runs.list(limit=500).data} == {one.run.id: one.run for one in done}
+        assert appended(app) == {"run.created": 500, "run.delivery_requested": 500}
+
+
+@both_moments
 @pytest.mark.parametrize("callers", [1, 3])
 def test_a_trigger_whose_one_statement_was_lost_happens_once(postgres_url: str, moment: Moment, callers: int) -> None:
     """On PostgreSQL it commits itself, so that its answer is the commit's."""

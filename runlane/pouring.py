@@ -1,0 +1,48 @@
+"""Many runs of one task: while the database stores some, the next ones are made ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from attrs import evolve
+
+from runlane.engine.trigger import NewRun, Triggered, trigger_alike
+from runlane.requests import each
+from runlane.runtime import Runtime
+from runlane.storage.database import Database
+from runlane.storage.pipeline import pipelined
+from runlane.storage.transaction import Transaction
+
+#: Runs of one statement.  Of 1,000 runs, parts of 125, 250 and 500 took 16, 15 and 18 µs each, all at once 22 µs.
+PART = 250
+
+
+def can_pour(database: Database) -> bool:
+    """Whether statements can go out there before the answers to those before them have come."""
+    return database.stamps and not database.publishes
+
+
+def pour(runtime: Runtime, make: Callable[[Any], NewRun], payloads: Sequence[Any]) -> list[Triggered]:
+    """Create runs that are alike in one transaction, all or none, and wake workers for them.
+
+    Raises:
+        PayloadInvalid: one does not fit, naming its place; nothing is written.
+    """
+    ready: list[NewRun] = []  # for good: if the transaction has to be repeated, the runs are the same
+
+    def parts() -> Iterator[list[NewRun]]:
+        for start in range(0, len(payloads), PART):
+            if start == len(ready):
+                ready.extend(each(make, payloads[start : start + PART], start))
+            yield ready[start : start + PART]
+
+    def work(tx: Transaction) -> list[Triggered]:
+        now = tx.now()
+        at_once = evolve(tx, clock=lambda: now)
+        with pipelined(tx):
+            return [done for part in parts() for done in trigger_alike(at_once, runtime.environment, part)]
+
+    done = runtime.database.transact(work, runtime.clock)
+    runtime.announce([one.run for one in done])
+    return done
