@@ -47,7 +47,8 @@ create table events (
   data json not null,
   tx xid8 not null default pg_current_xact_id(),
   position bigint not null generated always as identity,
-  constraint events_pkey primary key (stream_id, sequence),
+  -- A run's first two events come at once, two more as a rule when it has been executed: its page has room for them.
+  constraint events_pkey primary key (stream_id, sequence) with (fillfactor = 45),
   constraint events_sequence_from_one check (sequence >= 1)
 ) with (autovacuum_vacuum_insert_scale_factor = 0.05);
 
@@ -101,7 +102,7 @@ create table runs (
     check ((status in ('succeeded', 'failed', 'cancelled')) = (finished_at is not null)),
   constraint runs_due_iff_claimable
     check ((status in ('queued', 'scheduled', 'released', 'retrying')) = (due_at is not null))
-) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
 -- Claim: queued runs of a queue, in exactly the order in which they are claimed.
 -- The key comes last: bounded queues look for runs without one, and pass the others by without reading their rows.

@@ -34,7 +34,7 @@ from runlane.values import RunStatus
 
 #: The schema that statements name; the real one replaces it by SQLAlchemy's schema_translate_map.
 SCHEMA = "runlane"
-VERSION = 2
+VERSION = 3
 
 metadata = MetaData(schema=SCHEMA)
 

@@ -34,7 +34,8 @@ def _shape(database: Database) -> dict[str, Any]:
     if database.schema is None:
         tables["indexes"] = execute(database, "select name, sql from sqlite_master where type = 'index' order by name")
     else:
-        options = "select relname, reloptions from pg_class where relnamespace = 'runlane'::regnamespace order by 1"
+        sorted_ = "(select array_agg(one order by one) from unnest(reloptions) one)"
+        options = f"select relname, {sorted_} from pg_class where relnamespace = 'runlane'::regnamespace order by 1"
         tables["options"] = execute(database, options)
         of_schema = "select indexname, indexdef from pg_indexes where schemaname = 'runlane' order by 1"
         tables["indexes"] = execute(database, of_schema)
@@ -42,8 +43,11 @@ def _shape(database: Database) -> dict[str, Any]:
 
 
 def back_to_1(database: Database) -> None:
-    """Undo what version 2 brought."""
+    """Undo what versions 2 and 3 brought."""
     with raw(database) as connection:
+        if database.schema is not None:
+            connection.exec_driver_sql("alter index runlane.events_pkey reset (fillfactor)")
+            connection.exec_driver_sql("alter table runlane.runs set (fillfactor = 60)")
         for table in ("outbox", "maintainers"):
             connection.exec_driver_sql(f"drop table {named(database, table)}")
         connection.exec_driver_sql(f"alter table {named(database, 'sessions')} drop column tasks")
