@@ -23,6 +23,7 @@ from runlane.storage import commits, faults, install, log
 from runlane.storage.dialect import EventRow, Stamping, StorageDialect
 from runlane.storage.postgres import Postgres
 from runlane.storage.sqlite import Sqlite
+from runlane.storage.tables import SCHEMA
 from runlane.storage.transaction import Transaction
 
 T = TypeVar("T")
@@ -78,6 +79,7 @@ class Database:
         else:
             self.schema = None
             self.dialect = Sqlite()
+        self._of_schema = {"schema_translate_map": {SCHEMA: self.schema}}
         #: Whether one statement can make runs, tell when that was, and commit itself (``state``).
         self.stamps = isinstance(self.dialect, Stamping)
         # One connection guards the database in memory: whoever has it has the database.
@@ -134,6 +136,7 @@ class Database:
             raise ConfigurationInvalid(f"{self.where} needs a driver: pip install 'runlane[postgres]'") from error
         if url.get_backend_name() == "sqlite":
             _prepare_sqlite(engine, self._synchronous)
+        _name_schema(engine, self.schema)
         return engine
 
     @contextmanager
@@ -182,7 +185,9 @@ class Database:
             raise ConfigurationInvalid(
                 f"connection= must use {accepted}, as it joins {self.where}; it uses {name}+{driver}"
             )
-        return Transaction(connection, self.dialect, self.schema, clock, self.publishes)
+        is_own = connection.dialect is self.engine.dialect or connection.dialect is self.beat_engine.dialect
+        options = None if is_own else self._of_schema
+        return Transaction(connection, self.dialect, self.schema, clock, self.publishes, options)
 
     def transact(self, work: Callable[[Transaction], T], clock: Clock | None = None, *, beat: bool = False) -> T:
         """Run `work` in a transaction of its own, and again if the database resolved a conflict against it.
@@ -369,6 +374,15 @@ def _options(url: URL, synchronous: bool) -> str:
         own += " -c synchronous_commit=off"
     given = url.query.get("options")
     return f"{own} {given}" if isinstance(given, str) else own
+
+
+def _name_schema(engine: Engine, schema: str | None) -> None:
+    """Statements of our own engines name the configured schema as they are compiled, which happens once for each.
+
+    SQLAlchemy's schema_translate_map, which callers' engines need, has it put into their text at every execution.
+    """
+    named = {SCHEMA: schema or "main"}  # as SQLite calls the file; without any name SQLAlchemy makes up aliases
+    engine.dialect.identifier_preparer.schema_for_object = lambda item: named.get(item.schema, item.schema)
 
 
 def _prepare_sqlite(engine: Engine, synchronous: bool) -> None:

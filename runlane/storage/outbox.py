@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import and_, bindparam, delete, exists, insert, select, text, update
+from sqlalchemy import Select, Update, and_, bindparam, delete, exists, insert, select, text, update
 
 from runlane.projections.runs import Run
 from runlane.storage import queries, tables
@@ -35,6 +36,37 @@ _C = _OUTBOX.c
 _OPEN = text("status in ('pending', 'claimed', 'failed')")
 _NOT_DONE = text("status not in ('published', 'dead_lettered')")
 _PUBLISHED = text("status = 'published'")
+
+# Constants, so that SQLAlchemy knows them again: building one each time costs more than it costs to execute.
+_ENQUEUE = insert(_OUTBOX)
+_MINE = (_C.environment == bindparam("environment"), _C.due_at <= bindparam("now"))
+_DUE = select(_OUTBOX).where(*_MINE, _OPEN)
+# Said so that the index of what is due does not fit: these few are found by their key, however much is due.
+_DUE_OF_RUNS = select(_OUTBOX).where(*_MINE, _C.run_id.in_(bindparam("run_ids", expanding=True)), _NOT_DONE)
+_OF_QUEUES = _C.queue.in_(bindparam("queues", expanding=True))
+
+
+def _to_publish(due: Select[Any], *ordered: Any) -> Select[Any]:
+    return due.order_by(*ordered).limit(bindparam("most")).with_for_update(skip_locked=True)
+
+
+#: By whether queues are named, and whether runs are.
+_CLAIM = {
+    (False, False): _to_publish(_DUE, _C.due_at),
+    (True, False): _to_publish(_DUE.where(_OF_QUEUES), _C.due_at),
+    (False, True): _to_publish(_DUE_OF_RUNS),
+    (True, True): _to_publish(_DUE_OF_RUNS.where(_OF_QUEUES)),
+}
+_KEYS_PUBLISHED = select(_C.run_id, _C.sequence).where(
+    _C.environment == bindparam("environment"), _PUBLISHED, _C.due_at.is_not(None)
+)
+_LOOK_AGAIN = _to_publish(_KEYS_PUBLISHED.where(_C.due_at <= bindparam("now")), _C.due_at)
+_PUBLISH_AGAIN = _to_publish(_KEYS_PUBLISHED.where(_C.due_at > bindparam("now"), _C.queue == bindparam("queue")))
+_REMOVE = delete(_OUTBOX).where(_C.run_id.in_(bindparam("run_ids", expanding=True)))
+_BY_KEY = update(_OUTBOX).where(_C.run_id == bindparam("of_run"), _C.sequence == bindparam("at"))
+_STILL_CLAIMED = _BY_KEY.where(
+    _C.attempts == bindparam("attempt"), _C.claimed_by == bindparam("publisher"), _C.status == OutboxStatus.CLAIMED
+)
 
 
 @frozen
@@ -76,7 +108,7 @@ def enqueue(tx: Transaction, requested: Iterable[Requested]) -> None:
         for one in requested
     ]
     if found:
-        tx.execute(insert(_OUTBOX), found)
+        tx.execute(_ENQUEUE, found)
 
 
 def claim(
@@ -93,15 +125,10 @@ def claim(
     Rows whose run has gone on meanwhile are settled without being published, and those whose publishers have vanished
     too often are given up.  Returns the others, and whether there may be more.
     """
-    mine: list[Any] = [_C.environment == environment, _C.due_at <= now]
-    if queues is not None:
-        mine.append(_C.queue.in_(list(queues)))
-    if run_ids is None:
-        statement = select(_OUTBOX).where(*mine, _OPEN).order_by(_C.due_at).limit(limit)
-    else:
-        # Said so that the index of what is due does not fit: these few are found by their key, however much is due.
-        statement = select(_OUTBOX).where(*mine, _C.run_id.in_(list(run_ids)), _NOT_DONE).limit(limit)
-    rows: Sequence[Any] = tx.execute(statement.with_for_update(skip_locked=True)).all()
+    asked: dict[str, Any] = {"environment": environment, "now": now, "most": limit}
+    asked |= {} if queues is None else {"queues": list(queues)}
+    asked |= {} if run_ids is None else {"run_ids": list(run_ids)}
+    rows: Sequence[Any] = tx.execute(_CLAIM[queues is not None, run_ids is not None], asked).all()
     runs = queries.get_runs(tx, [row.run_id for row in rows]) if rows else {}
     taken, passed, lost = [], [], []
     for row in rows:
@@ -126,12 +153,12 @@ def settle(
 
     Returns how many rows got which status.
     """
-    mine = and_(_C.claimed_by == publisher, _C.status == OutboxStatus.CLAIMED)
     counts: dict[OutboxStatus, int] = {}
     for claimed, outcome in outcomes:
         values = _outcome(claimed, outcome, now)
-        key = and_(_C.run_id == claimed.wakeup.run_id, _C.sequence == claimed.sequence, _C.attempts == claimed.attempts)
-        if tx.execute(update(_OUTBOX).where(key, mine).values(**values)).rowcount:
+        which = {"of_run": claimed.wakeup.run_id, "at": claimed.sequence, "attempt": claimed.attempts}
+        settle_one = _setting(_STILL_CLAIMED, tuple(values))
+        if tx.execute(settle_one, {**which, "publisher": publisher, **values}).rowcount:
             counts[values["status"]] = counts.get(values["status"], 0) + 1
     return counts
 
@@ -141,9 +168,7 @@ def look_again(tx: Transaction, environment: str, now: datetime, limit: int) -> 
 
     Returns whether there may be more.
     """
-    due = (_C.environment == environment, _C.due_at <= now, _PUBLISHED, _C.due_at.is_not(None))
-    statement = select(_C.run_id, _C.sequence).where(*due).order_by(_C.due_at).limit(limit)
-    rows: Sequence[Any] = tx.execute(statement.with_for_update(skip_locked=True)).all()
+    rows: Sequence[Any] = tx.execute(_LOOK_AGAIN, {"environment": environment, "now": now, "most": limit}).all()
     runs = queries.get_runs(tx, [row.run_id for row in rows]) if rows else {}
     changes = []
     for row in rows:
@@ -159,16 +184,15 @@ def publish_again(tx: Transaction, environment: str, queue: str, now: datetime, 
 
     Returns whether there may be more.
     """
-    published = (_C.environment == environment, _C.due_at > now, _PUBLISHED, _C.due_at.is_not(None), _C.queue == queue)
-    statement = select(_C.run_id, _C.sequence).where(*published).limit(limit)
-    rows: Sequence[Any] = tx.execute(statement.with_for_update(skip_locked=True)).all()
+    asked = {"environment": environment, "now": now, "queue": queue, "most": limit}
+    rows: Sequence[Any] = tx.execute(_PUBLISH_AGAIN, asked).all()
     _set(tx, [((row.run_id, row.sequence), {"due_at": now}) for row in rows])
     return len(rows) == limit
 
 
 def remove(tx: Transaction, run_ids: Sequence[UUID]) -> None:
     """Forget the wakeups of runs that are being pruned."""
-    tx.execute(delete(_OUTBOX).where(_C.run_id.in_(list(run_ids))))
+    tx.execute(_REMOVE, {"run_ids": list(run_ids)})
 
 
 def orphans(tx: Transaction, environment: str | None, limit: int) -> list[tuple[UUID, int]]:
@@ -201,8 +225,13 @@ def _set(tx: Transaction, changes: Sequence[tuple[tuple[UUID, int], dict[str, An
     for (run_id, sequence), values in changes:
         groups.setdefault(tuple(values), []).append({"of_run": run_id, "at": sequence, **values})
     for names, group in groups.items():
-        statement = update(_OUTBOX).where(_C.run_id == bindparam("of_run"), _C.sequence == bindparam("at"))
-        tx.execute(statement.values({name: bindparam(name) for name in names}), group)
+        tx.execute(_setting(_BY_KEY, names), group)
+
+
+@cache
+def _setting(rows: Update, names: tuple[str, ...]) -> Update:
+    """The statement that gives these columns of the rows new values."""
+    return rows.values({name: bindparam(name) for name in names})
 
 
 def _claimed(publisher: UUID, now: datetime, attempts: int) -> dict[str, Any]:

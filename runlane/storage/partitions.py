@@ -24,7 +24,7 @@ from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import TextClause, bindparam, select, text
+from sqlalchemy import ColumnElement, Select, TextClause, bindparam, select, text
 
 from runlane import jsontext
 from runlane.projections.runs import Run
@@ -161,19 +161,31 @@ def _holding(
     tx: Transaction, environment: str, held: Mapping[Partition, int], tasks: Sequence[str], now: datetime
 ) -> list[UUID]:
     """The best due runs that hold a reservation, of each partition as many as may be claimed."""
-    c = tables.runs.c
     ids: list[UUID] = []
     for partition, most in held.items():
-        key = c.concurrency_key.is_(None) if partition.key is None else c.concurrency_key == partition.key
-        mine = (c.environment == environment, c.queue == partition.queue, key, c.reservation.is_not(None))
-        statement = (
-            select(c.id)
-            .where(*mine, c.due_at <= now, c.task_id.in_(list(tasks)))
-            .order_by(c.priority.desc(), c.due_at, c.id)
-            .limit(most)
-        )
-        ids += tx.execute(statement.with_for_update(skip_locked=True)).scalars()
+        asked = {"environment": environment, "queue": partition.queue, "tasks": list(tasks), "now": now, "most": most}
+        if partition.key is None:
+            ids += tx.execute(_HOLDING_UNKEYED, asked).scalars()
+        else:
+            ids += tx.execute(_HOLDING_KEYED, {**asked, "key": partition.key}).scalars()
     return ids
+
+
+def _holding_in(key: ColumnElement[bool]) -> Select[Any]:
+    """The due runs of a partition that hold a reservation, best first, locked."""
+    c = tables.runs.c
+    mine = (c.environment == bindparam("environment"), c.queue == bindparam("queue"), key, c.reservation.is_not(None))
+    return (
+        select(c.id)
+        .where(*mine, c.due_at <= bindparam("now"), c.task_id.in_(bindparam("tasks", expanding=True)))
+        .order_by(c.priority.desc(), c.due_at, c.id)
+        .limit(bindparam("most"))
+        .with_for_update(skip_locked=True)
+    )
+
+
+_HOLDING_UNKEYED = _holding_in(tables.runs.c.concurrency_key.is_(None))
+_HOLDING_KEYED = _holding_in(tables.runs.c.concurrency_key == bindparam("key"))
 
 
 def _open(

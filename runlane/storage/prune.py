@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy import ColumnElement, and_, bindparam, func, select
 
 from runlane.errors import InvariantViolation
 from runlane.events import Recorded
@@ -23,6 +23,34 @@ _OWNS: ColumnElement[bool] = and_(
     _KEYS.c.run_id == _RUNS.c.id,
 )
 
+# Constants, so that SQLAlchemy knows them again: building one each time costs more than it costs to execute.
+_ENDED = (
+    select(_RUNS.c.id, _RUNS.c.sequence)
+    .where(
+        _RUNS.c.environment == bindparam("environment"),
+        _RUNS.c.status.in_(bindparam("statuses", expanding=True)),
+        _RUNS.c.updated_at < bindparam("before"),
+    )
+    .order_by(_RUNS.c.id)
+    .limit(bindparam("most"))
+)
+_ENDED_BEHIND = _ENDED.where(_RUNS.c.id > bindparam("behind"))
+_HEADS = (
+    select(_EVENTS.c.stream_id, func.max(_EVENTS.c.sequence), func.count())
+    .where(_EVENTS.c.stream_id.in_(bindparam("ids", expanding=True)))
+    .group_by(_EVENTS.c.stream_id)
+)
+_OWNED = (
+    select(_KEYS.c.run_id)
+    .join(_RUNS, _OWNS)
+    .where(_RUNS.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(_KEYS.c.environment, _KEYS.c.task_id, _KEYS.c.key)
+)
+#: By whether a row is locked that is found.
+_FIND = {False: _ENDED, True: _ENDED.with_for_update()}
+_FIND_BEHIND = {False: _ENDED_BEHIND, True: _ENDED_BEHIND.with_for_update()}
+_FIND_OWNED = {False: _OWNED, True: _OWNED.with_for_update(of=_KEYS)}
+
 
 def ended_runs(
     tx: Transaction,
@@ -35,13 +63,11 @@ def ended_runs(
     lock: bool,
 ) -> dict[UUID, int]:
     """Up to `limit` runs of these statuses last updated before then, by id, behind `after`; each with its sequence."""
-    statement = select(_RUNS.c.id, _RUNS.c.sequence).where(
-        _RUNS.c.environment == environment, _RUNS.c.status.in_(list(statuses)), _RUNS.c.updated_at < before
-    )
-    if after is not None:
-        statement = statement.where(_RUNS.c.id > after)
-    statement = statement.order_by(_RUNS.c.id).limit(limit)
-    found = tx.execute(statement.with_for_update() if lock else statement)
+    asked: dict[str, Any] = {"environment": environment, "statuses": list(statuses), "before": before, "most": limit}
+    if after is None:
+        found = tx.execute(_FIND[lock], asked)
+    else:
+        found = tx.execute(_FIND_BEHIND[lock], {**asked, "behind": after})
     return {row.id: row.sequence for row in found}
 
 
@@ -51,9 +77,7 @@ def check_histories(tx: Transaction, heads: Mapping[UUID, int]) -> None:
     Raises:
         InvariantViolation: naming a run whose row and history disagree; what is damaged is evidence, and stays.
     """
-    c = _EVENTS.c
-    statement = select(c.stream_id, func.max(c.sequence), func.count()).where(c.stream_id.in_(list(heads)))
-    rows: Sequence[Any] = tx.execute(statement.group_by(c.stream_id)).all()
+    rows: Sequence[Any] = tx.execute(_HEADS, {"ids": list(heads)}).all()
     found = {row[0]: (row[1], row[2]) for row in rows}
     for run_id, head in heads.items():
         if found.get(run_id) != (head, head):
@@ -64,9 +88,7 @@ def check_histories(tx: Transaction, heads: Mapping[UUID, int]) -> None:
 
 def lock_keys(tx: Transaction, ids: Sequence[UUID], *, lock: bool) -> int:
     """Lock the keys these runs own, in the order in which everybody does; how many they are."""
-    statement = select(_KEYS.c.run_id).join(_RUNS, _OWNS).where(_RUNS.c.id.in_(list(ids)))
-    statement = statement.order_by(_KEYS.c.environment, _KEYS.c.task_id, _KEYS.c.key)
-    return len(tx.execute(statement.with_for_update(of=_KEYS) if lock else statement).all())
+    return len(tx.execute(_FIND_OWNED[lock], {"ids": list(ids)}).all())
 
 
 def remove(tx: Transaction, told: Recorded, heads: Mapping[UUID, int]) -> None:

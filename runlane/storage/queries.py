@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import FromClause, Integer, Select, Text, bindparam, cast, func, or_, select, text
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    FromClause,
+    Integer,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    func,
+    or_,
+    select,
+    text,
+)
 
 from runlane.projections.runs import Run
 from runlane.storage import rows, tables
@@ -52,6 +66,39 @@ _SINGLETON = RUN.where(
     _RUNS.c.task_id == bindparam("task_id"),
     _RUNS.c.singleton_key == bindparam("key"),
     _RUNS.c.finished_at.is_(None),
+)
+#: Which runs to read or count, by the fields of ``RunFilter``.
+_CONDITIONS: dict[str, ColumnElement[bool]] = {
+    "environment": _RUNS.c.environment == bindparam("environment"),
+    "statuses": _RUNS.c.status.in_(bindparam("statuses", expanding=True)),
+    "tasks": _RUNS.c.task_id.in_(bindparam("tasks", expanding=True)),
+    "queues": _RUNS.c.queue.in_(bindparam("queues", expanding=True)),
+    "correlation_id": _RUNS.c.correlation_id == bindparam("correlation_id"),
+    "idempotency_key": _RUNS.c.idempotency_key == bindparam("idempotency_key"),
+    "singleton_key": _RUNS.c.singleton_key == bindparam("singleton_key"),
+    "concurrency_key": _RUNS.c.concurrency_key == bindparam("concurrency_key"),
+    "source_run_id": _RUNS.c.source_run_id == bindparam("source_run_id"),
+    "parent_run_id": _RUNS.c.parent_run_id == bindparam("parent_run_id"),
+    "schedule_id": _RUNS.c.schedule_id == bindparam("schedule_id"),
+    "created_after": _RUNS.c.created_at > bindparam("created_after"),
+    "created_before": _RUNS.c.created_at < bindparam("created_before"),
+}
+_SEVERAL = ("statuses", "tasks", "queues")
+_BY_QUEUE = (
+    select(_RUNS.c.queue, _RUNS.c.status, func.count())
+    .where(_RUNS.c.environment == bindparam("environment"))
+    .group_by(_RUNS.c.queue, _RUNS.c.status)
+)
+_RESERVED = (
+    select(_RUNS.c.queue, func.count())
+    .where(_RUNS.c.environment == bindparam("environment"), _RUNS.c.reservation.is_not(None))
+    .group_by(_RUNS.c.queue)
+)
+_BY_TYPE = (
+    select(_EVENTS.c.type, func.count())
+    .where(_EVENTS.c.environment == bindparam("environment"))
+    .group_by(_EVENTS.c.type)
+    .order_by(_EVENTS.c.type)
 )
 
 
@@ -142,55 +189,51 @@ def list_runs(
     newest_first: bool,
 ) -> list[Run]:
     """Up to `limit` runs by id, beginning behind `after`; ids made by Runlane grow with time."""
-    conditions = [_RUNS.c.environment == environment, *_conditions(wanted)]
-    if after is not None:
-        conditions.append(_RUNS.c.id < after if newest_first else _RUNS.c.id > after)
-    chosen = select(_RUNS).where(*conditions)
+    asked = _asked(environment, wanted)
+    page = _page(tuple(asked), newest_first, after is not None)
+    return load(tx, page, {**asked, "most": limit} if after is None else {**asked, "most": limit, "after": after})
+
+
+def _asked(environment: str, wanted: RunFilter) -> dict[str, Any]:
+    """The conditions by their names, each with what it compares with."""
+    asked: dict[str, Any] = {"environment": environment}
+    for name in _CONDITIONS:
+        if name != "environment" and (value := getattr(wanted, name)) is not None:
+            asked[name] = list(value) if name in _SEVERAL else value
+    return asked
+
+
+# One for each combination that is asked for: building one each time costs more than it costs to execute.
+@lru_cache
+def _page(names: tuple[str, ...], newest_first: bool, is_next: bool) -> Select[Any]:
+    chosen = select(_RUNS).where(*(_CONDITIONS[name] for name in names))
+    if is_next:
+        after: BindParameter[UUID] = bindparam("after")
+        chosen = chosen.where(_RUNS.c.id < after if newest_first else _RUNS.c.id > after)
     # Chosen before their events are read: the planner would read those of every run that it passes on its way.  And so
     # many in plain figures: of a parameter it believes that it is a tenth of the table.
-    most = bindparam("most", limit, type_=Integer, literal_execute=True)
+    most = bindparam("most", type_=Integer, literal_execute=True)
     page = chosen.order_by(_RUNS.c.id.desc() if newest_first else _RUNS.c.id).limit(most).subquery()
-    return load(tx, _reading(page).order_by(page.c.id.desc() if newest_first else page.c.id))
+    return _reading(page).order_by(page.c.id.desc() if newest_first else page.c.id)
 
 
-def _conditions(wanted: RunFilter) -> list[Any]:
-    c = _RUNS.c
-    conditions: list[Any] = []
-    for column, values in ((c.status, wanted.statuses), (c.task_id, wanted.tasks), (c.queue, wanted.queues)):
-        if values is not None:
-            conditions.append(column.in_(list(values)))
-    for column, value in (
-        (c.correlation_id, wanted.correlation_id),
-        (c.idempotency_key, wanted.idempotency_key),
-        (c.singleton_key, wanted.singleton_key),
-        (c.concurrency_key, wanted.concurrency_key),
-        (c.source_run_id, wanted.source_run_id),
-        (c.parent_run_id, wanted.parent_run_id),
-        (c.schedule_id, wanted.schedule_id),
-    ):
-        if value is not None:
-            conditions.append(column == value)
-    if wanted.created_after is not None:
-        conditions.append(c.created_at > wanted.created_after)
-    if wanted.created_before is not None:
-        conditions.append(c.created_at < wanted.created_before)
-    return conditions
+@lru_cache
+def _by_status(names: tuple[str, ...]) -> Select[Any]:
+    mine = (_CONDITIONS[name] for name in names)
+    return select(_RUNS.c.status, func.count()).where(*mine).group_by(_RUNS.c.status)
 
 
 def count_by_status(tx: Transaction, environment: str, wanted: RunFilter) -> dict[RunStatus, int]:
     """How many of the runs that match are in each status; reads every run of the environment."""
-    mine = (_RUNS.c.environment == environment, *_conditions(wanted))
-    statement = select(_RUNS.c.status, func.count()).where(*mine)
-    found: Sequence[Any] = tx.execute(statement.group_by(_RUNS.c.status)).all()
+    asked = _asked(environment, wanted)
+    found: Sequence[Any] = tx.execute(_by_status(tuple(asked)), asked).all()
     return {row[0]: row[1] for row in found}
 
 
 def count_by_queue(tx: Transaction, environment: str) -> dict[str, dict[RunStatus, int]]:
     """How many runs are in each status on each queue; reads every run of the environment."""
-    c = _RUNS.c
-    statement = select(c.queue, c.status, func.count()).where(c.environment == environment).group_by(c.queue, c.status)
     found: dict[str, dict[RunStatus, int]] = {}
-    rows: Sequence[Any] = tx.execute(statement).all()
+    rows: Sequence[Any] = tx.execute(_BY_QUEUE, {"environment": environment}).all()
     for queue, status, count in rows:
         found.setdefault(queue, {})[status] = count
     return found
@@ -198,15 +241,11 @@ def count_by_queue(tx: Transaction, environment: str) -> dict[str, dict[RunStatu
 
 def count_reserved(tx: Transaction, environment: str) -> dict[str, int]:
     """How many slots of each queue are set aside for runs that nobody has claimed yet."""
-    c = _RUNS.c
-    mine = (c.environment == environment, c.reservation.is_not(None))
-    rows: Sequence[Any] = tx.execute(select(c.queue, func.count()).where(*mine).group_by(c.queue)).all()
+    rows: Sequence[Any] = tx.execute(_RESERVED, {"environment": environment}).all()
     return {row[0]: row[1] for row in rows}
 
 
 def count_events(tx: Transaction, environment: str) -> dict[str, int]:
     """How many events of each stored type the log holds for an environment; reads all of them."""
-    c = _EVENTS.c
-    statement = select(c.type, func.count()).where(c.environment == environment).group_by(c.type).order_by(c.type)
-    rows: Sequence[Any] = tx.execute(statement).all()
+    rows: Sequence[Any] = tx.execute(_BY_TYPE, {"environment": environment}).all()
     return {row[0]: row[1] for row in rows}

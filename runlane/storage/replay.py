@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import cache
 from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import and_, exists, false, or_, select
+from sqlalchemy import Select, and_, bindparam, exists, false, or_, select
 
 from runlane import jsontext
 from runlane.decisions import environment_stream
@@ -23,6 +24,13 @@ from runlane.storage.streams import Stream
 from runlane.storage.transaction import Transaction
 
 _JSON = frozenset({"failure", "reservation", "cancellation"})
+_ROW = select(tables.runs).where(
+    tables.runs.c.id == bindparam("run_id"), tables.runs.c.environment == bindparam("environment")
+)
+_OCCURRENCES = select(tables.occurrences.c.scheduled_for, tables.occurrences.c.id, tables.occurrences.c.run_id).where(
+    tables.occurrences.c.environment == bindparam("environment"),
+    tables.occurrences.c.schedule_id == bindparam("schedule_id"),
+)
 
 
 @frozen
@@ -62,10 +70,9 @@ def verify(
     differences: list[Difference] = []
     counts = Counter[str]()
     for what, prefix, key, compare in _KINDS:
-        statement = select(key.table).order_by(key).execution_options(yield_per=2000)
-        if environment is not None:
-            statement = statement.where(key.table.c.environment == environment)
-        with tx.execute(statement) as found, closing(streams.read_streams(tx, prefix, environment)) as histories:
+        asked = {} if environment is None else {"environment": environment}
+        rows_in_order = tx.execute(_rows_by(key, environment is None), asked)
+        with rows_in_order as found, closing(streams.read_streams(tx, prefix, environment)) as histories:
             stored = ((row._mapping[key], dict(row._mapping)) for row in found)
             for stream, row in _paired(histories, stored):
                 counts[what] += stream is not None
@@ -94,6 +101,14 @@ def verify(
     return _verification(counts, differences[:most])
 
 
+@cache
+def _rows_by(key: Any, everywhere: bool) -> Select[Any]:
+    """The rows of a table in the order of its key."""
+    table = key.table
+    statement = select(table).order_by(key).execution_options(yield_per=2000)
+    return statement if everywhere else statement.where(table.c.environment == bindparam("environment"))
+
+
 def _verification(counts: Counter[str], differences: Sequence[Difference]) -> Verification:
     return Verification(
         counts["runs"], counts["schedules"], counts["events"], tuple(differences), queues=counts["queues"]
@@ -103,8 +118,7 @@ def _verification(counts: Counter[str], differences: Sequence[Difference]) -> Ve
 def compare_run(tx: Transaction, environment: str, run_id: UUID) -> Verification:
     """The same for one run."""
     stream = streams.read_run(tx, environment, run_id)
-    runs = tables.runs
-    row = tx.execute(select(runs).where(runs.c.id == run_id, runs.c.environment == environment)).first()
+    row = tx.execute(_ROW, {"run_id": run_id, "environment": environment}).first()
     found = _compare_run(tx, stream, None if row is None else dict(row._mapping))
     return Verification(1, 0, 0 if stream is None else len(stream.records), tuple(found))
 
@@ -157,12 +171,7 @@ def _compare_schedule(tx: Transaction, stream: Stream | None, row: dict[str, Any
     if row is None:
         return [Difference(state.stream_id, state.sequence, "row", "absent", "present")]
     differences = _fields(state.stream_id, state.sequence, row, rows.schedule_values(state))
-    table = tables.occurrences
-    found = tx.execute(
-        select(table.c.scheduled_for, table.c.id, table.c.run_id).where(
-            table.c.environment == state.environment, table.c.schedule_id == state.schedule_id
-        )
-    )
+    found = tx.execute(_OCCURRENCES, {"environment": state.environment, "schedule_id": state.schedule_id})
     stored = {tuple(occurrence) for occurrence in found}
     fired = {
         (record.event.scheduled_for, record.event.occurrence_id, record.event.run_id)

@@ -15,6 +15,14 @@ from runlane.storage.transaction import Transaction
 _SCHEDULES = tables.schedules
 _OF_STREAM = select(_SCHEDULES).where(_SCHEDULES.c.stream_id == bindparam("stream_id"))
 _LOCKED, _LOCKED_UNLESS_HELD = _OF_STREAM.with_for_update(), _OF_STREAM.with_for_update(skip_locked=True)
+_OF_ENVIRONMENT = (
+    select(_SCHEDULES).where(_SCHEDULES.c.environment == bindparam("environment")).order_by(_SCHEDULES.c.schedule_id)
+)
+_OCCURRENCE = select(tables.occurrences.c.id).where(
+    tables.occurrences.c.environment == bindparam("environment"),
+    tables.occurrences.c.schedule_id == bindparam("schedule_id"),
+    tables.occurrences.c.scheduled_for == bindparam("scheduled_for"),
+)
 _DUE = (
     select(_SCHEDULES.c.stream_id)
     .where(
@@ -31,8 +39,7 @@ _DUE = (
 
 def schedules_of(tx: Transaction, environment: str) -> list[ScheduleState]:
     """Every schedule ever registered in an environment, by id."""
-    statement = select(_SCHEDULES).where(_SCHEDULES.c.environment == environment).order_by(_SCHEDULES.c.schedule_id)
-    return [ScheduleState(**row._mapping) for row in tx.execute(statement)]
+    return [ScheduleState(**row._mapping) for row in tx.execute(_OF_ENVIRONMENT, {"environment": environment})]
 
 
 def due_schedules(tx: Transaction, environment: str, tasks: Sequence[str], now: datetime, limit: int) -> list[UUID]:
@@ -55,6 +62,5 @@ def lock_schedule(tx: Transaction, stream_id: UUID, *, wait: bool = False) -> Sc
 
 def has_fired(tx: Transaction, environment: str, schedule_id: str, scheduled_for: datetime) -> bool:
     """Whether the occurrence at this nominal time has made its run, which may have been pruned since."""
-    c = tables.occurrences.c
-    mine = (c.environment == environment, c.schedule_id == schedule_id, c.scheduled_for == scheduled_for)
-    return tx.execute(select(c.id).where(*mine)).first() is not None
+    wanted = {"environment": environment, "schedule_id": schedule_id, "scheduled_for": scheduled_for}
+    return tx.execute(_OCCURRENCE, wanted).first() is not None

@@ -23,6 +23,19 @@ _EXPIRED = (
     .order_by(_SESSIONS.c.expires_at)
     .limit(bindparam("most"))
 )
+_CLOSE = delete(_SESSIONS).where(_SESSIONS.c.id == bindparam("session_id"))
+_ALIVE = (_SESSIONS.c.environment == bindparam("environment"), _SESSIONS.c.expires_at > bindparam("now"))
+_COUNT_ALIVE, _KNOWN_TASKS = select(func.count()).where(*_ALIVE), select(_SESSIONS.c.tasks).where(*_ALIVE)
+
+
+def _opening(insert: Any) -> Any:
+    """A statement that makes a session, or changes the expiry of the one there is."""
+    names = ("id", "environment", "worker_id", "started_at", "expires_at", "tasks")
+    new = insert(_SESSIONS).values({name: bindparam(name) for name in names})
+    return new.on_conflict_do_update(index_elements=["id"], set_={"expires_at": new.excluded.expires_at})
+
+
+_OPEN = {"postgresql": _opening(postgresql.insert), "sqlite": _opening(sqlite.insert)}
 
 
 def open_session(
@@ -35,10 +48,8 @@ def open_session(
     tasks: Sequence[str] = (),
 ) -> None:
     """Register a worker process that knows these tasks; to repeat it changes the expiry only."""
-    new = (postgresql if tx.dialect.name == "postgresql" else sqlite).insert(_SESSIONS)
     values = {"environment": environment, "worker_id": worker_id, "started_at": now, "expires_at": expires_at}
-    statement = new.values(id=session_id, tasks=list(tasks), **values)
-    tx.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"expires_at": expires_at}))
+    tx.execute(_OPEN[tx.dialect.name], {"id": session_id, "tasks": list(tasks), **values})
 
 
 def exists(tx: Transaction, session_id: UUID) -> bool:
@@ -54,14 +65,12 @@ def expires_at(tx: Transaction, session_id: UUID) -> datetime | None:
 
 def count_alive(tx: Transaction, environment: str, now: datetime) -> int:
     """How many worker processes of an environment are alive."""
-    alive = select(func.count()).where(_SESSIONS.c.environment == environment, _SESSIONS.c.expires_at > now)
-    return int(tx.execute(alive).scalar_one())
+    return int(tx.execute(_COUNT_ALIVE, {"environment": environment, "now": now}).scalar_one())
 
 
 def known_tasks(tx: Transaction, environment: str, now: datetime) -> set[str] | None:
     """The tasks that the living worker processes know; None if one of them does not say, or there is none."""
-    alive = select(_SESSIONS.c.tasks).where(_SESSIONS.c.environment == environment, _SESSIONS.c.expires_at > now)
-    found: Sequence[Any] = tx.execute(alive).scalars().all()
+    found: Sequence[Any] = tx.execute(_KNOWN_TASKS, {"environment": environment, "now": now}).scalars().all()
     return None if not found or None in found else set().union(*found)
 
 
@@ -72,7 +81,7 @@ def extend_session(tx: Transaction, session_id: UUID, expires_at: datetime) -> b
 
 def close_session(tx: Transaction, session_id: UUID) -> None:
     """Forget a session."""
-    tx.execute(delete(_SESSIONS).where(_SESSIONS.c.id == session_id))
+    tx.execute(_CLOSE, {"session_id": session_id})
 
 
 def expired_sessions(tx: Transaction, environment: str, now: datetime, limit: int) -> list[UUID]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from functools import cache
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import Select, bindparam, func, select
 
 from runlane import codec, jsontext
 from runlane.errors import InvariantViolation
@@ -30,8 +31,17 @@ _ENVELOPE = (
     _EVENTS.actor,
     _EVENTS.position,
 )
-# A constant, so that SQLAlchemy knows it again: building one costs more than executing it.
+# Constants, so that SQLAlchemy knows them again: building one costs more than executing it.
 _STREAM = select(*_ENVELOPE).where(_EVENTS.stream_id == bindparam("stream_id")).order_by(_EVENTS.sequence)
+_BEHIND = _STREAM.where(_EVENTS.sequence > bindparam("sequence")).limit(bindparam("most"))
+_IN_ENVIRONMENT = _STREAM.where(_EVENTS.environment == bindparam("environment"))
+_LENGTH = select(func.count()).where(_EVENTS.stream_id == bindparam("stream_id"))
+_NEWEST = (
+    select(*_ENVELOPE)
+    .where(_EVENTS.stream_id == bindparam("stream_id"), _EVENTS.type.in_(bindparam("types", expanding=True)))
+    .order_by(_EVENTS.sequence.desc())
+    .execution_options(yield_per=200)
+)
 
 
 @frozen
@@ -45,7 +55,7 @@ class Stream:
 
 def length(tx: Transaction, stream_id: UUID) -> int:
     """How many events a stream has; its owner has locked something that no other writer of it can pass."""
-    return int(tx.execute(select(func.count()).where(_EVENTS.stream_id == stream_id)).scalar_one())
+    return int(tx.execute(_LENGTH, {"stream_id": stream_id}).scalar_one())
 
 
 def read_stream(tx: Transaction, stream_id: UUID) -> tuple[Recorded, ...]:
@@ -55,28 +65,21 @@ def read_stream(tx: Transaction, stream_id: UUID) -> tuple[Recorded, ...]:
 
 def read_after(tx: Transaction, stream_id: UUID, sequence: int, limit: int) -> tuple[Recorded, ...]:
     """The first events of a stream behind this sequence."""
-    statement = _STREAM.where(_EVENTS.sequence > sequence).limit(limit)
-    return tuple(recorded(row) for row in tx.execute(statement, {"stream_id": stream_id}))
+    asked = {"stream_id": stream_id, "sequence": sequence, "most": limit}
+    return tuple(recorded(row) for row in tx.execute(_BEHIND, asked))
 
 
 def read_newest(tx: Transaction, stream_id: UUID, kinds: Sequence[type[Event]]) -> Generator[Recorded, None, None]:
     """The events of these kinds in one stream, the newest first, read no further than is asked for."""
-    names = [codec.STORED_AS[kind][0] for kind in kinds]
-    statement = (
-        select(*_ENVELOPE)
-        .where(_EVENTS.stream_id == stream_id, _EVENTS.type.in_(names))
-        .order_by(_EVENTS.sequence.desc())
-        .execution_options(yield_per=200)
-    )
-    with tx.execute(statement) as found:
+    types = [codec.STORED_AS[kind][0] for kind in kinds]
+    with tx.execute(_NEWEST, {"stream_id": stream_id, "types": types}) as found:
         for row in found:
             yield recorded(row)
 
 
 def read_run(tx: Transaction, environment: str, run_id: UUID) -> Stream | None:
     """The stream of one run, if it has any event in this environment."""
-    statement = _STREAM.where(_EVENTS.environment == environment)
-    envelopes = tx.execute(statement, {"stream_id": run_id}).all()
+    envelopes = tx.execute(_IN_ENVIRONMENT, {"stream_id": run_id, "environment": environment}).all()
     return _stream(run_id, envelopes) if envelopes else None
 
 
@@ -84,12 +87,18 @@ def read_streams(
     tx: Transaction, prefix: str, environment: str | None, batch: int = 2000
 ) -> Generator[Stream, None, None]:
     """Every stream whose event types begin with `prefix`, one after the other, in constant memory."""
-    statement = select(*_ENVELOPE).where(_EVENTS.type.startswith(prefix)).order_by(_EVENTS.stream_id, _EVENTS.sequence)
-    if environment is not None:
-        statement = statement.where(_EVENTS.environment == environment)
-    with tx.execute(statement.execution_options(yield_per=batch)) as found:
+    asked = {} if environment is None else {"environment": environment}
+    with tx.execute(_streams(prefix, environment is None, batch), asked) as found:
         for stream_id, envelopes in groupby(found, key=attrgetter("stream_id")):
             yield _stream(stream_id, envelopes)
+
+
+@cache
+def _streams(prefix: str, everywhere: bool, batch: int) -> Select[Any]:
+    statement = select(*_ENVELOPE).where(_EVENTS.type.startswith(prefix)).order_by(_EVENTS.stream_id, _EVENTS.sequence)
+    if not everywhere:
+        statement = statement.where(_EVENTS.environment == bindparam("environment"))
+    return statement.execution_options(yield_per=batch)
 
 
 def _stream(stream_id: UUID, envelopes: Iterable[Any]) -> Stream:

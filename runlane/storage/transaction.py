@@ -14,7 +14,6 @@ from sqlalchemy import Connection, CursorResult, Executable
 
 from runlane.clock import Clock
 from runlane.storage.dialect import EventRow, StorageDialect
-from runlane.storage.tables import SCHEMA
 
 
 @frozen
@@ -22,6 +21,7 @@ class Transaction:
     """An open transaction on one of Runlane's databases, ours or a caller's; `written` is what it has appended.
 
     `publishes` says that the lane's transport carries one wakeup per run, so that requests for them are kept.
+    `options` make statements name the configured schema, where the connection's engine does not see to that.
     """
 
     connection: Connection
@@ -29,6 +29,7 @@ class Transaction:
     schema: str | None
     clock: Clock | None = None
     publishes: bool = False
+    options: Mapping[str, Any] | None = None
     written: list[EventRow] = Factory(list)
 
     def now(self) -> datetime:
@@ -39,6 +40,4 @@ class Transaction:
         self, statement: Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     ) -> CursorResult[Any]:
         """Execute a SQLAlchemy statement in the configured schema."""
-        return self.connection.execute(
-            statement, parameters, execution_options={"schema_translate_map": {SCHEMA: self.schema}}
-        )
+        return self.connection.execute(statement, parameters, execution_options=self.options)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import bindparam, func, select, text
 
 from runlane.projections.runs import Run
 from runlane.storage import queries, tables
@@ -17,6 +17,31 @@ _C = tables.runs.c
 # As the index `runs_waiting` says it: the planner compares texts, not meanings.
 _WAITS = text("status in ('scheduled', 'released', 'retrying')")
 _OCCUPIED = text("(lease_session_id is not null or reservation is not null)")
+_ASKED = tables.outbox.c
+
+# Constants, so that SQLAlchemy knows them again: building one each time costs more than it costs to execute.
+_OF_QUEUE = (_C.environment == bindparam("environment"), _C.queue == bindparam("queue"))
+_LEVEL = select(func.max(_C.priority)).where(*_OF_QUEUE, _WAITS)
+_LEVEL_BELOW = _LEVEL.where(_C.priority < bindparam("level"))
+_DUE = (
+    select(_C.id)
+    .where(*_OF_QUEUE, _WAITS, _C.priority == bindparam("level"), _C.due_at <= bindparam("now"))
+    .order_by(_C.due_at, _C.id)
+    .limit(bindparam("most"))
+)
+_UNASKED = (
+    select(_C.id)
+    .where(*_OF_QUEUE, text("status = 'queued'"))
+    .where(_C.due_at <= bindparam("now"), _C.updated_at <= bindparam("before"))
+    .where(~select(_ASKED.run_id).where(_ASKED.run_id == _C.id, _ASKED.sequence >= _C.sequence - 1).exists())
+    .limit(bindparam("most"))
+)
+_RESERVED = queries.RUN.where(
+    _C.environment == bindparam("environment"),
+    _C.queue.in_(bindparam("queues", expanding=True)),
+    _OCCUPIED,
+    _C.reservation.is_not(None),
+).order_by(_C.id)
 
 
 def due_waiting(tx: Transaction, environment: str, queue: str, now: datetime, limit: int) -> list[UUID]:
@@ -24,16 +49,16 @@ def due_waiting(tx: Transaction, environment: str, queue: str, now: datetime, li
 
     Read level by level of priority: within one, runs that are not due yet come last and are not read.
     """
-    mine = (_C.environment == environment, _C.queue == queue, _WAITS)
+    mine: dict[str, Any] = {"environment": environment, "queue": queue}
     found: list[UUID] = []
-    below: list[Any] = []
+    next_level = _LEVEL
     while len(found) < limit:
-        level = tx.execute(select(func.max(_C.priority)).where(*mine, *below)).scalar_one()
+        level = tx.execute(next_level, mine).scalar_one()
         if level is None:
             break
-        due = select(_C.id).where(*mine, _C.priority == level, _C.due_at <= now)
-        found += tx.execute(due.order_by(_C.due_at, _C.id).limit(limit - len(found))).scalars()
-        below = [_C.priority < level]
+        mine["level"] = level
+        found += tx.execute(_DUE, {**mine, "now": now, "most": limit - len(found)}).scalars()
+        next_level = _LEVEL_BELOW
     return found
 
 
@@ -43,14 +68,10 @@ def unasked(tx: Transaction, environment: str, queue: str, now: datetime, before
     A process whose transport carries no wakeups may have queued them, or one that knew another limit of the queue.
     It looks at every queued run: not for every pass.
     """
-    o = tables.outbox.c
-    asked = select(o.run_id).where(o.run_id == _C.id, o.sequence >= _C.sequence - 1).exists()
-    mine = (_C.environment == environment, _C.queue == queue, text("status = 'queued'"))
-    statement = select(_C.id).where(*mine, _C.due_at <= now, _C.updated_at <= before, ~asked)
-    return list(tx.execute(statement.limit(limit)).scalars())
+    wanted = {"environment": environment, "queue": queue, "now": now, "before": before, "most": limit}
+    return list(tx.execute(_UNASKED, wanted).scalars())
 
 
 def reserved(tx: Transaction, environment: str, queues: Sequence[str]) -> list[Run]:
     """The runs of these queues that hold a reservation; at most as many as the queues' limits."""
-    held = (_C.environment == environment, _C.queue.in_(list(queues)), _OCCUPIED, _C.reservation.is_not(None))
-    return queries.load(tx, queries.RUN.where(*held).order_by(_C.id))
+    return queries.load(tx, _RESERVED, {"environment": environment, "queues": list(queues)})
