@@ -382,7 +382,8 @@ def _name_schema(engine: Engine, schema: str | None) -> None:
     SQLAlchemy's schema_translate_map, which callers' engines need, has it put into their text at every execution.
     """
     named = {SCHEMA: schema or "main"}  # as SQLite calls the file; without any name SQLAlchemy makes up aliases
-    engine.dialect.identifier_preparer.schema_for_object = lambda item: named.get(item.schema, item.schema)
+    preparer: Any = engine.dialect.identifier_preparer
+    preparer.schema_for_object = lambda item: named.get(item.schema, item.schema)
 
 
 def _prepare_sqlite(engine: Engine, synchronous: bool) -> None:

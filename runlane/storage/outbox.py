@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import Select, Update, and_, bindparam, delete, exists, insert, select, text, update
+from sqlalchemy import Update, and_, bindparam, delete, exists, insert, select, text, update
 
 from runlane.projections.runs import Run
 from runlane.storage import queries, tables
@@ -46,7 +46,7 @@ _DUE_OF_RUNS = select(_OUTBOX).where(*_MINE, _C.run_id.in_(bindparam("run_ids", 
 _OF_QUEUES = _C.queue.in_(bindparam("queues", expanding=True))
 
 
-def _to_publish(due: Select[Any], *ordered: Any) -> Select[Any]:
+def _to_publish(due: Any, *ordered: Any) -> Any:
     return due.order_by(*ordered).limit(bindparam("most")).with_for_update(skip_locked=True)
 
 

@@ -218,7 +218,7 @@ def _page(names: tuple[str, ...], newest_first: bool, is_next: bool) -> Select[A
 
 
 @lru_cache
-def _by_status(names: tuple[str, ...]) -> Select[Any]:
+def _by_status(names: tuple[str, ...]) -> Select[Any, int]:
     mine = (_CONDITIONS[name] for name in names)
     return select(_RUNS.c.status, func.count()).where(*mine).group_by(_RUNS.c.status)
 

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import bindparam, func, select
 
 from runlane import codec, jsontext
 from runlane.errors import InvariantViolation
@@ -94,7 +94,7 @@ def read_streams(
 
 
 @cache
-def _streams(prefix: str, everywhere: bool, batch: int) -> Select[Any]:
+def _streams(prefix: str, everywhere: bool, batch: int) -> Any:
     statement = select(*_ENVELOPE).where(_EVENTS.type.startswith(prefix)).order_by(_EVENTS.stream_id, _EVENTS.sequence)
     if not everywhere:
         statement = statement.where(_EVENTS.environment == bindparam("environment"))
