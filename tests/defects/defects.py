@@ -312,8 +312,8 @@ DEFECTS = [
     Defect(
         "prune: a run updated at the very cutoff goes too",
         "runlane/storage/prune.py",
-        "_RUNS.c.updated_at < bindparam("before")",
-        "_RUNS.c.updated_at <= bindparam("before")",
+        '_RUNS.c.updated_at < bindparam("before")',
+        '_RUNS.c.updated_at <= bindparam("before")',
         "tests/storage/test_prune.py::test_where_nothing_is_old_enough_nothing_is_written[memory]",
         "only what was updated before the cutoff is pruned",
     ),
