@@ -11,15 +11,14 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.engine import URL
 from sqlalchemy.pool import QueuePool
 
 from runlane import jsontext
 from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
 from runlane.clock import Clock
 from runlane.errors import ConfigurationInvalid, ConflictKind, RunlaneError, StorageConflict, StorageUnavailable
-from runlane.storage import commits, faults, install, log
+from runlane.storage import commits, faults, install, log, urls
 from runlane.storage.dialect import EventRow, Stamping, StorageDialect
 from runlane.storage.postgres import Postgres
 from runlane.storage.sqlite import Sqlite
@@ -34,7 +33,6 @@ _ATTEMPTS = 8
 _DRIVERS = {"postgresql": ("psycopg", "psycopg_async"), "sqlite": ("pysqlite", "aiosqlite")}
 #: What every database here promises, wherever its state lives.
 _PROMISED = OF_THE_STORAGE - WHERE_STATE_LIVES
-_ACCEPTED = "memory:, sqlite:///file.db or postgresql://user@host/database"
 
 
 class Database:
@@ -63,9 +61,9 @@ class Database:
         synchronous_commit: bool = True,
         patience: float = commits.PATIENCE,
     ) -> None:
-        parsed = _parse(url)
+        parsed = urls.parsed(url)
         self.is_memory = parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:")
-        self.where = "the memory lane" if self.is_memory else _describe(parsed)
+        self.where = "the memory lane" if self.is_memory else urls.described(parsed)
         self.url = parsed
         #: Whether the transport beside it carries one wakeup per run; the lane says so.
         self.publishes = False
@@ -324,36 +322,6 @@ class Database:
         self.engine.dispose()
         if self.beat_engine is not self.engine:
             self.beat_engine.dispose()
-
-
-def _parse(url: str) -> URL:
-    if not isinstance(url, str) or not url:
-        raise ConfigurationInvalid(f"the database must be a URL such as {_ACCEPTED}; got {url!r}")
-    if url == "memory:":
-        return make_url("sqlite+pysqlite://")
-    try:
-        parsed = make_url(url)
-        backend = parsed.get_backend_name()
-    except (ArgumentError, NoSuchModuleError, ValueError):
-        raise ConfigurationInvalid(f"unknown database URL {_redact(url)!r}; use {_ACCEPTED}") from None
-    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
-        return parsed.set(drivername="sqlite+pysqlite")
-    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
-        return parsed.set(drivername="postgresql+psycopg")
-    raise ConfigurationInvalid(f"unknown database {backend!r} in URL {_redact(url)!r}; use {_ACCEPTED}")
-
-
-def _redact(url: str) -> str:
-    """The URL up to its credentials: what a user needs to recognise it, and no secret."""
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}…{rest.rpartition('@')[2]}" if "@" in rest else url
-
-
-def _describe(url: URL) -> str:
-    if url.get_backend_name() == "sqlite":
-        return f"the SQLite file {url.database}"
-    host = url.host or url.query.get("host") or "localhost"
-    return f"the PostgreSQL database {url.database or ''} on {host}" + (f":{url.port}" if url.port else "")
 
 
 def _options(url: URL, synchronous: bool) -> str:

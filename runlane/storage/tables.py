@@ -32,7 +32,7 @@ from runlane import jsontext
 from runlane.storage import guards
 from runlane.values import RunStatus
 
-#: The schema that statements name; the real one replaces it by SQLAlchemy's schema_translate_map.
+#: The schema that statements name; the database puts the real one in its place (``storage.database``).
 SCHEMA = "runlane"
 VERSION = 3
 
