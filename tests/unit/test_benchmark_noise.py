@@ -42,6 +42,17 @@ def document(*results: dict[str, Any]) -> dict[str, Any]:
     return documents.document(results, seed=1)
 
 
+def test_a_figure_that_a_repeat_left_out_is_not_shown() -> None:
+    samples = [
+        Sample({"total_bytes_per_run": 90.0}),
+        Sample({"total_bytes_per_run": 92.0, "events_bytes_per_run": 9.0}),
+    ]
+    for repeats in (samples, samples[::-1]):
+        one = documents.result("storage", "tiny", "sqlite", {}, drain.Options(), Knobs(), repeats, 1.0)
+        assert one["median"] == {"total_bytes_per_run": 91.0}
+        assert [row.figure for row in rows([one])] == ["total"]
+
+
 @pytest.mark.parametrize(
     ("after", "sign"),
     [
