@@ -17,6 +17,7 @@ import asyncio, signal, sys, threading
 from runlane import Runlane, task
 
 first = threading.Event()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have it ignored
 
 def press():
     first.set()
