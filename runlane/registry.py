@@ -79,7 +79,7 @@ class Registry:
         found = self._moulds.get(task.id)
         if found is None and task.idempotency_key is task.singleton_key is task.concurrency_key is None:
             found = RunCreated(task.id, self.queue_of(task), None, Source(SourceType.TRIGGER), task.priority)
-            self._moulds[task.id] = found
+            found = self._moulds.setdefault(task.id, found)  # another thread may have been as quick
         return found
 
     def asks_at_once(self, queue: str) -> bool:

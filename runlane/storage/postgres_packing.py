@@ -25,14 +25,17 @@ _LENGTH = Struct("!i").pack
 _SIXTEEN = _LENGTH(16)
 
 
+def _array(kind: int, elements: list[bytes]) -> bytes:
+    head = _HEAD(1, 0, kind, len(elements), 1) if elements else _EMPTY(0, 0, kind)
+    return head + b"".join(elements)
+
+
 class _UuidsDumper(Dumper):
     format = Format.BINARY
     oid = _UUIDS
 
     def dump(self, obj: Uuids) -> bytes:
-        if not obj:
-            return _EMPTY(0, 0, _UUID)
-        return _HEAD(1, 0, _UUID, len(obj), 1) + b"".join([_SIXTEEN + id.int.to_bytes(16, "big") for id in obj])
+        return _array(_UUID, [_SIXTEEN + id.int.to_bytes(16, "big") for id in obj])
 
 
 class _TextsDumper(Dumper):
@@ -40,10 +43,7 @@ class _TextsDumper(Dumper):
     oid = _TEXTS
 
     def dump(self, obj: Texts) -> bytes:
-        if not obj:
-            return _EMPTY(0, 0, _TEXT)
-        texts = [text.encode() for text in obj]
-        return _HEAD(1, 0, _TEXT, len(obj), 1) + b"".join([_LENGTH(len(text)) + text for text in texts])
+        return _array(_TEXT, [_LENGTH(len(text)) + text for text in [text.encode() for text in obj]])
 
 
 psycopg.adapters.register_dumper(Uuids, _UuidsDumper)

@@ -15,11 +15,13 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.pq import PipelineStatus
 from sqlalchemy import create_engine
 
 from runlane import (
     Failure,
     Fixed,
+    InternalError,
     Lane,
     Retry,
     Runlane,
@@ -241,6 +243,43 @@ def test_each_statement_of_a_large_bulk_trigger_may_get_lost(postgres_url: str, 
         done = app.trigger_many(echo, range(500))
         assert [one.run.payload for one in done] == list(range(500))
         assert app.audit.verify().identical
+
+
+@pytest.mark.parametrize("part", [1, 2])
+def test_a_large_bulk_trigger_whose_server_process_is_killed_on_the_way_writes_nothing(
+    postgres_url: str, part: int
+) -> None:
+    """The parts go out without a wait: that the last one is not answered is seen at the end only."""
+    sent: list[int] = []
+
+    def strike(call: Call, real: Callable[[], None]) -> None:
+        real()
+        if call.kind == "execute" and call.connection.pgconn.pipeline_status == PipelineStatus.ON:
+            sent.append(call.connection.info.backend_pid)
+            if len(sent) == part:
+                with psycopg.connect(postgres_url, autocommit=True) as other:
+                    other.execute("select pg_terminate_backend(%s, 5000)", (sent[0],))
+
+    with Runlane(postgres_url, tasks=[echo]) as app:
+        app.start()
+        with struck(strike, database_of(app).engine), pytest.raises(StorageUnavailable) as lost:
+            app.trigger_many(echo, range(500))
+        assert len(sent) >= part
+        assert "outcome" not in lost.value.meta
+        assert appended(app) == {}
+        assert len(app.trigger_many(echo, range(500))) == 500
+        assert app.audit.verify().identical
+
+
+def test_a_large_bulk_trigger_that_the_server_refuses_writes_nothing(postgres_url: str) -> None:
+    with Runlane(postgres_url, tasks=[echo]) as app:
+        app.start()
+        execute(database_of(app), "alter table {runs} add constraint nobody check (task_id <> 'echo')")
+        with pytest.raises(InternalError, match="23514"):
+            app.trigger_many(echo, range(500))
+        assert appended(app) == {}
+        execute(database_of(app), "alter table {runs} drop constraint nobody")
+        assert len(app.trigger_many(echo, range(500))) == 500
 
 
 @both_moments

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,8 @@ import pytest
 from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg.adapt import AdaptersMap, PyFormat
+from psycopg.postgres import register_default_adapters
 
 from runlane.engine.trigger import NewRun, are_alike, birth, trigger, trigger_alike
 from runlane.errors import ConflictKind, StorageConflict
@@ -135,6 +138,22 @@ def test_packed_arrays_arrive_as_they_were(postgres_server_url: str, ids: list[U
     with psycopg.connect(postgres_server_url) as connection:
         found = connection.execute("select %b::uuid[], %b::text[]", (Uuids(ids), Texts(texts))).fetchone()
     assert found == (ids, texts)
+
+
+def test_a_connection_from_before_the_driver_was_taught_sends_them_too(postgres_server_url: str) -> None:
+    untaught = AdaptersMap(types=psycopg.adapters.types)
+    register_default_adapters(untaught)
+    ids, texts = [new_run_id(), new_run_id()], ["a", "é"]
+    with psycopg.connect(
+        postgres_server_url, context=SimpleNamespace(adapters=untaught, connection=None)
+    ) as connection:
+        assert connection.adapters.get_dumper(Uuids, PyFormat.BINARY) is not psycopg.adapters.get_dumper(
+            Uuids, PyFormat.BINARY
+        )
+        found = connection.execute(
+            "select * from unnest(%b::uuid[], %b::text[])", (Uuids(ids), Texts(texts))
+        ).fetchall()
+    assert found == list(zip(ids, texts, strict=True))
 
 
 @pytest.fixture(scope="module")
