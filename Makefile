@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The tests start hundreds of processes; where this is set, each of them would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 SOURCES := runlane projections tests benchmarks examples
 
 .DEFAULT_GOAL := help

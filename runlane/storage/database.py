@@ -19,6 +19,7 @@ from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
 from runlane.clock import Clock
 from runlane.errors import ConfigurationInvalid, ConflictKind, RunlaneError, StorageConflict, StorageUnavailable
 from runlane.storage import commits, faults, install, log, urls
+from runlane.storage.compiled import Compiled
 from runlane.storage.dialect import EventRow, Stamping, StorageDialect
 from runlane.storage.postgres import Postgres
 from runlane.storage.sqlite import Sqlite
@@ -125,6 +126,7 @@ class Database:
                 pool_timeout=self._busy_timeout,
                 pool_pre_ping=False,
                 connect_args=connect_args,
+                execution_options={"compiled_cache": Compiled(self.schema)},
                 json_serializer=jsontext.dumps,
                 json_deserializer=jsontext.decode,
             )
