@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from functools import cache
 from importlib import resources
-from typing import Any
 
-from sqlalchemy import Connection, create_mock_engine, insert, inspect, select
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import Connection, insert, inspect, select
 
 from runlane.errors import ConfigurationInvalid
-from runlane.storage import faults, tables, upgrades
+from runlane.storage import faults, sqlite_ddl, tables, upgrades
 from runlane.storage.tables import SCHEMA, VERSION
 
 #: Serialises concurrent migrators of one database; any constant nobody else uses.
@@ -91,23 +88,12 @@ def _stamp(connection: Connection, schema: str | None, version: int) -> None:
 
 def _create(connection: Connection, schema: str | None) -> None:
     if schema is None:
-        for statement in _of_sqlite():
+        for statement in sqlite_ddl.statements():
             connection.exec_driver_sql(statement)
         return
     # Without parameters psycopg sends the whole script at once, in this transaction.
     connection.exec_driver_sql(ddl(schema), execution_options={"no_parameters": True})
     connection.exec_driver_sql("reset search_path")
-
-
-@cache
-def _of_sqlite() -> tuple[str, ...]:
-    """What makes the tables of a SQLite file, statement by statement; to compile them takes longer than to execute."""
-    dialect: Any = sqlite.dialect()
-    dialect.identifier_preparer.schema_for_object = lambda _: None
-    made: list[str] = []
-    recorder = create_mock_engine("sqlite://", lambda ddl, *_, **__: made.append(str(ddl.compile(dialect=dialect))))
-    tables.metadata.create_all(recorder, checkfirst=False)
-    return tuple(made)
 
 
 def _too_new(version: int) -> str:

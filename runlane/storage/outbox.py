@@ -18,6 +18,7 @@ from sqlalchemy import Update, and_, bindparam, delete, exists, insert, select, 
 
 from runlane.projections.runs import Run
 from runlane.storage import queries, tables
+from runlane.storage.choices import OneOf
 from runlane.storage.transaction import Transaction
 from runlane.values import CLAIMABLE, storable
 from runlane.wakeup import OutboxStatus, PublishOutcome, PublishStatus, Wakeup
@@ -33,7 +34,7 @@ _OUTBOX, _RUNS, _EVENTS = tables.outbox, tables.runs, tables.events
 _C = _OUTBOX.c
 # As the indexes say it: the planner compares texts, not meanings.  What a publisher may take, once it is due, includes
 # rows of a publisher whose time is up.
-_OPEN = text("status in ('pending', 'claimed', 'failed')")
+_OPEN = OneOf("status", "pending", "claimed", "failed")
 _NOT_DONE = text("status not in ('published', 'dead_lettered')")
 _PUBLISHED = text("status = 'published'")
 

@@ -29,6 +29,7 @@ from sqlalchemy import ColumnElement, Select, TextClause, bindparam, select, tex
 from runlane import jsontext
 from runlane.projections.runs import Run
 from runlane.storage import install, queries, tables
+from runlane.storage.choices import one_of
 from runlane.storage.transaction import Transaction
 
 #: The most partitions that one transaction locks: the server's table of locks is shared by everybody.
@@ -258,7 +259,8 @@ def _find_open(schema: str | None, reserving: bool) -> TextClause:
     of_queue = f"from {prefix}runs where environment = :environment and queue = p.queue"
     key = f"select min(concurrency_key) {of_queue} and due_at is not null and concurrency_key"
     keyed = f"{of_queue} and concurrency_key = p.key and due_at is not null"
-    waiting = f"{of_queue} and status in ('scheduled', 'released', 'retrying')"
+    waits = one_of("status", *tables.WAITING) if schema is None else "status in ('scheduled', 'released', 'retrying')"
+    waiting = f"{of_queue} and {waits}"
     # What reserves looks for runs without a slot; what claims takes those that have one too, even where none is free.
     unreserved = " and reservation is null" if reserving else ""
     in_session = "" if reserving else f"exists (select 1 from {prefix}sessions where id = :session_id) and"

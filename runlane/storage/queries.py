@@ -26,6 +26,7 @@ from sqlalchemy import (
 
 from runlane.projections.runs import Run
 from runlane.storage import rows, tables
+from runlane.storage.choices import OneOf
 from runlane.storage.transaction import Transaction
 from runlane.values import RunStatus
 
@@ -60,7 +61,7 @@ RUN = _reading(_RUNS)
 _OF_ENVIRONMENT = RUN.where(_RUNS.c.id == bindparam("run_id"), _RUNS.c.environment == bindparam("environment"))
 _WITH_IDS = RUN.where(_RUNS.c.id.in_(bindparam("ids", expanding=True)))
 # As the partial indexes `runs_ready` and `runs_waiting` say it.
-_CLAIMED_FROM = (text("status = 'queued'"), text("status in ('scheduled', 'released', 'retrying')"))
+_CLAIMED_FROM = (text("status = 'queued'"), OneOf("status", *tables.WAITING))
 _SINGLETON = RUN.where(
     _RUNS.c.environment == bindparam("environment"),
     _RUNS.c.task_id == bindparam("task_id"),

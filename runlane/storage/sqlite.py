@@ -18,9 +18,10 @@ from runlane.clock import system_clock
 from runlane.errors import InvariantViolation
 from runlane.events import RunLeased
 from runlane.storage import rows
+from runlane.storage.choices import one_of
 from runlane.storage.dialect import EventRow, LeaseTerms, Room, RunRow
 from runlane.storage.floors import Stretch
-from runlane.storage.tables import instant_to_text
+from runlane.storage.tables import WAITING, instant_to_text
 
 _EVENT_COLUMNS = "stream_id, sequence, type, version, occurred_at, environment, actor, data"
 _INSERT_EVENTS = f"insert into events ({_EVENT_COLUMNS}) values "
@@ -53,12 +54,12 @@ _LEVEL_IN = "select max(priority) from runs where environment = ? and queue = ? 
 _SESSION = (
     "select (select json_group_array(name) from queues where environment = ? and paused) from sessions where id = ?"
 )
-_IS_WAITING = "status in ('scheduled', 'released', 'retrying')"
+_IS_WAITING = one_of("status", *WAITING)
 _KEYED = "concurrency_key = ? and due_at is not null"
 _UNKEYED = f"concurrency_key is null and {_IS_WAITING}"
 _QUEUED_IN = _IN.format(which="concurrency_key is null and status = 'queued'")
 _QUEUED = _DUE.format(status="r.status = 'queued'", order="r.priority desc, r.due_at, r.id")
-_WAITING = _DUE.format(status=f"r.{_IS_WAITING} and r.priority = ?", order="r.due_at, r.id")
+_WAITING = _DUE.format(status=f"{one_of('r.status', *WAITING)} and r.priority = ?", order="r.due_at, r.id")
 _NEXT_LEVEL = f"select max(priority) from runs where environment = ? and queue = ? and {_IS_WAITING} and priority < ?"
 _PRUNING = "insert into pruning (run_id) select value from json_each(?)"
 _DELETE_KEYS = """

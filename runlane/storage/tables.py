@@ -30,11 +30,14 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from runlane import jsontext
 from runlane.storage import guards
+from runlane.storage.choices import OneOf
 from runlane.values import RunStatus
 
 #: The schema that statements name; the database puts the real one in its place (``storage.database``).
 SCHEMA = "runlane"
-VERSION = 3
+VERSION = 4
+#: The statuses of runs that wait for their time.
+WAITING = ("scheduled", "released", "retrying")
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -190,20 +193,20 @@ runs = Table(
     Column("correlation_id", Text),
     PrimaryKeyConstraint("id", name="runs_pkey"),
     CheckConstraint(
-        "(status in ('running', 'cancellation_requested')) = (lease_session_id is not null)",
+        OneOf("status", "running", "cancellation_requested") == text("(lease_session_id is not null)"),
         name="runs_leased_iff_running",
     ),
     CheckConstraint(
-        "(status in ('succeeded', 'failed', 'cancelled')) = (finished_at is not null)",
+        OneOf("status", "succeeded", "failed", "cancelled") == text("(finished_at is not null)"),
         name="runs_finished_iff_terminal",
     ),
     CheckConstraint(
-        "(status in ('queued', 'scheduled', 'released', 'retrying')) = (due_at is not null)",
+        OneOf("status", "queued", *WAITING) == text("(due_at is not null)"),
         name="runs_due_iff_claimable",
     ),
 )
 _READY = text("status = 'queued'")
-_WAITING = text("status in ('scheduled', 'released', 'retrying')")
+_WAITING = OneOf("status", *WAITING)
 Index(
     "runs_ready",
     runs.c.environment,
@@ -309,11 +312,11 @@ outbox = Table(
     Column("detail", Text),
     PrimaryKeyConstraint("run_id", "sequence", name="outbox_pkey"),
     CheckConstraint(
-        "status in ('pending', 'claimed', 'published', 'failed', 'dead_lettered')", name="outbox_status_known"
+        OneOf("status", "pending", "claimed", "published", "failed", "dead_lettered"), name="outbox_status_known"
     ),
     postgresql_with={"fillfactor": "70", "autovacuum_vacuum_scale_factor": "0.02"},
 )
-_OPEN = text("status in ('pending', 'claimed', 'failed')")
+_OPEN = OneOf("status", "pending", "claimed", "failed")
 Index("outbox_due", outbox.c.environment, outbox.c.due_at, postgresql_where=_OPEN, sqlite_where=_OPEN)
 _PUBLISHED = text("status = 'published' and due_at is not null")
 Index("outbox_published", outbox.c.environment, outbox.c.due_at, postgresql_where=_PUBLISHED, sqlite_where=_PUBLISHED)

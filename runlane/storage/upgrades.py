@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from sqlalchemy import Connection
 
-from runlane.storage import tables
+from runlane.storage import sqlite_ddl, tables
 
 
 def _to_2(connection: Connection, schema: str | None) -> None:
@@ -27,5 +27,12 @@ def _to_3(connection: Connection, schema: str | None) -> None:
         connection.exec_driver_sql(f'alter table "{schema}".runs set (fillfactor = 50)')
 
 
+def _to_4(connection: Connection, schema: str | None) -> None:
+    """On SQLite lists of statuses are compared one by one: in checks, and in conditions of indexes."""
+    if schema is None:
+        for table in (tables.runs, tables.outbox):
+            sqlite_ddl.renew(connection, table)
+
+
 #: What leads to each version from the one before, in the transaction of the migration.
-STEPS: Mapping[int, Callable[[Connection, str | None], None]] = {2: _to_2, 3: _to_3}
+STEPS: Mapping[int, Callable[[Connection, str | None], None]] = {2: _to_2, 3: _to_3, 4: _to_4}

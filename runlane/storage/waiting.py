@@ -11,11 +11,12 @@ from sqlalchemy import bindparam, func, select, text
 
 from runlane.projections.runs import Run
 from runlane.storage import queries, tables
+from runlane.storage.choices import OneOf
 from runlane.storage.transaction import Transaction
 
 _C = tables.runs.c
 # As the index `runs_waiting` says it: the planner compares texts, not meanings.
-_WAITS = text("status in ('scheduled', 'released', 'retrying')")
+_WAITS = OneOf("status", *tables.WAITING)
 _OCCUPIED = text("(lease_session_id is not null or reservation is not null)")
 _ASKED = tables.outbox.c
 

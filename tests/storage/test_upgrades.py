@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -32,7 +33,8 @@ def _shape(database: Database) -> dict[str, Any]:
         checks = {one["name"]: one["sqltext"] for one in found.get_check_constraints(table, database.schema)}
         tables[table] = (sorted(columns), checks)
     if database.schema is None:
-        tables["indexes"] = execute(database, "select name, sql from sqlite_master where type = 'index' order by name")
+        of_file = "select name, sql from sqlite_master where type in ('index', 'trigger') order by name"
+        tables["indexes"] = execute(database, of_file)
     else:
         sorted_ = "(select array_agg(one order by one) from unnest(reloptions) one)"
         options = f"select relname, {sorted_} from pg_class where relnamespace = 'runlane'::regnamespace order by 1"
@@ -42,10 +44,28 @@ def _shape(database: Database) -> dict[str, Any]:
     return tables
 
 
+def lists_of_statuses(connection: Any) -> None:
+    """Have checks and indexes of a SQLite file say ``status in (…)``, as they did before version 4."""
+    connection.exec_driver_sql("pragma writable_schema = on")
+    found = connection.exec_driver_sql("select name, sql from sqlite_master where sql like '% or status = %'").all()
+    assert {"runs", "runs_waiting", "outbox", "outbox_due"} <= {name for name, _ in found}
+    for name, sql in found:
+        listed = re.sub(r"\(status = '\w+'(?: or status = '\w+')+\)", _listed, sql)
+        connection.exec_driver_sql("update sqlite_master set sql = ? where name = ?", (listed, name))
+    connection.exec_driver_sql("pragma writable_schema = reset")
+
+
+def _listed(compared: re.Match[str]) -> str:
+    values = re.findall(r"'[a-z_]+'", compared[0])
+    return f"status in ({', '.join(values)})"
+
+
 def back_to_1(database: Database) -> None:
-    """Undo what versions 2 and 3 brought."""
+    """Undo what versions 2 to 4 brought."""
     with raw(database) as connection:
-        if database.schema is not None:
+        if database.schema is None:
+            lists_of_statuses(connection)
+        else:
             connection.exec_driver_sql("alter index runlane.events_pkey reset (fillfactor)")
             connection.exec_driver_sql("alter table runlane.runs set (fillfactor = 60)")
         for table in ("outbox", "maintainers"):
