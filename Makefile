@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := runlane projections tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types unit stateful defects chaos bench format wheel clean
+.PHONY: help demo test check lint types mypy pyright unit stateful defects chaos bench format wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ demo: $(VENV)/.base ## run the main job on the embedded default: every file of t
 	@$(BIN)/runlane demo $(ARGS)
 
 test: $(VENV)/.dev ## every test: lint, types, unit, and all lanes on real SQLite files and a real PostgreSQL
-	$(MAKE) --no-print-directory lint types
+	$(MAKE) --no-print-directory -j2 lint types
 	$(BIN)/python -m pytest -q -n 4 --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev lint types unit ## the inner loop: lint, types and the tests that need no database
@@ -26,8 +26,12 @@ lint: $(VENV)/.dev ## format and lint checks, and the direction of imports
 	$(BIN)/ruff check -q $(SOURCES)
 	$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 
-types: $(VENV)/.dev ## mypy --strict and pyright
+types: mypy pyright ## mypy --strict and pyright
+
+mypy: $(VENV)/.dev
 	$(BIN)/mypy
+
+pyright: $(VENV)/.dev
 	$(BIN)/pyright
 
 unit: $(VENV)/.dev ## the tests that need no database
@@ -59,11 +63,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --upgrade pip
 
-# The stamps make a second run quick: nothing is installed again until pyproject.toml changes.
+# The stamps make a second run quick: nothing is installed again until pyproject.toml changes.  What is imported is
+# compiled then; of what is installed here that is the lesser part.
 $(VENV)/.base: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[postgres]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -e '.[postgres]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -e '.[dev]'
 	@touch $(VENV)/.base $@

@@ -29,7 +29,7 @@ from tests.support import PATIENCE
 
 Operation = Callable[[], Any]
 
-_LOOK = 0.001  # seconds between two looks at an operation that is under way
+_LOOK = 0.003  # seconds between two looks at an operation that is under way
 _BEGIN_WRITING = "begin immediate"
 _NO_STEP = ("begin", "savepoint", "release savepoint")
 _own = threading.local()
