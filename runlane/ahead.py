@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 
 #: Seconds that a ready run waits before it is given back, to whoever has a slot for it.
-PATIENCE = 0.25
+PATIENCE = 0.5
 
 _LONGEST_WAIT = 0.05  # seconds that a ready run should have to wait at most
 _QUICK = 0.1  # handlers that take longer, seconds on average, are not claimed ahead
@@ -32,10 +32,15 @@ class Ahead:
         self._trip = 0.0
         self._marks: deque[tuple[float, int, float]] = deque()  # when, how many had left, what they had spent
         self._rests_until = 0.0
+        self._wanted = 0
 
     def returned(self, seconds: float) -> None:
         """A round trip to the database took so long."""
         self._trip += (seconds - self._trip) / 8 if self._trip else seconds
+
+    def is_ample(self, ready: int) -> bool:
+        """Whether so many that are ready will do until a round trip that begins now has ended."""
+        return 0 < self._wanted <= _TRIPS * ready
 
     def gave_back(self, now: float) -> None:
         """Ready runs had to be given back, so there were too many of them."""
@@ -49,6 +54,10 @@ class Ahead:
             left: how many handlers have come back, ever.
             spent: the seconds that they took, all together.
         """
+        self._wanted = self._estimate(now, left, spent)
+        return self._wanted
+
+    def _estimate(self, now: float, left: int, spent: float) -> int:
         marks = self._marks
         while marks and now - marks[0][0] > _WINDOW:
             marks.popleft()

@@ -14,6 +14,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
+from math import inf
 from time import monotonic
 from uuid import UUID
 
@@ -162,7 +163,8 @@ class Exchange:
         self._withdraw(executions, reason)
         for execution in executions:
             execution.context.signal.set(reason)
-        self._changed.notify_all()
+        if executions or self._stopping:
+            self._changed.notify_all()
 
     def _withdraw(self, executions: Iterable[Execution], reason: str) -> None:
         withdrawn = self._executor.withdraw(executions)
@@ -172,7 +174,7 @@ class Exchange:
         self._finished.append((execution, outcome))
         if self._waiting:
             with self._changed:
-                self._changed.notify()
+                self._changed.notify_all()
 
     def _collect(self) -> list[Ended]:
         """The outcomes that wait, the first of each attempt: one that was cut off, or whose time was over, may end a
@@ -217,26 +219,36 @@ class Exchange:
                     self._changed.notify_all()
                     return None
                 pause = self._backoff - monotonic()
-                if pause <= 0 and (work := self._work()) is not None:
+                rests = self._rests()
+                if pause <= 0 and not rests and (work := self._work()) is not None:
                     return work
                 if self._is_over():  # the handler that was waited for had come back
                     continue
                 waiting = pause if pause > 0 else self._leisure()
                 if self._executing and self._executor.relieve():
                     waiting = min(waiting, _RELIEF)
-                self._waiting += 1
-                if pause > 0 or not self._finished:
+                self._waiting += not rests
+                if rests or pause > 0 or not self._finished:
                     self._changed.wait(waiting)
-                self._waiting -= 1
+                self._waiting -= not rests
+
+    def _rests(self) -> bool:
+        """Whether to wait for the lane under way: where enough runs are ready, a larger batch costs no time."""
+        if not self._in_flight or self._ahead is None:
+            return False
+        return self._ahead.is_ample(self._ready.waiting) and self._patience() > 0
 
     def _leisure(self) -> float:
         """How long, in seconds, there will be nothing to do unless somebody tells."""
-        now = monotonic()
         # Where nothing can be claimed, it does not matter that it is time to look.
-        leisure = self._next_poll - now if self._room() > 0 else self._poll_interval
-        if (since := self._ready.oldest()) is not None:
-            leisure = min(leisure, since + PATIENCE - now)
-        return max(0.0, leisure)
+        can_claim = not self._rests() and self._room() > 0
+        leisure = self._next_poll - monotonic() if can_claim else self._poll_interval
+        return max(0.0, min(leisure, self._patience()))
+
+    def _patience(self) -> float:
+        """In how many seconds the first of the runs that are ready will have waited for too long."""
+        since = None if self._ahead is None else self._ready.oldest()
+        return inf if since is None else since + PATIENCE - monotonic()
 
     def _work(self) -> tuple[list[Ended], int] | None:
         """The outcomes that wait and the slots that are free, taken for one transaction; None if there are neither."""
@@ -264,9 +276,8 @@ class Exchange:
 
     def _give_back(self) -> None:
         """Part with the runs that are ready, if the first of them has waited for too long."""
-        now, since = monotonic(), self._ready.oldest()
-        if self._ahead is not None and since is not None and now >= since + PATIENCE:
-            self._ahead.gave_back(now)
+        if self._ahead is not None and self._patience() <= 0:
+            self._ahead.gave_back(monotonic())
             self._withdraw(self._ready.line(), _NO_SLOT)
 
     def _wanted(self) -> int:

@@ -80,6 +80,11 @@ class Ready(Generic[T]):
                 withdrawn.append(item)
         return withdrawn
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return len(self._line)
+
     def oldest(self) -> float | None:
         """When the first of the line came, by the monotonic clock; None if nobody waits."""
         with self._lock:
