@@ -2,6 +2,9 @@
 
 Outcomes collect while earlier transactions run; the next one takes all of them and claims for every free slot, so
 batches grow with the load by themselves and nothing waits for a timer while nothing is in flight.
+
+A slot that a handler leaves does not wait for any of that: some runs are claimed ahead, as many as `ahead` says, and
+are ready in the process.  One that cannot begin soon after all is given back.
 """
 
 from __future__ import annotations
@@ -10,32 +13,28 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from math import inf
 from time import monotonic
 from uuid import UUID
 
+from runlane.ahead import PATIENCE, Ahead
 from runlane.claiming import Claims
-from runlane.decisions import Failed, Interrupted, Outcome
-from runlane.engine.complete import Finished, complete
-from runlane.engine.lease import Holder, is_open
-from runlane.errors import ErrorCode, RunlaneError
+from runlane.decisions import Interrupted, Outcome
+from runlane.errors import RunlaneError
 from runlane.executor import Execution, Executor
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
 from runlane.storage.partitions import MOST_PARTITIONS
-from runlane.storage.transaction import Transaction
-from runlane.values import Failure, storable
+from runlane.trips import Ended, Trips, session_of
 
 log = logging.getLogger("runlane.worker")
-#: Each attempt that ended, at DEBUG; the records carry the run `before` (as it was leased) and `after`.
-attempts_log = logging.getLogger("runlane.attempts")
 
 #: The most outcomes, and the most claims, of one transaction.
 BATCH = 1000
 _BACKOFF = 0.5  # seconds of rest after the database refused
 _RELIEF = 0.005  # seconds after which blocked handler threads get company
-
-Ended = tuple[Execution, Outcome]
+_NO_SLOT = "no_slot"  # why a ready run is given back
 
 
 class Exchange:
@@ -62,6 +61,7 @@ class Exchange:
         self._queues = list(queues)
         self._claims = Claims(runtime, self._queues, drain)
         self._limits = self._claims.limits
+        self._trips = Trips(runtime, self._claims)
         # A claim that came to this number may have left runs that are due.
         self._most = MOST_PARTITIONS if self._limits else BATCH
         self._concurrency = concurrency
@@ -70,6 +70,9 @@ class Exchange:
         self._poll_interval = poll_interval
         self._drain = drain
         self._executor = Executor(concurrency, self._ended, runtime.settings.redact_failures)
+        self._ready = self._executor.ready
+        # A ready run of a queue with a limit would keep one of its slots idle.
+        self._ahead = None if any(queue in self._limits for queue in self._queues) else Ahead(concurrency)
         self._changed = threading.Condition()
         # Handlers append without the lock; a lane that announces itself in `_waiting` before it looks is woken.
         self._finished: deque[Ended] = deque()
@@ -111,17 +114,16 @@ class Exchange:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Claim nothing any more, and ask the attempts under way to end."""
+        """Claim nothing any more, give back what has not begun, and ask the attempts under way to end."""
         with self._changed:
             self._stopping = True
-            for execution in self._active.values():
-                execution.context.signal.set("worker_stopping")
-            self._changed.notify_all()
+            self._tell_to_stop(list(self._active.values()), "worker_stopping")
 
     def cut_off(self) -> None:
         """Give the attempts that are still under way back, whatever their handlers do from now on."""
         with self._changed:
             self._stopping = self._cut = True
+            self._executor.withdraw(self._active.values())
             for execution in self._active.values():
                 if not execution.ended:
                     self._finished.append((execution, Interrupted("worker_stopping")))
@@ -147,22 +149,32 @@ class Exchange:
     def lease_lost(self, session_id: UUID) -> None:
         """Tell the handlers of this session to stop; their outcomes will be dropped."""
         with self._changed:
-            for execution in self._active.values():
-                if _session_of(execution.run) == session_id:
-                    execution.context.signal.set("lease_lost")
+            lost = [execution for execution in self._active.values() if session_of(execution.run) == session_id]
+            self._tell_to_stop(lost, "lease_lost")
 
     def cancel(self, run_ids: Collection[UUID]) -> None:
         """Tell the handlers of these runs that they are asked to stop."""
         with self._changed:
-            for (run_id, _), execution in self._active.items():
-                if run_id in run_ids:
-                    execution.context.signal.set("cancellation_requested")
+            meant = [execution for (run_id, _), execution in self._active.items() if run_id in run_ids]
+            self._tell_to_stop(meant, "cancellation_requested")
+
+    def _tell_to_stop(self, executions: Sequence[Execution], reason: str) -> None:
+        """Those that have begun are told, and the others do not begin."""
+        self._withdraw(executions, reason)
+        for execution in executions:
+            execution.context.signal.set(reason)
+        if executions or self._stopping:
+            self._changed.notify_all()
+
+    def _withdraw(self, executions: Iterable[Execution], reason: str) -> None:
+        withdrawn = self._executor.withdraw(executions)
+        self._finished.extend((execution, Interrupted(reason)) for execution in withdrawn)
 
     def _ended(self, execution: Execution, outcome: Outcome) -> None:
         self._finished.append((execution, outcome))
         if self._waiting:
             with self._changed:
-                self._changed.notify()
+                self._changed.notify_all()
 
     def _collect(self) -> list[Ended]:
         """The outcomes that wait, the first of each attempt: one that was cut off, or whose time was over, may end a
@@ -196,6 +208,7 @@ class Exchange:
             with self._changed:
                 self.error = self.error or error
                 self._stopping = True
+                self._executor.withdraw(self._active.values())
                 self._changed.notify_all()
 
     def _next(self) -> tuple[list[Ended], int] | None:
@@ -206,20 +219,40 @@ class Exchange:
                     self._changed.notify_all()
                     return None
                 pause = self._backoff - monotonic()
-                if pause <= 0 and (work := self._work()) is not None:
+                rests = self._rests()
+                if pause <= 0 and not rests and (work := self._work()) is not None:
                     return work
                 if self._is_over():  # the handler that was waited for had come back
                     continue
-                waiting = pause if pause > 0 else max(0.0, self._next_poll - monotonic())
+                waiting = pause if pause > 0 else self._leisure()
                 if self._executing and self._executor.relieve():
                     waiting = min(waiting, _RELIEF)
-                self._waiting += 1
-                if pause > 0 or not self._finished:
+                self._waiting += not rests
+                if rests or pause > 0 or not self._finished:
                     self._changed.wait(waiting)
-                self._waiting -= 1
+                self._waiting -= not rests
+
+    def _rests(self) -> bool:
+        """Whether to wait for the lane under way: where enough runs are ready, a larger batch costs no time."""
+        if not self._in_flight or self._ahead is None:
+            return False
+        return self._ahead.is_ample(self._ready.waiting) and self._patience() > 0
+
+    def _leisure(self) -> float:
+        """How long, in seconds, there will be nothing to do unless somebody tells."""
+        # Where nothing can be claimed, it does not matter that it is time to look.
+        can_claim = not self._rests() and self._room() > 0
+        leisure = self._next_poll - monotonic() if can_claim else self._poll_interval
+        return max(0.0, min(leisure, self._patience()))
+
+    def _patience(self) -> float:
+        """In how many seconds the first of the runs that are ready will have waited for too long."""
+        since = None if self._ahead is None else self._ready.oldest()
+        return inf if since is None else since + PATIENCE - monotonic()
 
     def _work(self) -> tuple[list[Ended], int] | None:
         """The outcomes that wait and the slots that are free, taken for one transaction; None if there are neither."""
+        self._give_back()
         self._retried, batch = [], self._retried
         batch += self._collect()
         # Each of these may have been what another run of its partition waits for.
@@ -241,24 +274,37 @@ class Exchange:
             self._stopping = self._cut = True
         return self.error is not None or (self._stopping and idle and (self._cut or not self._lingering))
 
+    def _give_back(self) -> None:
+        """Part with the runs that are ready, if the first of them has waited for too long."""
+        if self._ahead is not None and self._patience() <= 0:
+            self._ahead.gave_back(monotonic())
+            self._withdraw(self._ready.line(), _NO_SLOT)
+
     def _wanted(self) -> int:
-        if self._stopping:
-            return 0
-        free = min(self._share, self._concurrency - self._executing - self._lingering - self._claiming)
-        if free <= 0 or (self._one_looks and self._claiming and not self._plenty):
+        room = self._room()
+        if room <= 0:
             return 0
         idle_drain = self._drain and not self._dry and not self._executing and not self._claiming
-        return free if self._hungry or idle_drain or monotonic() >= self._next_poll else 0
+        return room if self._hungry or idle_drain or monotonic() >= self._next_poll else 0
+
+    def _room(self) -> int:
+        """How many runs could be claimed now."""
+        if self._stopping or (self._one_looks and self._claiming and not self._plenty):
+            return 0
+        slots = self._concurrency - self._executing - self._lingering - self._claiming
+        if self._ahead is not None:
+            slots += self._ahead.wanted(monotonic(), self._ready.left, self._ready.spent)
+        return min(self._share, slots)
 
     def _postpone_poll(self) -> None:
         self._next_poll = monotonic() + self._poll_interval * random.uniform(0.9, 1.1)  # noqa: S311
 
     def _exchange(self, batch: list[Ended], wanted: int) -> None:
-        claimed: list[Run] = []
+        began = monotonic()
         try:
             session = self._runtime.session()
-            current = [ended for ended in batch if _session_of(ended[0].run) == session.holder.session_id]
-            claimed, open_still = self._transact(current, wanted, session.holder)
+            current = [ended for ended in batch if session_of(ended[0].run) == session.holder.session_id]
+            claimed, open_still = self._trips.go(current, wanted, session.holder)
             if not open_still:
                 session.distrust("maintenance has ended it")
                 self.ring()  # under another session there may be something
@@ -272,33 +318,12 @@ class Exchange:
         if len(current) < len(batch):
             log.warning("dropped %d outcomes of a lost worker session", len(batch) - len(current))
         self._settle(batch, len(current), wanted, claimed)
-
-    def _transact(self, batch: list[Ended], wanted: int, holder: Holder) -> tuple[list[Run], bool]:
-        """Store outcomes and claim; the claimed runs, and whether the session is open still, as far as was seen."""
-        runtime = self._runtime
-        if not batch and self._claims.are_vain(holder):
-            return [], True
-        if not batch and self._claims.goes_alone:
-            return self._claims.alone(holder, wanted)
-        finished = [Finished(execution.run, outcome, execution.task.retry) for execution, outcome in batch]
-        most, wakes = runtime.settings.max_events, runtime.registry.wakes
-
-        def work(tx: Transaction) -> tuple[list[Run | None], list[Run], bool]:
-            now = tx.now()
-            stored = complete(tx, finished, now, most, wakes) if finished else []
-            runs = self._claims.within(tx, holder, wanted, now) if wanted else []
-            return stored, runs, not wanted or bool(runs) or is_open(tx, holder)
-
-        stored, runs, open_still = runtime.database.transact(work, runtime.clock)
-        told = attempts_log.isEnabledFor(logging.DEBUG)
-        for one, after in zip(finished, stored, strict=True):
-            if told and after is not None:
-                _tell(one.run, after)
-            if after is None:
-                log.warning("run %s: the lease was lost, its outcome was dropped", one.run.id)
-            elif after.sequence == runtime.settings.max_events // 10:
-                log.warning("run %s has %d events; at %d it fails", after.id, after.sequence, after.sequence * 10)
-        return runs, open_still
+        if wanted and self._ahead is not None:
+            with self._changed:
+                self._ahead.returned(monotonic() - began)
+        if queues := {execution.run.queue for execution, outcome in current if outcome == Interrupted(_NO_SLOT)}:
+            self.ring()
+            self._runtime.ring(queues)  # another worker may have a slot for them
 
     def _postpone(self, batch: list[Ended], wanted: int) -> None:
         """Nothing was stored: keep the outcomes, and leave the database alone for a moment."""
@@ -330,9 +355,9 @@ class Exchange:
                 # Claimed while the stop was asked for: given back before their handlers have begun.
                 self._finished.extend((execution, Interrupted("worker_stopping")) for execution in executions)
                 executions = []
+            called = self._executor.admit(executions)
             self._changed.notify_all()
-        if executions:
-            self._executor.submit(executions)
+        self._executor.call(called)
 
     def _isolate(self, batch: list[Ended], error: RunlaneError) -> list[Ended]:
         """Store outcomes one by one after a batch was refused, so that one that cannot be stored fails alone.
@@ -343,7 +368,7 @@ class Exchange:
             raise error
         for place, (execution, outcome) in enumerate(batch):
             try:
-                self._store_alone(execution, outcome)
+                self._trips.store(execution, outcome)
             except RunlaneError as refusal:
                 if not refusal.retryable:
                     raise
@@ -352,28 +377,3 @@ class Exchange:
                 self._active.pop((execution.run.id, execution.context.attempt), None)
                 self.completed += 1
         return []
-
-    def _store_alone(self, execution: Execution, outcome: Outcome) -> None:
-        holder = self._runtime.session().holder
-        try:
-            self._transact([(execution, outcome)], 0, holder)
-        except RunlaneError as refusal:
-            if refusal.retryable:
-                raise
-            log.exception("run %s: its outcome cannot be stored", execution.run.id)
-            message = storable(f"the outcome could not be stored: {refusal}")
-            self._transact([(execution, Failed(Failure(ErrorCode.INTERNAL_ERROR, message, False)))], 0, holder)
-
-
-def _tell(before: Run, after: Run) -> None:
-    attempts_log.debug(
-        "run %s of task %s: attempt ended, %s",
-        after.id,
-        after.task_id,
-        after.status,
-        extra={"before": before, "after": after},
-    )
-
-
-def _session_of(run: Run) -> UUID | None:
-    return None if run.lease is None else run.lease.session_id

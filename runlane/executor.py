@@ -9,10 +9,8 @@ import asyncio
 import logging
 import threading
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from queue import SimpleQueue
-from time import perf_counter
 from typing import Any
 
 from runlane import jsontext, payloads
@@ -20,19 +18,16 @@ from runlane.context import Context, Release, current
 from runlane.deadlines import Deadlines
 from runlane.decisions import Failed, Interrupted, Outcome, Released, Succeeded
 from runlane.errors import AttemptTimeout, ErrorCode, OperationCancelled, PayloadInvalid, RunlaneError, TaskFailed
+from runlane.loop import LoopThread
 from runlane.projections.runs import Run
+from runlane.ready import Ready
 from runlane.tasks import Task
+from runlane.threads import Threads
 from runlane.values import Failure, storable
 
 log = logging.getLogger("runlane.executor")
 
-#: A handler that takes longer than this is held to block; seconds.
-_BLOCKS = 0.0005
-#: No execution begun for so long while some wait: all threads are blocked; seconds.
-_STALLED = 0.01
 _TRACEBACK_LIMIT = 16_384
-#: Seconds that a coroutine gets to clean up after Ctrl-C, before its run is given back whatever it does.
-_CLEAN_UP = 5.0
 
 
 class Execution:
@@ -71,25 +66,36 @@ class Executor:
     told to stop; when that comes back, `done` is called a second time, with an outcome that is not to be used.
 
     Args:
-        concurrency: the greatest number of threads for ``def`` handlers.
+        concurrency: the greatest number of handlers inside at once; who comes while they are all there is ready, and
+            begins as soon as one of them comes back.
         redact: store "Task failed." instead of the message of unknown exceptions, and no traceback.
     """
 
     def __init__(self, concurrency: int, done: Done, redact: bool = False) -> None:
         self._done = done
         self._redact = redact
-        self._threads = _Threads(concurrency, self._run)
+        #: Who is inside, and who is ready.
+        self.ready: Ready[Execution] = Ready(concurrency)
+        self._threads: Threads[Execution] = Threads(concurrency, self._run)
         self._loop = LoopThread()
         self._deadlines: Deadlines[Execution] = Deadlines(self._expire, self._tell)
 
-    def submit(self, executions: Sequence[Execution]) -> None:
-        """Begin to execute them; returns at once."""
+    def admit(self, executions: Iterable[Execution]) -> list[Execution]:
+        """Let them wait for slots; those that have one, to be passed to ``call``."""
+        return self.ready.admit(executions)
+
+    def call(self, executions: Sequence[Execution]) -> None:
+        """Execute those that have a slot; returns at once."""
         later = [execution for execution in executions if execution.task.is_async]
         if later:
             self._loop.call(self._start, later)
         now = [execution for execution in executions if not execution.task.is_async]
         if now:
             self._threads.submit(now)
+
+    def withdraw(self, executions: Iterable[Execution]) -> list[Execution]:
+        """Those of them whose handlers have not been called; now they never are, and nothing is reported of them."""
+        return self.ready.withdraw(executions)
 
     def relieve(self) -> bool:
         """Add threads if all of them are blocked while executions wait; whether some wait, so call again soon."""
@@ -115,15 +121,31 @@ class Executor:
         self._threads.close()
         self._loop.close()
 
-    def _run(self, execution: Execution) -> None:
-        self._done(execution, self._attempt(execution))
+    def _run(self, execution: Execution) -> Execution | None:
+        """On a thread; the execution that has the slot next, if a thread is what it needs."""
+        if self.ready.begin(execution):
+            self._done(execution, self._attempt(execution))
+        following = self.ready.leave(execution)
+        if following is None or not following.task.is_async:
+            return following
+        self._loop.call(self._start, [following])
+        return None
 
     def _start(self, executions: Sequence[Execution]) -> None:
         for execution in executions:
             self._loop.spawn(self._run_async(execution))
 
     async def _run_async(self, execution: Execution) -> None:
-        self._done(execution, await self._attempt_async(execution))
+        """On the loop."""
+        outcome = await self._attempt_async(execution) if self.ready.begin(execution) else None
+        following = self.ready.leave(execution)
+        if following is not None:
+            if following.task.is_async:
+                self._loop.spawn(self._run_async(following))
+            else:
+                self._threads.submit([following])
+        if outcome is not None:
+            self._done(execution, outcome)
 
     def _attempt(self, execution: Execution) -> Outcome:
         token = current.set(execution.context)
@@ -247,123 +269,3 @@ def _text(error: BaseException) -> str:
         return str(error) or type(error).__name__
     except Exception:  # a __str__ of the user's that raises
         return type(error).__name__
-
-
-class _Threads:
-    """Threads for ``def`` handlers.  Few while handlers are quick, as more would only fight for the GIL; as many as
-    there are executions once handlers block."""
-
-    def __init__(self, limit: int, work: Callable[[Execution], None]) -> None:
-        self._limit = limit
-        self._work = work
-        self._queue: SimpleQueue[Execution | None] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._size = 0
-        self._slow = 0.0  # moving share of handlers that blocked
-        self._taken = 0
-        self._seen = (-1, 0.0)  # how many were taken when, at the last look
-        self._closed = False
-
-    def submit(self, executions: Sequence[Execution]) -> None:
-        for execution in executions:
-            self._queue.put(execution)
-        if self._size == 0:
-            self._grow(1)
-        if self._slow > 0.5:
-            self._grow(self._queue.qsize())
-
-    def relieve(self) -> bool:
-        waiting = self._queue.qsize()
-        now, (seen, at) = perf_counter(), self._seen
-        if self._taken != seen:
-            self._seen = (self._taken, now)
-        elif waiting and now - at > _STALLED:
-            self._grow(min(waiting, 4 * self._size))
-            self._seen = (seen, now)
-        return waiting > 0
-
-    def close(self) -> None:
-        self._closed = True
-        for _ in range(self._size):
-            self._queue.put(None)
-
-    def _grow(self, by: int) -> None:
-        with self._lock:
-            for _ in range(min(by, self._limit - self._size)):
-                self._size += 1
-                # Daemons: a handler that ignores its signal must not keep the process from ending.
-                threading.Thread(target=self._loop, name=f"runlane-handler-{self._size}", daemon=True).start()
-
-    def _loop(self) -> None:
-        while not self._closed:
-            execution = self._queue.get()
-            if execution is None:
-                return
-            self._taken += 1
-            started = perf_counter()
-            self._work(execution)
-            self._slow += (0.05 if perf_counter() - started > _BLOCKS else 0.0) - 0.05 * self._slow
-
-
-class LoopThread:
-    """One event loop on a thread of its own, started when the first ``async def`` handler needs it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def call(self, function: Callable[..., None], *args: Any) -> None:
-        """Call `function` on the loop."""
-        self._started().call_soon_threadsafe(function, *args)
-
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Begin a coroutine; only on the loop."""
-        task = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)  # the loop itself keeps only weak references
-        task.add_done_callback(self._tasks.discard)
-
-    def run(self, coroutine: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Run a coroutine to its end, from another thread."""
-        ended = threading.Event()
-
-        async def whole() -> Outcome:
-            try:
-                return await coroutine
-            finally:
-                ended.set()
-
-        future = asyncio.run_coroutine_threadsafe(whole(), self._started())
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            future.cancel()
-            ended.wait(_CLEAN_UP)
-            raise
-
-    def close(self) -> None:
-        """Cancel what still runs and end the loop."""
-        with self._lock:
-            loop, self._loop = self._loop, None
-        if loop is not None:
-            loop.call_soon_threadsafe(self._finish, loop)
-
-    def _finish(self, loop: asyncio.AbstractEventLoop) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        loop.call_later(0.05, loop.stop)
-
-    def _started(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._main, args=(self._loop,), name="runlane-loop", daemon=True).start()
-            return self._loop
-
-    @staticmethod
-    def _main(loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
-        finally:
-            loop.close()

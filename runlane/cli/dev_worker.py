@@ -25,9 +25,9 @@ from runlane.cli import show
 from runlane.cli.options import queues_named
 from runlane.cli.program import Program
 from runlane.errors import RunlaneError
-from runlane.exchange import attempts_log
 from runlane.projections.runs import Run
 from runlane.registry import Registry
+from runlane.trips import attempts_log
 from runlane.worker import Worker
 
 #: The most names on one line.

@@ -1,0 +1,90 @@
+"""A worker's round trips to the database: outcomes out and claimed runs in, in one transaction."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from uuid import UUID
+
+from runlane.claiming import Claims
+from runlane.decisions import Failed, Outcome
+from runlane.engine.complete import Finished, complete
+from runlane.engine.lease import Holder, is_open
+from runlane.errors import ErrorCode, RunlaneError
+from runlane.executor import Execution
+from runlane.projections.runs import Run
+from runlane.runtime import Runtime
+from runlane.storage.transaction import Transaction
+from runlane.values import Failure, storable
+
+log = logging.getLogger("runlane.worker")
+#: Each attempt that ended, at DEBUG; the records carry the run `before` (as it was leased) and `after`.
+attempts_log = logging.getLogger("runlane.attempts")
+
+Ended = tuple[Execution, Outcome]
+
+
+class Trips:
+    """The transactions of one worker."""
+
+    def __init__(self, runtime: Runtime, claims: Claims) -> None:
+        self._runtime = runtime
+        self._claims = claims
+
+    def go(self, batch: Sequence[Ended], wanted: int, holder: Holder) -> tuple[list[Run], bool]:
+        """Store outcomes and claim; the claimed runs, and whether the session is open still, as far as was seen."""
+        runtime = self._runtime
+        if not batch and self._claims.are_vain(holder):
+            return [], True
+        if not batch and self._claims.goes_alone:
+            return self._claims.alone(holder, wanted)
+        finished = [Finished(execution.run, outcome, execution.task.retry) for execution, outcome in batch]
+        most, wakes = runtime.settings.max_events, runtime.registry.wakes
+
+        def work(tx: Transaction) -> tuple[list[Run | None], list[Run], bool]:
+            now = tx.now()
+            stored = complete(tx, finished, now, most, wakes) if finished else []
+            runs = self._claims.within(tx, holder, wanted, now) if wanted else []
+            return stored, runs, not wanted or bool(runs) or is_open(tx, holder)
+
+        stored, runs, open_still = runtime.database.transact(work, runtime.clock)
+        told = attempts_log.isEnabledFor(logging.DEBUG)
+        for one, after in zip(finished, stored, strict=True):
+            if told and after is not None:
+                _tell(one.run, after)
+            if after is None:
+                log.warning("run %s: the lease was lost, its outcome was dropped", one.run.id)
+            elif after.sequence == runtime.settings.max_events // 10:
+                log.warning("run %s has %d events; at %d it fails", after.id, after.sequence, after.sequence * 10)
+        return runs, open_still
+
+    def store(self, execution: Execution, outcome: Outcome) -> None:
+        """Store one outcome; the run fails if that cannot be stored.
+
+        Raises:
+            RunlaneError: nothing was stored.
+        """
+        holder = self._runtime.session().holder
+        try:
+            self.go([(execution, outcome)], 0, holder)
+        except RunlaneError as refusal:
+            if refusal.retryable:
+                raise
+            log.exception("run %s: its outcome cannot be stored", execution.run.id)
+            message = storable(f"the outcome could not be stored: {refusal}")
+            self.go([(execution, Failed(Failure(ErrorCode.INTERNAL_ERROR, message, False)))], 0, holder)
+
+
+def session_of(run: Run) -> UUID | None:
+    """The session that has leased it."""
+    return None if run.lease is None else run.lease.session_id
+
+
+def _tell(before: Run, after: Run) -> None:
+    attempts_log.debug(
+        "run %s of task %s: attempt ended, %s",
+        after.id,
+        after.task_id,
+        after.status,
+        extra={"before": before, "after": after},
+    )
