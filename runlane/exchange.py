@@ -88,7 +88,8 @@ class Exchange:
         # Elsewhere an outcome on one lane can make room for what a claim on the other one has just missed.
         self._one_looks = not drain and not self._limits
         self._rang = False  # somebody has rung since the last claim began, so it may have missed what there is
-        self._dry = False  # the last claim found nothing, and nothing has been committed since
+        self._dry = False  # the last claim found nothing, and nothing has been committed since it began
+        self._stores = 0  # transactions that have stored outcomes
         self._next_poll = 0.0
         self._stopping = False
         self._cut = False  # wait for no handler any more
@@ -291,7 +292,7 @@ class Exchange:
         """How many runs could be claimed now."""
         if self._stopping or (self._one_looks and self._claiming and not self._plenty):
             return 0
-        slots = self._concurrency - self._executing - self._lingering - self._claiming
+        slots = self._concurrency - self._executing - self._lingering - self._ready.leaving - self._claiming
         if self._ahead is not None:
             slots += self._ahead.wanted(monotonic(), self._ready.left, self._ready.spent)
         return min(self._share, slots)
@@ -300,7 +301,7 @@ class Exchange:
         self._next_poll = monotonic() + self._poll_interval * random.uniform(0.9, 1.1)  # noqa: S311
 
     def _exchange(self, batch: list[Ended], wanted: int) -> None:
-        began = monotonic()
+        began, stores = monotonic(), self._stores
         try:
             session = self._runtime.session()
             current = [ended for ended in batch if session_of(ended[0].run) == session.holder.session_id]
@@ -317,7 +318,7 @@ class Exchange:
             return
         if len(current) < len(batch):
             log.warning("dropped %d outcomes of a lost worker session", len(batch) - len(current))
-        self._settle(batch, len(current), wanted, claimed)
+        self._settle(batch, len(current), wanted, claimed, stores)
         if wanted and self._ahead is not None:
             with self._changed:
                 self._ahead.returned(monotonic() - began)
@@ -334,7 +335,7 @@ class Exchange:
             self._backoff = monotonic() + _BACKOFF
             self._changed.notify_all()
 
-    def _settle(self, batch: list[Ended], stored: int, wanted: int, claimed: list[Run]) -> None:
+    def _settle(self, batch: list[Ended], stored: int, wanted: int, claimed: list[Run], stores: int) -> None:
         executions = [Execution(run, self._runtime.registry.tasks[run.task_id]) for run in claimed]
         with self._changed:
             for execution, _ in batch:
@@ -345,10 +346,12 @@ class Exchange:
             self._claiming -= wanted
             self._in_flight -= 1
             self.completed += stored
+            self._stores += bool(batch)
             if wanted:
                 self._plenty = len(claimed) >= min(wanted, self._most)
                 self._hungry = self._plenty or self._rang
-                self._dry = not claimed and not batch and not self._rang
+                # What the other lane has stored meanwhile may be due again, and this claim too early to see it.
+                self._dry = not claimed and not batch and not self._rang and stores == self._stores
             elif batch:
                 self._dry = False
             if self._stopping:
@@ -376,4 +379,6 @@ class Exchange:
             with self._changed:
                 self._active.pop((execution.run.id, execution.context.attempt), None)
                 self.completed += 1
+                self._stores += 1
+                self._hungry, self._dry = True, False
         return []

@@ -6,6 +6,7 @@ What a handler does becomes an ``Outcome``; nothing it raises gets further than 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 import traceback
@@ -124,7 +125,8 @@ class Executor:
     def _run(self, execution: Execution) -> Execution | None:
         """On a thread; the execution that has the slot next, if a thread is what it needs."""
         if self.ready.begin(execution):
-            self._done(execution, self._attempt(execution))
+            # Threads go from run to run: what one of them leaves in context variables is not the next one's.
+            self._done(execution, contextvars.Context().run(self._attempt, execution))
         following = self.ready.leave(execution)
         if following is None or not following.task.is_async:
             return following

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -26,8 +27,9 @@ class LoopThread:
         self._started().call_soon_threadsafe(function, *args)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Begin a coroutine; only on the loop."""
-        task = asyncio.ensure_future(coroutine)
+        """Begin a coroutine, in a context of its own; only on the loop."""
+        # Whoever spawns may be another run's handler that has just ended: its context variables are not to be seen.
+        task = asyncio.get_running_loop().create_task(coroutine, context=Context())
         self._tasks.add(task)  # the loop itself keeps only weak references
         task.add_done_callback(self._tasks.discard)
 

@@ -26,6 +26,8 @@ class Ready(Generic[T]):
         self._line: dict[T, float] = {}  # item to when it came, the first of them first
         self._called: set[T] = set()  # have a slot, and are on their way to it
         self._began: dict[T, float] = {}
+        #: How many have been withdrawn, but not yet left their slots.
+        self.leaving = 0
         #: How many have begun and left, and the seconds that they were inside, all together.
         self.left = 0
         self.spent = 0.0
@@ -60,6 +62,8 @@ class Ready(Generic[T]):
             if began is not None:
                 self.left += 1
                 self.spent += monotonic() - began
+            else:
+                self.leaving -= 1
             if not self._line:
                 self._free += 1
                 return None
@@ -75,6 +79,7 @@ class Ready(Generic[T]):
             for item in items:
                 if item in self._called:
                     self._called.remove(item)
+                    self.leaving += 1
                 elif self._line.pop(item, None) is None:
                     continue
                 withdrawn.append(item)

@@ -22,6 +22,10 @@ class OneOf(FunctionElement[bool]):
     def __init__(self, column: str, *values: str) -> None:
         super().__init__(literal_column(column), *(literal_column(f"'{value}'") for value in values))
 
+    def self_group(self, against: Any = None) -> Any:
+        """As it is: SQLAlchemy would add ``= 1`` on SQLite, and its planner know the index no more."""
+        return self
+
 
 def one_of(column: str, *values: str) -> str:
     """The same as text for SQLite, whose planner knows the condition of an index again by its words."""

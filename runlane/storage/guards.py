@@ -11,11 +11,6 @@ from sqlalchemy import DDL, MetaData, event
 
 _TOLD = "(select type from events order by position desc limit 1) = 'environment.pruned'"
 _UNTOLD = "raise(abort, 'the event log is append-only: only ended runs are pruned, and the log tells of it')"
-#: The one that asks other tables than its own, so that it has to go and come back when `runs` is made anew.
-PRUNING = f"""
-    create trigger pruning_refuse_insert before insert on pruning
-    when not ({_TOLD} and exists (select 1 from runs where id = new.run_id
-      and status in ('succeeded', 'failed', 'cancelled'))) begin select {_UNTOLD}; end"""
 _GUARDS = (
     """
     create trigger events_refuse_update before update on events begin
@@ -25,7 +20,10 @@ _GUARDS = (
     when not ({_TOLD} and exists (select 1 from pruning where run_id = old.stream_id)) begin
       select raise(abort, 'the event log is append-only'); end""",
     "create table pruning (run_id text not null primary key) without rowid",
-    PRUNING,
+    f"""
+    create trigger pruning_refuse_insert before insert on pruning
+    when not ({_TOLD} and exists (select 1 from runs where id = new.run_id
+      and status in ('succeeded', 'failed', 'cancelled'))) begin select {_UNTOLD}; end""",
     f"create trigger pruning_refuse_update before update on pruning begin select {_UNTOLD}; end",
     # REPLACE deletes without asking the trigger above, unless the connection wants recursive triggers.
     """

@@ -9,7 +9,9 @@ from sqlalchemy import Connection, Table, create_mock_engine
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from runlane.storage import guards, tables
+from runlane.storage import tables
+
+_ON_IT = "select name, sql from sqlite_master where tbl_name = ? and type in ('index', 'trigger') and sql is not null"
 
 
 @cache
@@ -22,20 +24,27 @@ def statements() -> tuple[str, ...]:
 
 
 def renew(connection: Connection, table: Table) -> None:
-    """Make a table anew as it is made today, with all its rows: SQLite changes neither checks nor columns in place."""
+    """Make a table anew as it is made today, with all its rows: SQLite changes neither checks nor columns in place.
+
+    Triggers and indexes that somebody else has put on it come back.
+    """
     dialect = _dialect()
     create = str(CreateTable(table).compile(dialect=dialect)).strip()
     head = f"CREATE TABLE {table.name} ("
     assert create.startswith(head)
-    named = ", ".join(column.name for column in table.columns)
+    columns = ", ".join(column.name for column in table.columns)
+    own = {str(index.name) for index in table.indexes}
+    on_it = connection.exec_driver_sql(_ON_IT, (table.name,)).all()
     for statement in (
-        "drop trigger pruning_refuse_insert",
+        # Else SQLite refuses while a view or a trigger anywhere speaks of a table that is not there for a moment.
+        "pragma legacy_alter_table = on",
         f"CREATE TABLE renewed ({create.removeprefix(head)}",
-        f"insert into renewed ({named}) select {named} from {table.name}",
+        f"insert into renewed ({columns}) select {columns} from {table.name}",
         f"drop table {table.name}",
         f"alter table renewed rename to {table.name}",
+        "pragma legacy_alter_table = off",
         *(str(CreateIndex(index).compile(dialect=dialect)) for index in table.indexes),
-        guards.PRUNING,
+        *(sql for name, sql in on_it if name not in own),
     ):
         connection.exec_driver_sql(statement)
 

@@ -10,8 +10,10 @@ import pytest
 from sqlalchemy import inspect
 
 from runlane import ConfigurationInvalid, Runlane
+from runlane.lanes import Lane
 from runlane.storage.database import Database
 from runlane.storage.tables import VERSION
+from tests.engine.post import Post
 from tests.engine.tasks import echo
 from tests.support import database_at, execute, named, raw
 
@@ -91,6 +93,31 @@ def test_version_1_becomes_what_is_made_today(shared_url: str) -> None:
         assert shape(database) == made
         assert app.execute_next().id == run.id
         assert app.audit.verify().identical
+        app.close()
+
+
+def test_what_others_have_put_on_the_tables_of_a_file_stays(sqlite_url: str) -> None:
+    theirs = {
+        "mine": "create view mine as select id, status from runs",
+        "by_task": "create index by_task on runs (task_id)",
+        "noted": "create trigger noted after insert on outbox begin select 1; end",
+    }
+    asking = Runlane(Lane(Database(sqlite_url), Post()), tasks=[echo], dispatch="deferred")
+    with asking as app:
+        run = app.trigger(echo, 1).run
+    with database_at(sqlite_url) as database:
+        for statement in theirs.values():
+            execute(database, statement)
+        back_to_3 = "update schema_version set version = 3"
+        with raw(database) as connection:
+            lists_of_statuses(connection)
+            connection.exec_driver_sql(back_to_3)
+        app = Runlane(sqlite_url, tasks=[echo])
+        assert app.migrate() == VERSION
+        stored = dict(execute(database, "select name, lower(sql) from sqlite_master"))
+        assert {name: stored.get(name) for name in theirs} == theirs
+        assert execute(database, "select * from mine") == [(str(run.id), "queued")]
+        assert execute(database, "select run_id, status from outbox") == [(str(run.id), "pending")]
         app.close()
 
 

@@ -36,7 +36,9 @@ def test_who_has_begun_cannot_be_withdrawn_and_who_was_withdrawn_cannot_begin() 
     assert not ready.begin("b")
     assert not ready.begin("c")
     assert ready.line() == ["d"]
+    assert ready.leaving == 1
     assert ready.leave("b") == "d"  # it had a slot
+    assert ready.leaving == 0
 
 
 def test_the_time_inside_is_added_up_of_those_that_had_begun() -> None:
