@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, select, text
 
 from runlane.projections.schedules import ScheduleState
 from runlane.storage import tables
@@ -29,7 +29,7 @@ _DUE = (
         _SCHEDULES.c.environment == bindparam("environment"),
         _SCHEDULES.c.next_at <= bindparam("now"),
         _SCHEDULES.c.next_at.is_not(None),
-        ~_SCHEDULES.c.paused,
+        text("not paused"),  # as the index `schedules_due` says it: SQLite compares words
         _SCHEDULES.c.task_id.in_(bindparam("tasks", expanding=True)),
     )
     .order_by(_SCHEDULES.c.next_at, _SCHEDULES.c.stream_id)
