@@ -175,7 +175,7 @@ class Exchange:
         self._finished.append((execution, outcome))
         if self._waiting:
             with self._changed:
-                self._changed.notify_all()
+                self._changed.notify()
 
     def _collect(self) -> list[Ended]:
         """The outcomes that wait, the first of each attempt: one that was cut off, or whose time was over, may end a
