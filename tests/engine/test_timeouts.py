@@ -438,7 +438,7 @@ def test_what_is_claimed_while_all_is_cut_off_is_given_back_unexecuted(make_app:
     exchange = app.worker(maintenance=False)._exchange
     exchange.cut_off()
     exchange._in_flight, exchange._claiming = 1, 1
-    exchange._settle([], 0, 1, take(app, clock))
+    exchange._settle([], 0, 1, take(app, clock), 0)
     exchange.start()
     assert exchange.join(PATIENCE)
     assert types_of(app, run.id)[2:] == ["RunLeased", "RunInterrupted"]

@@ -63,6 +63,19 @@ def test_a_drain_ends_when_nothing_is_due_now(make_app: Make, clock: SettableClo
     assert drain(app) == 0
 
 
+def test_a_drain_does_not_end_on_a_claim_that_is_older_than_what_was_stored(make_app: Make) -> None:
+    """One lane's claim may be too early to see what the other lane's transaction has queued again."""
+    app = make_app(echo)
+    run = app.trigger(echo, 1).run
+    exchange = app.worker("drain", maintenance=False)._exchange
+    exchange._in_flight = exchange._claiming = 1
+    began, exchange._stores = exchange._stores, exchange._stores + 1
+    exchange._settle([], 0, 1, [], began)
+    exchange.start()
+    assert exchange.join(PATIENCE)
+    assert app.runs.get(run.id).status == RunStatus.SUCCEEDED
+
+
 def test_a_drain_works_off_what_its_handlers_create(make_app: Make) -> None:
     @task("countdown")
     def countdown(payload: int) -> None:
