@@ -124,6 +124,8 @@ create index runs_occupied on runs (environment, queue, concurrency_key)
   where lease_session_id is not null or reservation is not null;
 -- Recovery and stray give-back: the runs of one worker session.
 create index runs_leased on runs (lease_session_id) where lease_session_id is not null;
+-- What an operator asks for first; few fail, and the others pay nothing.
+create index runs_failed on runs (environment, id) where status = 'failed';
 
 -- Who owns an idempotency key: the last run created with it, unless an operator has reset the key since. The row is
 -- locked to decide about the key.

@@ -19,6 +19,7 @@ from sqlalchemy import (
     bindparam,
     cast,
     func,
+    literal_column,
     or_,
     select,
     text,
@@ -72,6 +73,7 @@ _SINGLETON = RUN.where(
 _CONDITIONS: dict[str, ColumnElement[bool]] = {
     "environment": _RUNS.c.environment == bindparam("environment"),
     "statuses": _RUNS.c.status.in_(bindparam("statuses", expanding=True)),
+    "failed": _RUNS.c.status == literal_column("'failed'"),  # as the index `runs_failed` says it
     "tasks": _RUNS.c.task_id.in_(bindparam("tasks", expanding=True)),
     "queues": _RUNS.c.queue.in_(bindparam("queues", expanding=True)),
     "correlation_id": _RUNS.c.correlation_id == bindparam("correlation_id"),
@@ -199,8 +201,11 @@ def _asked(environment: str, wanted: RunFilter) -> dict[str, Any]:
     """The conditions by their names, each with what it compares with."""
     asked: dict[str, Any] = {"environment": environment}
     for name in _CONDITIONS:
-        if name != "environment" and (value := getattr(wanted, name)) is not None:
+        if name not in ("environment", "failed") and (value := getattr(wanted, name)) is not None:
             asked[name] = list(value) if name in _SEVERAL else value
+    if asked.get("statuses") == [RunStatus.FAILED]:
+        del asked["statuses"]
+        asked["failed"] = True
     return asked
 
 

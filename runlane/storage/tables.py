@@ -262,6 +262,8 @@ Index(
 )
 _LEASED = text("lease_session_id is not null")
 Index("runs_leased", runs.c.lease_session_id, postgresql_where=_LEASED, sqlite_where=_LEASED)
+_FAILED = text("status = 'failed'")
+Index("runs_failed", runs.c.environment, runs.c.id, postgresql_where=_FAILED, sqlite_where=_FAILED)
 
 idempotency_keys = Table(
     "idempotency_keys",

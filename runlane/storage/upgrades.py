@@ -28,8 +28,10 @@ def _to_3(connection: Connection, schema: str | None) -> None:
 
 
 def _to_4(connection: Connection, schema: str | None) -> None:
-    """On SQLite lists of statuses are compared one by one: in checks, and in conditions of indexes."""
-    if schema is None:
+    """An index of failed runs; on SQLite lists of statuses are compared one by one, in checks and indexes."""
+    if schema is not None:
+        next(index for index in tables.runs.indexes if index.name == "runs_failed").create(connection)
+    else:
         for table in (tables.runs, tables.outbox):
             sqlite_ddl.renew(connection, table)
 

@@ -70,6 +70,7 @@ def back_to_1(database: Database) -> None:
         else:
             connection.exec_driver_sql("alter index runlane.events_pkey reset (fillfactor)")
             connection.exec_driver_sql("alter table runlane.runs set (fillfactor = 60)")
+        connection.exec_driver_sql(f"drop index {named(database, 'runs_failed')}")
         for table in ("outbox", "maintainers"):
             connection.exec_driver_sql(f"drop table {named(database, table)}")
         connection.exec_driver_sql(f"alter table {named(database, 'sessions')} drop column tasks")
