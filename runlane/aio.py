@@ -15,8 +15,6 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-
 from runlane.aio_operators import AsyncAudit, AsyncIdempotencyKeys, AsyncQueues, AsyncRuns, AsyncSchedules
 from runlane.app import Executed, Runlane
 from runlane.bridge import Bridged, ThreadCalls
@@ -31,6 +29,7 @@ from runlane.registry import Registry
 from runlane.requests import Trigger
 from runlane.session import HEARTBEAT, LEASE_DURATION
 from runlane.storage import faults
+from runlane.storage.borrow import is_a
 from runlane.tasks import Queue, Task
 from runlane.values import Actor
 from runlane.wakeup import Wakeup
@@ -241,12 +240,13 @@ class AsyncRunlane:
 
     async def _within(self, call: Callable[..., T], connection: Any) -> T:
         """Make the call in a transaction of its own, or on the caller's connection."""
-        if isinstance(connection, AsyncSession):
+        if is_a(connection, "sqlalchemy.ext.asyncio", "AsyncSession"):
             with faults.translated(self.lane.database.where):
                 connection = await connection.connection()
-        if isinstance(connection, AsyncConnection):
+        if is_a(connection, "sqlalchemy.ext.asyncio", "AsyncConnection"):
             await self.start()
-            return await connection.run_sync(lambda joined: call(connection=joined))
+            done: T = await connection.run_sync(lambda joined: call(connection=joined))
+            return done
         if type(connection).__module__.partition(".")[0] == "psycopg" and asyncio.iscoroutinefunction(
             connection.execute
         ):

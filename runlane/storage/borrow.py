@@ -6,12 +6,13 @@ The proxy forwards statements and ignores commit, rollback and close: the transa
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, create_engine, orm
+from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
 
 from runlane.clock import Clock
@@ -19,6 +20,15 @@ from runlane.errors import ConfigurationInvalid
 from runlane.storage import faults
 from runlane.storage.database import Database
 from runlane.storage.transaction import Transaction
+
+
+def is_a(thing: Any, module: str, name: str) -> bool:
+    """Whether `thing` is an instance of this class of SQLAlchemy's.
+
+    Nobody can have one without having imported the module, which takes long, so it is not imported for the question.
+    """
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(thing, getattr(loaded, name))
 
 
 class _Borrowed:
@@ -64,7 +74,7 @@ def joined(database: Database, connection: Any, clock: Clock | None) -> Iterator
         ConfigurationInvalid: it is no connection that can be joined, or one to another kind of database.
     """
     with faults.translated(database.where):
-        if isinstance(connection, orm.Session):
+        if is_a(connection, "sqlalchemy.orm", "Session"):
             connection = connection.connection()
         if isinstance(connection, sqlalchemy.Connection):
             yield database.join(connection, clock)

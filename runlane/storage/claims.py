@@ -72,7 +72,7 @@ def lock_due(
     """
     if not stretches or not tasks or limit < 1:
         return []
-    found = tx.dialect.lock_due(tx.connection, environment, session_id, stretches, tasks, now, limit)
+    found = tx.dialect.lock_due(tx.statements, environment, session_id, stretches, tasks, now, limit)
     if len(found) > limit:
         raise AssertionError(f"claimed {len(found)} runs where at most {limit} were asked for")
     return [rows.run_from_row(row, rows.created_from(row[-2], row[-1], row[0])) for row in found]

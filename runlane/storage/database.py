@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 from uuid import UUID
 
+from attrs import evolve
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import QueuePool
@@ -21,6 +22,7 @@ from runlane.errors import ConfigurationInvalid, ConflictKind, RunlaneError, Sto
 from runlane.storage import commits, faults, install, log, urls
 from runlane.storage.compiled import Compiled
 from runlane.storage.dialect import EventRow, Stamping, StorageDialect
+from runlane.storage.direct import DirectConnection
 from runlane.storage.postgres import Postgres
 from runlane.storage.sqlite import Sqlite
 from runlane.storage.tables import SCHEMA
@@ -149,7 +151,7 @@ class Database:
         """
         with faults.translated(self.where), self._writer:
             with (self.beat_engine if beat else self.engine).connect() as connection, connection.begin() as ending:
-                tx = self.join(connection, clock)
+                tx = self._of_our_own(connection, clock)
                 yield tx
                 commits.commit(ending, tx, self.where)
 
@@ -159,7 +161,7 @@ class Database:
         with faults.translated(self.where), self.engine.connect() as connection:
             connection.execution_options(runlane_read_only=True)
             with connection.begin():
-                yield self.join(connection, clock)
+                yield self._of_our_own(connection, clock)
 
     @contextmanager
     def snapshot(self) -> Iterator[Transaction]:
@@ -188,6 +190,14 @@ class Database:
         is_own = connection.dialect is self.engine.dialect or connection.dialect is self.beat_engine.dialect
         options = None if is_own else self._of_schema
         return Transaction(connection, self.dialect, self.schema, clock, self.publishes, options)
+
+    def _of_our_own(self, connection: Connection, clock: Clock | None = None) -> Transaction:
+        """A transaction that was begun here; its statements go the shortest way, unless somebody listens to them."""
+        tx = self.join(connection, clock)
+        listened = connection.engine.dispatch
+        if self.schema is not None or listened.before_cursor_execute or listened.after_cursor_execute:
+            return tx
+        return evolve(tx, statements=DirectConnection(connection))
 
     def transact(self, work: Callable[[Transaction], T], clock: Clock | None = None, *, beat: bool = False) -> T:
         """Run `work` in a transaction of its own, and again if the database resolved a conflict against it.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import Connection
+from sqlalchemy import CursorResult, Executable
 
+from runlane.storage.direct import Found
 from runlane.storage.floors import Stretch
 
 #: stream_id, sequence, type, version, occurred_at, environment, actor, data (JSON text)
@@ -35,29 +36,60 @@ class LeaseTerms:
     behind: str
 
 
+class Answer(Protocol):
+    """What statements of the driver's own text answer, as far as they are asked."""
+
+    @property
+    def rowcount(self) -> int: ...
+
+    def all(self) -> Sequence[Any]: ...
+
+    def first(self) -> Any: ...
+
+    def scalar(self) -> Any: ...
+
+    def scalar_one(self) -> Any: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Statements(Protocol):
+    """What executes statements: a SQLAlchemy ``Connection``, or what stands in its place."""
+
+    def exec_driver_sql(self, text: str, parameters: Any = ..., /) -> Answer:
+        """Execute a statement of the driver's own text."""
+        ...
+
+    def execute(
+        self, statement: Executable, parameters: Any = ..., /, *, execution_options: Any = ...
+    ) -> CursorResult[Any] | Found:
+        """Execute a statement of SQLAlchemy's."""
+        ...
+
+
 class StorageDialect(Protocol):
     """The statements that are written per database; everything else is SQLAlchemy Core."""
 
     name: str
 
-    def now(self, conn: Connection) -> datetime:
+    def now(self, conn: Statements) -> datetime:
         """The database's clock, read by a statement of its own."""
         ...
 
-    def insert_events(self, conn: Connection, events: Sequence[EventRow]) -> None:
+    def insert_events(self, conn: Statements, events: Sequence[EventRow]) -> None:
         """Append events of streams that are not runs, or of runs just born."""
         ...
 
-    def insert_runs(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
+    def insert_runs(self, conn: Statements, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
         """Append the births of runs: their first events and their rows."""
         ...
 
-    def insert_singleton(self, conn: Connection, run: RunRow) -> bool:
+    def insert_singleton(self, conn: Statements, run: RunRow) -> bool:
         """Insert the row of a run with a singleton key, unless an active run owns the key; whether it was inserted."""
         ...
 
     def update_runs(
-        self, conn: Connection, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]
+        self, conn: Statements, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]
     ) -> set[UUID]:
         """Append steps: each row only if the stored sequence is the expected one, and then its events.
 
@@ -65,15 +97,15 @@ class StorageDialect(Protocol):
         """
         ...
 
-    def claim_keys(self, conn: Connection, keys: Sequence[tuple[str, str, str, UUID]]) -> set[UUID]:
+    def claim_keys(self, conn: Statements, keys: Sequence[tuple[str, str, str, UUID]]) -> set[UUID]:
         """Insert (environment, task_id, key, run_id) where nobody has the key; the run ids that now own one."""
         ...
 
-    def lock_stream(self, conn: Connection, stream_id: UUID) -> None:
+    def lock_stream(self, conn: Statements, stream_id: UUID) -> None:
         """Let nobody else append to this stream, which has no row of its own to lock, until the transaction ends."""
         ...
 
-    def delete_runs(self, conn: Connection, told: tuple[UUID, int], ids: Sequence[UUID]) -> int:
+    def delete_runs(self, conn: Statements, told: tuple[UUID, int], ids: Sequence[UUID]) -> int:
         """Delete runs, their events and the keys they own; how many events those were.
 
         The database refuses it unless the event `told` (stream, sequence), just appended, says exactly that.
@@ -82,7 +114,7 @@ class StorageDialect(Protocol):
 
     def lock_due(
         self,
-        conn: Connection,
+        conn: Statements,
         environment: str,
         session_id: UUID,
         stretches: Sequence[Stretch],
@@ -98,7 +130,7 @@ class StorageDialect(Protocol):
 
     def lease_runs(
         self,
-        conn: Connection,
+        conn: Statements,
         environment: str,
         terms: LeaseTerms,
         stretches: Sequence[Stretch],
@@ -114,12 +146,12 @@ class StorageDialect(Protocol):
         """
         ...
 
-    def lock_numbers(self, conn: Connection, numbers: Sequence[int]) -> None:
+    def lock_numbers(self, conn: Statements, numbers: Sequence[int]) -> None:
         """Wait for these locks, one after the other in this order; they end with the transaction (or savepoint)."""
         ...
 
     def lock_due_in(
-        self, conn: Connection, environment: str, rooms: Sequence[Room], tasks: Sequence[str], now: datetime
+        self, conn: Statements, environment: str, rooms: Sequence[Room], tasks: Sequence[str], now: datetime
     ) -> list[tuple[UUID, str, str | None]]:
         """Lock claimable runs of partitions that hold no reservation, at least the best ones of each up to its room.
 
@@ -134,7 +166,7 @@ class Stamping(Protocol):
 
     def insert_alike(
         self,
-        conn: Connection,
+        conn: Statements,
         run: RunRow,
         events: Sequence[EventRow],
         ids: Sequence[UUID],

@@ -60,7 +60,7 @@ def append_runs(tx: Transaction, changes: Sequence[Change]) -> set[UUID]:
         expected = [change.before.sequence for change in steps if change.before is not None]
         states = [rows.state_values(change.after) for change in steps]
         events = _event_rows(steps)
-        late = tx.dialect.update_runs(tx.connection, expected, states, events)
+        late = tx.dialect.update_runs(tx.statements, expected, states, events)
         tx.written.extend(event for event in events if event[0] not in late) if late else tx.written.extend(events)
         if tx.publishes:
             _ask_for_delivery(tx, [change for change in steps if change.after.id not in late])
@@ -83,7 +83,7 @@ def append_leases(
     The one place where SQL advances runs by itself, as most of a worker's time goes by here; that it does what
     ``decisions.lease`` and the fold do is what tests/storage/test_claims.py compares.
     """
-    found = tx.dialect.lease_runs(tx.connection, environment, terms, stretches, tasks, now, limit)
+    found = tx.dialect.lease_runs(tx.statements, environment, terms, stretches, tasks, now, limit)
     runs = [rows.leased_from_row(row, environment, terms.session_id, terms.worker_id) for row in found]
     if runs:
         first = runs[0]
@@ -116,7 +116,7 @@ def append_alike(
     data = codec.encode_alike(change.after.created, payloads)
     with _unique_ids():
         dialect = cast(Stamping, tx.dialect)
-        at = dialect.insert_alike(tx.connection, run, events, ids, data, now)
+        at = dialect.insert_alike(tx.statements, run, events, ids, data, now)
     tx.written.append((*events[0][:4], at, *events[0][5:]))
     return at
 
@@ -130,7 +130,7 @@ def append_singleton(tx: Transaction, change: Change) -> bool:
         StorageConflict: a run with this id exists already (kind ``run_exists``).
     """
     with _unique_ids():
-        if not tx.dialect.insert_singleton(tx.connection, rows.birth_values(change.after)):
+        if not tx.dialect.insert_singleton(tx.statements, rows.birth_values(change.after)):
             return False
     _insert_events(tx, _event_rows([change]))
     _ask_for_delivery(tx, [change])
@@ -141,7 +141,7 @@ def claim_key(tx: Transaction, change: Change) -> bool:
     """Take the idempotency key of a birth that is about to be written; False if somebody owns it."""
     run = change.after
     key = (run.environment, run.task_id, run.idempotency_key or "", run.id)
-    return bool(tx.dialect.claim_keys(tx.connection, [key]))
+    return bool(tx.dialect.claim_keys(tx.statements, [key]))
 
 
 def give_key_back(tx: Transaction, change: Change) -> None:
@@ -226,7 +226,7 @@ def append_queue(tx: Transaction, change: QueueChange) -> bool:
 
 def lock_environment(tx: Transaction, environment: str) -> None:
     """Let nobody else append to the environment's own stream until the transaction ends."""
-    tx.dialect.lock_stream(tx.connection, environment_stream(environment))
+    tx.dialect.lock_stream(tx.statements, environment_stream(environment))
 
 
 def append_environment(
@@ -257,10 +257,10 @@ def is_stored(tx: Transaction, event: EventRow, patience: float) -> bool:
     To look would not do: it may still be about to commit.  To append the event once more has to wait for it.
     """
     if tx.dialect.name == "postgresql":
-        tx.connection.exec_driver_sql(f"set local lock_timeout = {max(1, int(patience * 1000))}")
+        tx.statements.exec_driver_sql(f"set local lock_timeout = {max(1, int(patience * 1000))}")
     once_more = tx.connection.begin_nested()
     try:
-        tx.dialect.insert_events(tx.connection, [event])
+        tx.dialect.insert_events(tx.statements, [event])
         return False
     except IntegrityError:  # one stands there; is it this one?
         pass
@@ -282,7 +282,7 @@ def _give_birth(tx: Transaction, births: Sequence[Change]) -> set[UUID]:
     if keyed:
         # Sorted, so that two batches with common keys wait for each other and never in a circle; of entries with the
         # same key the first one in the batch comes first.
-        won = tx.dialect.claim_keys(tx.connection, sorted(keyed, key=lambda key: key[:3]))
+        won = tx.dialect.claim_keys(tx.statements, sorted(keyed, key=lambda key: key[:3]))
         lost = {key[3] for key in keyed} - won
     _insert_births(tx, [change for change in births if change.after.id not in lost])
     return lost
@@ -293,13 +293,13 @@ def _insert_births(tx: Transaction, births: Sequence[Change]) -> None:
         return
     runs, events = [rows.birth_values(change.after) for change in births], _event_rows(births)
     with _unique_ids():
-        tx.dialect.insert_runs(tx.connection, runs, events)
+        tx.dialect.insert_runs(tx.statements, runs, events)
     tx.written.extend(events)
     _ask_for_delivery(tx, births)
 
 
 def _insert_events(tx: Transaction, events: Sequence[EventRow]) -> None:
-    tx.dialect.insert_events(tx.connection, events)
+    tx.dialect.insert_events(tx.statements, events)
     tx.written.extend(events)
 
 

@@ -62,10 +62,10 @@ class Slots:
 def lock(tx: Transaction, environment: str, partitions: Sequence[Partition]) -> dict[Partition, Slots]:
     """Wait for the partitions' locks, which end with the transaction; the slots of each as they are then."""
     numbers = {partition.number(tx.schema, environment) for partition in partitions}
-    tx.dialect.lock_numbers(tx.connection, sorted(numbers))
+    tx.dialect.lock_numbers(tx.statements, sorted(numbers))
     # A statement of its own: one that waited for the lock would count what was leased before it waited.
     wanted = [{"queue": partition.queue, "key": partition.key} for partition in partitions]
-    found = tx.connection.execute(_slots(tx.schema), {"environment": environment, "partitions": jsontext.dumps(wanted)})
+    found = tx.statements.execute(_slots(tx.schema), {"environment": environment, "partitions": jsontext.dumps(wanted)})
     used = {(row.queue, row.key): (row.occupied, row.reserved) for row in found}
     slots = {}
     for partition in partitions:
@@ -151,7 +151,7 @@ def _take(
         return []
     left = Counter({(queue, key): room for queue, key, room in wanted})
     ids: list[UUID] = []
-    for run_id, queue, key in tx.dialect.lock_due_in(tx.connection, environment, wanted, tasks, now):
+    for run_id, queue, key in tx.dialect.lock_due_in(tx.statements, environment, wanted, tasks, now):
         if left[queue, key] and len(ids) < limit:
             left[queue, key] -= 1
             ids.append(run_id)
@@ -205,7 +205,7 @@ def _open(
     """
     queues = [{"queue": queue, "most": most_leased} for queue, most_leased in limits.items()]
     known: Any = list(tasks) if tx.schema is not None else jsontext.dumps(list(tasks))
-    found = tx.connection.execute(
+    found = tx.statements.execute(
         _find_open(tx.schema, session_id is None),
         {
             "environment": environment,

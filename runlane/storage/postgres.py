@@ -8,11 +8,9 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection
-
 from runlane.storage import postgres_claims as claims
 from runlane.storage import rows
-from runlane.storage.dialect import EventRow, LeaseTerms, Room, RunRow
+from runlane.storage.dialect import EventRow, LeaseTerms, Room, RunRow, Statements
 from runlane.storage.floors import Stretch
 from runlane.storage.postgres_batches import Batch, Shape, Texts, Uuids, source, type_of
 
@@ -141,21 +139,21 @@ class Postgres:
         kind = _CAST.get(column or value)
         return value if kind is None else f"{value}::{kind.format(schema=self._schema)}"
 
-    def now(self, conn: Connection) -> datetime:
+    def now(self, conn: Statements) -> datetime:
         moment: datetime = conn.exec_driver_sql("select clock_timestamp()").scalar_one()
         return moment
 
-    def insert_events(self, conn: Connection, events: Sequence[EventRow]) -> None:
+    def insert_events(self, conn: Statements, events: Sequence[EventRow]) -> None:
         batch = Batch(_EVENT, events)
         conn.exec_driver_sql(self._insert_events(batch.shape), batch.parameters)
 
-    def insert_runs(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
+    def insert_runs(self, conn: Statements, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
         first, second = Batch(_EVENT, events), Batch(rows.BIRTH, runs)
         conn.exec_driver_sql(self._insert_runs(first.shape, second.shape), (*first.parameters, *second.parameters))
 
     def insert_alike(
         self,
-        conn: Connection,
+        conn: Statements,
         run: RunRow,
         events: Sequence[EventRow],
         ids: Sequence[UUID],
@@ -174,12 +172,12 @@ class Postgres:
         at: datetime = done.scalar_one()
         return at
 
-    def insert_singleton(self, conn: Connection, run: RunRow) -> bool:
+    def insert_singleton(self, conn: Statements, run: RunRow) -> bool:
         batch = Batch(rows.BIRTH, [run])
         return conn.exec_driver_sql(self._insert_singleton(batch.shape), batch.parameters).first() is not None
 
     def update_runs(
-        self, conn: Connection, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]
+        self, conn: Statements, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]
     ) -> set[UUID]:
         steps = [(run[0], sequence, *run[1:]) for run, sequence in zip(runs, expected, strict=True)]
         if len(events) == len(runs):
@@ -192,7 +190,7 @@ class Postgres:
         won = conn.exec_driver_sql(statement, (*parameters, len(runs))).scalar_one()
         return set() if won is None else {run[0] for run in runs}.difference(won)
 
-    def claim_keys(self, conn: Connection, keys: Sequence[tuple[str, str, str, UUID]]) -> set[UUID]:
+    def claim_keys(self, conn: Statements, keys: Sequence[tuple[str, str, str, UUID]]) -> set[UUID]:
         return {
             row[0]
             for row in conn.exec_driver_sql(
@@ -200,17 +198,17 @@ class Postgres:
             )
         }
 
-    def lock_stream(self, conn: Connection, stream_id: UUID) -> None:
+    def lock_stream(self, conn: Statements, stream_id: UUID) -> None:
         conn.exec_driver_sql("select pg_advisory_xact_lock(%s)", (stream_id.int >> 65,))
 
-    def delete_runs(self, conn: Connection, told: tuple[UUID, int], ids: Sequence[UUID]) -> int:
+    def delete_runs(self, conn: Statements, told: tuple[UUID, int], ids: Sequence[UUID]) -> int:
         conn.exec_driver_sql("select set_config('runlane.pruned', %s, true)", (f"{told[0]}:{told[1]}",))
         deleted: int = conn.exec_driver_sql(self._delete_runs, (list(ids),)).scalar_one()
         return deleted
 
     def lock_due(
         self,
-        conn: Connection,
+        conn: Statements,
         environment: str,
         session_id: UUID,
         stretches: Sequence[Stretch],
@@ -223,7 +221,7 @@ class Postgres:
 
     def lease_runs(
         self,
-        conn: Connection,
+        conn: Statements,
         environment: str,
         terms: LeaseTerms,
         stretches: Sequence[Stretch],
@@ -262,11 +260,11 @@ class Postgres:
             limit,
         )
 
-    def lock_numbers(self, conn: Connection, numbers: Sequence[int]) -> None:
+    def lock_numbers(self, conn: Statements, numbers: Sequence[int]) -> None:
         conn.exec_driver_sql("select pg_advisory_xact_lock(n) from unnest(%b::bigint[]) n", (list(numbers),))
 
     def lock_due_in(
-        self, conn: Connection, environment: str, rooms: Sequence[Room], tasks: Sequence[str], now: datetime
+        self, conn: Statements, environment: str, rooms: Sequence[Room], tasks: Sequence[str], now: datetime
     ) -> list[tuple[UUID, str, str | None]]:
         columns = [list(column) for column in zip(*rooms, strict=True)]
         levels, branch = (environment,) * 4, (environment, now, list(tasks))

@@ -94,6 +94,6 @@ def lock_keys(tx: Transaction, ids: Sequence[UUID], *, lock: bool) -> int:
 def remove(tx: Transaction, told: Recorded, heads: Mapping[UUID, int]) -> None:
     """Delete these runs, their events and the keys they own, as the event `told`, just appended, says."""
     outbox.remove(tx, list(heads))
-    deleted = tx.dialect.delete_runs(tx.connection, (told.stream_id, told.sequence), list(heads))
+    deleted = tx.dialect.delete_runs(tx.statements, (told.stream_id, told.sequence), list(heads))
     if deleted != sum(heads.values()):
         raise InvariantViolation(f"{deleted} events were deleted where {sum(heads.values())} were told of")

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Connection
 
 from runlane import codec
 from runlane.clock import system_clock
@@ -19,7 +18,7 @@ from runlane.errors import InvariantViolation
 from runlane.events import RunLeased
 from runlane.storage import rows
 from runlane.storage.choices import one_of
-from runlane.storage.dialect import EventRow, LeaseTerms, Room, RunRow
+from runlane.storage.dialect import EventRow, LeaseTerms, Room, RunRow, Statements
 from runlane.storage.floors import Stretch
 from runlane.storage.tables import WAITING, instant_to_text
 
@@ -90,7 +89,7 @@ def _plain_rows(rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
     return list(zip(*columns, strict=True))
 
 
-def _insert(conn: Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+def _insert(conn: Statements, statement: str, rows: Sequence[Sequence[Any]]) -> None:
     """Insert plain rows, many with one statement."""
     whole = len(rows) - len(rows) % _ROWS
     place = f"({', '.join('?' * len(rows[0]))})"
@@ -145,23 +144,23 @@ class Sqlite:
 
     name = "sqlite"
 
-    def now(self, conn: Connection) -> datetime:
+    def now(self, conn: Statements) -> datetime:
         # The file's clock is this machine's; SQLite's own functions would cut it to milliseconds.
         return system_clock()
 
-    def insert_events(self, conn: Connection, events: Sequence[EventRow]) -> None:
+    def insert_events(self, conn: Statements, events: Sequence[EventRow]) -> None:
         if events:
             _insert(conn, _INSERT_EVENTS, _plain_rows(events))
 
-    def insert_runs(self, conn: Connection, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
+    def insert_runs(self, conn: Statements, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
         _insert(conn, _INSERT_RUNS, _plain_rows(runs))
         self.insert_events(conn, events)
 
-    def insert_singleton(self, conn: Connection, run: RunRow) -> bool:
+    def insert_singleton(self, conn: Statements, run: RunRow) -> bool:
         return conn.exec_driver_sql(_INSERT_SINGLETON, tuple(map(_plain, run))).rowcount == 1
 
     def update_runs(
-        self, conn: Connection, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]
+        self, conn: Statements, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]
     ) -> set[UUID]:
         plain = _plain_rows(runs)
         ids = orjson.dumps([run[0] for run in plain]).decode()
@@ -177,13 +176,13 @@ class Sqlite:
         self.insert_events(conn, [event for event in events if not lost or event[0] not in lost])
         return lost
 
-    def claim_keys(self, conn: Connection, keys: Sequence[tuple[str, str, str, UUID]]) -> set[UUID]:
+    def claim_keys(self, conn: Statements, keys: Sequence[tuple[str, str, str, UUID]]) -> set[UUID]:
         return {key[3] for key in keys if conn.exec_driver_sql(_CLAIM_KEY, tuple(map(_plain, key))).rowcount == 1}
 
-    def lock_stream(self, conn: Connection, stream_id: UUID) -> None:
+    def lock_stream(self, conn: Statements, stream_id: UUID) -> None:
         """The transaction holds the only write lock already."""
 
-    def delete_runs(self, conn: Connection, told: tuple[UUID, int], ids: Sequence[UUID]) -> int:
+    def delete_runs(self, conn: Statements, told: tuple[UUID, int], ids: Sequence[UUID]) -> int:
         # That the event `told` is the newest one is what the triggers ask.
         conn.exec_driver_sql(_PRUNING, (orjson.dumps([str(id) for id in ids]).decode(),))
         conn.exec_driver_sql(_DELETE_KEYS)
@@ -194,7 +193,7 @@ class Sqlite:
 
     def lock_due(
         self,
-        conn: Connection,
+        conn: Statements,
         environment: str,
         session_id: UUID,
         stretches: Sequence[Stretch],
@@ -207,7 +206,7 @@ class Sqlite:
 
     def lease_runs(
         self,
-        conn: Connection,
+        conn: Statements,
         environment: str,
         terms: LeaseTerms,
         stretches: Sequence[Stretch],
@@ -246,7 +245,7 @@ class Sqlite:
 
     def _best(
         self,
-        conn: Connection,
+        conn: Statements,
         columns: Sequence[str],
         environment: str,
         session_id: UUID,
@@ -273,7 +272,7 @@ class Sqlite:
 
     def _waiting(
         self,
-        conn: Connection,
+        conn: Statements,
         statement: str,
         environment: str,
         queue: str,
@@ -289,11 +288,11 @@ class Sqlite:
             level = conn.exec_driver_sql(_NEXT_LEVEL, (environment, queue, level)).scalar_one()
         return found
 
-    def lock_numbers(self, conn: Connection, numbers: Sequence[int]) -> None:
+    def lock_numbers(self, conn: Statements, numbers: Sequence[int]) -> None:
         """Nothing: whoever writes has the whole file."""
 
     def lock_due_in(
-        self, conn: Connection, environment: str, rooms: Sequence[Room], tasks: Sequence[str], now: datetime
+        self, conn: Statements, environment: str, rooms: Sequence[Room], tasks: Sequence[str], now: datetime
     ) -> list[tuple[UUID, str, str | None]]:
         due = (instant_to_text(now), orjson.dumps(list(tasks)).decode())
         found: list[tuple[Any, ...]] = []
@@ -305,7 +304,7 @@ class Sqlite:
         return [(UUID(row[2]), row[3], row[4]) for row in sorted(found, key=lambda row: row[:3])]
 
     def _by_level(
-        self, conn: Connection, which: str, place: tuple[str, ...], due: tuple[str, str], room: int
+        self, conn: Statements, which: str, place: tuple[str, ...], due: tuple[str, str], room: int
     ) -> list[Any]:
         """Due runs of a partition, level by level of priority as above."""
         highest, best = _LEVEL_IN.format(which=which), _IN.format(which=which + " and priority = ?")

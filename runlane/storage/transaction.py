@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from attrs import Factory, frozen
+from attrs import Factory, field, frozen
 from sqlalchemy import Connection, CursorResult, Executable
 
 from runlane.clock import Clock
-from runlane.storage.dialect import EventRow, StorageDialect
+from runlane.storage.dialect import EventRow, Statements, StorageDialect
+from runlane.storage.direct import Found
 
 
 @frozen
@@ -22,6 +23,7 @@ class Transaction:
 
     `publishes` says that the lane's transport carries one wakeup per run, so that requests for them are kept.
     `options` make statements name the configured schema, where the connection's engine does not see to that.
+    `statements` executes them: the connection, unless there is a shorter way (``storage.direct``).
     """
 
     connection: Connection
@@ -30,14 +32,15 @@ class Transaction:
     clock: Clock | None = None
     publishes: bool = False
     options: Mapping[str, Any] | None = None
+    statements: Statements = field(default=Factory(lambda tx: tx.connection, takes_self=True))
     written: list[EventRow] = Factory(list)
 
     def now(self) -> datetime:
         """The instant to decide with: the injected clock's, else the database's, read now and not earlier."""
-        return self.dialect.now(self.connection) if self.clock is None else self.clock()
+        return self.dialect.now(self.statements) if self.clock is None else self.clock()
 
     def execute(
         self, statement: Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
-    ) -> CursorResult[Any]:
+    ) -> CursorResult[Any] | Found:
         """Execute a SQLAlchemy statement in the configured schema."""
-        return self.connection.execute(statement, parameters, execution_options=self.options)
+        return self.statements.execute(statement, parameters, execution_options=self.options)
