@@ -22,7 +22,7 @@ from runlane.errors import ConfigurationInvalid, ConflictKind, RunlaneError, Sto
 from runlane.storage import commits, faults, install, log, urls
 from runlane.storage.compiled import Compiled
 from runlane.storage.dialect import EventRow, Stamping, StorageDialect
-from runlane.storage.direct import DirectConnection
+from runlane.storage.direct import shortest
 from runlane.storage.postgres import Postgres
 from runlane.storage.sqlite import Sqlite
 from runlane.storage.tables import SCHEMA
@@ -194,10 +194,8 @@ class Database:
     def _of_our_own(self, connection: Connection, clock: Clock | None = None) -> Transaction:
         """A transaction that was begun here; its statements go the shortest way, unless somebody listens to them."""
         tx = self.join(connection, clock)
-        listened = connection.engine.dispatch
-        if self.schema is not None or listened.before_cursor_execute or listened.after_cursor_execute:
-            return tx
-        return evolve(tx, statements=DirectConnection(connection))
+        statements = shortest(connection)
+        return tx if statements is connection else evolve(tx, statements=statements)
 
     def transact(self, work: Callable[[Transaction], T], clock: Clock | None = None, *, beat: bool = False) -> T:
         """Run `work` in a transaction of its own, and again if the database resolved a conflict against it.
@@ -380,4 +378,4 @@ def _prepare_sqlite(engine: Engine, synchronous: bool) -> None:
     def begun(connection: Connection) -> None:
         # Taking the write lock at once: a transaction that reads first and writes later can only fail.
         reading = connection.get_execution_options().get("runlane_read_only")
-        connection.exec_driver_sql("begin" if reading else "begin immediate")
+        shortest(connection).exec_driver_sql("begin" if reading else "begin immediate")

@@ -133,6 +133,14 @@ class DirectConnection:
             raise DBAPIError.instance(text, parameters, error, self._driver.Error, dialect=self._dialect) from error
 
 
+def shortest(connection: Connection) -> Connection | DirectConnection:
+    """What executes statements in the shortest way there is, which who listens to them does not hear of."""
+    listened = connection.engine.dispatch
+    if connection.dialect.driver != "pysqlite" or listened.before_cursor_execute or listened.after_cursor_execute:
+        return connection
+    return DirectConnection(connection)
+
+
 #: Of each statement that lives: None once it was seen, False if it is not to be had, else as it was compiled.
 _kept: WeakKeyDictionary[Executable, _Compiled | bool | None] = WeakKeyDictionary()
 

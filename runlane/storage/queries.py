@@ -193,7 +193,7 @@ def list_runs(
 ) -> list[Run]:
     """Up to `limit` runs by id, beginning behind `after`; ids made by Runlane grow with time."""
     asked = _asked(environment, wanted)
-    page = _page(tuple(asked), newest_first, after is not None)
+    page = _page(tuple(asked), newest_first, after is not None, tx.schema is not None)
     return load(tx, page, {**asked, "most": limit} if after is None else {**asked, "most": limit, "after": after})
 
 
@@ -211,14 +211,14 @@ def _asked(environment: str, wanted: RunFilter) -> dict[str, Any]:
 
 # One for each combination that is asked for: building one each time costs more than it costs to execute.
 @lru_cache
-def _page(names: tuple[str, ...], newest_first: bool, is_next: bool) -> Select[Any]:
+def _page(names: tuple[str, ...], newest_first: bool, is_next: bool, plan_by_limit: bool) -> Select[Any]:
     chosen = select(_RUNS).where(*(_CONDITIONS[name] for name in names))
     if is_next:
         after: BindParameter[UUID] = bindparam("after")
         chosen = chosen.where(_RUNS.c.id < after if newest_first else _RUNS.c.id > after)
     # Chosen before their events are read: the planner would read those of every run that it passes on its way.  And so
-    # many in plain figures: of a parameter it believes that it is a tenth of the table.
-    most = bindparam("most", type_=Integer, literal_execute=True)
+    # many in plain figures, if it plans by them: of a parameter it believes that it is a tenth of the table.
+    most = bindparam("most", type_=Integer, literal_execute=plan_by_limit)
     page = chosen.order_by(_RUNS.c.id.desc() if newest_first else _RUNS.c.id).limit(most).subquery()
     return _reading(page).order_by(page.c.id.desc() if newest_first else page.c.id)
 

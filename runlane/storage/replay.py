@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import Select, and_, bindparam, exists, false, or_, select
+from sqlalchemy import Select, and_, bindparam, exists, or_, select
 
 from runlane import jsontext
 from runlane.decisions import environment_stream
@@ -19,7 +19,7 @@ from runlane.events import IdempotencyReset, ScheduleFired
 from runlane.projections import queues as queue_fold
 from runlane.projections import runs as run_fold
 from runlane.projections import schedules as schedule_fold
-from runlane.storage import outbox, rows, streams, tables
+from runlane.storage import keys, outbox, rows, streams, tables
 from runlane.storage.streams import Stream
 from runlane.storage.transaction import Transaction
 
@@ -230,17 +230,13 @@ def _compare_reset(tx: Transaction, stream: Stream) -> list[Difference]:
     """A key whose owner was the last to lose it to an operator has to say so."""
     if stream.damage is not None:
         return [_unreadable(stream.id, *stream.damage)]
-    last, keys = stream.records[-1], tables.idempotency_keys
+    last = stream.records[-1]
     event = last.event
     if not isinstance(event, IdempotencyReset):
         return [_illegal(stream, InvariantViolation(f"{type(event).__name__} does not belong to a key"))]
-    row = tx.execute(
-        select(keys.c.run_id, keys.c.reset_at).where(
-            keys.c.environment == last.environment, keys.c.task_id == event.task_id, keys.c.key == event.key
-        )
-    ).first()
-    expected = last.occurred_at if row is not None and row.run_id == event.run_id else None
-    stored = None if row is None else row.reset_at
+    owner = keys.get_owner(tx, last.environment, event.task_id, event.key)
+    expected = last.occurred_at if owner is not None and owner.run_id == event.run_id else None
+    stored = None if owner is None else owner.reset_at
     field = "idempotency_keys.reset_at"
     return [] if stored == expected else [Difference(stream.id, last.sequence, field, stored, expected)]
 
@@ -259,14 +255,36 @@ def _keys(tx: Transaction, environment: str | None, pruned_at: Mapping[str, int]
     A key goes with its owner.  So where there was a prune (at the positions `pruned_at`), ended runs from before it may
     be left without a key that they had lost to that owner.
     """
-    keys, runs, first = tables.idempotency_keys, tables.runs, tables.events
+    wrong_owner, without = _of_keys(environment is None)
+    first = tables.events
+    if pruned_at:
+        c = tables.runs.c
+        bereft = [
+            and_(c.environment == name, c.finished_at.is_not(None), first.c.position < position)
+            for name, position in pruned_at.items()
+        ]
+        without = without.where(~or_(*bereft))
+    asked = {} if environment is None else {"environment": environment}
+    return [
+        Difference(run_id, 1, "idempotency_keys.run_id", run_id, "the last run created with the key")
+        for run_id in tx.execute(wrong_owner, asked).scalars()
+    ] + [
+        Difference(run_id, 1, "idempotency_keys", "absent", "present")
+        for run_id in tx.execute(without, asked).scalars()
+    ]
+
+
+@cache
+def _of_keys(everywhere: bool) -> tuple[Select[Any], Select[Any]]:
+    """The owners of keys that are not the last runs created with them, and the runs whose keys are not there."""
+    owned, runs, first = tables.idempotency_keys, tables.runs, tables.events
     later_runs, later_first = runs.alias("later_runs"), first.alias("later_first")
 
     def same(table: Any) -> Any:
         return and_(
-            table.c.environment == keys.c.environment,
-            table.c.task_id == keys.c.task_id,
-            table.c.idempotency_key == keys.c.key,
+            table.c.environment == owned.c.environment,
+            table.c.task_id == owned.c.task_id,
+            table.c.idempotency_key == owned.c.key,
         )
 
     newer = (
@@ -275,24 +293,19 @@ def _keys(tx: Transaction, environment: str | None, pruned_at: Mapping[str, int]
         .where(later_first.c.position > first.c.position)
     )
     wrong_owner = (
-        select(keys.c.run_id)
-        .outerjoin(runs, and_(runs.c.id == keys.c.run_id, same(runs)))
+        select(owned.c.run_id)
+        .outerjoin(runs, and_(runs.c.id == owned.c.run_id, same(runs)))
         .outerjoin(first, and_(first.c.stream_id == runs.c.id, first.c.sequence == 1))
         .where(runs.c.id.is_(None) | newer)
     )
-    bereft = [
-        and_(runs.c.environment == name, runs.c.finished_at.is_not(None), first.c.position < position)
-        for name, position in pruned_at.items()
-    ]
     without = (
         select(runs.c.id)
         .join(first, and_(first.c.stream_id == runs.c.id, first.c.sequence == 1))
-        .where(runs.c.idempotency_key.is_not(None), ~exists().where(same(runs)), ~or_(false(), *bereft))
+        .where(runs.c.idempotency_key.is_not(None), ~exists().where(same(runs)))
     )
-    if environment is not None:
-        wrong_owner = wrong_owner.where(keys.c.environment == environment)
-        without = without.where(runs.c.environment == environment)
-    return [
-        Difference(run_id, 1, "idempotency_keys.run_id", run_id, "the last run created with the key")
-        for run_id in tx.execute(wrong_owner).scalars()
-    ] + [Difference(run_id, 1, "idempotency_keys", "absent", "present") for run_id in tx.execute(without).scalars()]
+    if everywhere:
+        return wrong_owner, without
+    return (
+        wrong_owner.where(owned.c.environment == bindparam("environment")),
+        without.where(runs.c.environment == bindparam("environment")),
+    )

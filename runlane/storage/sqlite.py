@@ -74,11 +74,16 @@ _READ_IDS = [rows.READ.index("id"), rows.READ.index("lease_session_id")]
 
 def _plain(value: Any) -> Any:
     """A value as sqlite3 takes it: instants and ids as text."""
+    kind = type(value)
+    if kind is str or kind is int or value is None:
+        return value
     return instant_to_text(value) if isinstance(value, datetime) else str(value) if isinstance(value, UUID) else value
 
 
 def _plain_rows(rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
     """Rows as sqlite3 takes them; what is the same in all of them is made plain once."""
+    if len(rows) == 1:
+        return [tuple(map(_plain, rows[0]))]
     columns: list[Sequence[Any]] = []
     for column in zip(*rows, strict=True):
         first = column[0]

@@ -44,7 +44,9 @@ metadata = MetaData(schema=SCHEMA)
 
 def instant_to_text(at: datetime) -> str:
     """The SQLite form of an instant: UTC, always six digits, so that text order is time order."""
-    return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    if at.tzinfo is not UTC:
+        at = at.astimezone(UTC)
+    return at.isoformat(timespec="microseconds")[:-6] + "Z"  # without +00:00
 
 
 class Instant(TypeDecorator[datetime]):
