@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
@@ -10,7 +10,7 @@ from uuid import UUID
 from attrs import frozen
 from sqlalchemy import CursorResult, Executable
 
-from runlane.storage.direct import Found
+from runlane.storage.direct import Found, Rows
 from runlane.storage.floors import Stretch
 
 #: stream_id, sequence, type, version, occurred_at, environment, actor, data (JSON text)
@@ -36,27 +36,10 @@ class LeaseTerms:
     behind: str
 
 
-class Answer(Protocol):
-    """What statements of the driver's own text answer, as far as they are asked."""
-
-    @property
-    def rowcount(self) -> int: ...
-
-    def all(self) -> Sequence[Any]: ...
-
-    def first(self) -> Any: ...
-
-    def scalar(self) -> Any: ...
-
-    def scalar_one(self) -> Any: ...
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-
 class Statements(Protocol):
     """What executes statements: a SQLAlchemy ``Connection``, or what stands in its place."""
 
-    def exec_driver_sql(self, text: str, parameters: Any = ..., /) -> Answer:
+    def exec_driver_sql(self, text: str, parameters: Any = ..., /) -> CursorResult[*tuple[Any, ...]] | Rows:
         """Execute a statement of the driver's own text."""
         ...
 
