@@ -114,7 +114,7 @@ class DirectConnection:
         self, statement: Executable, parameters: Any = None, *, execution_options: Any = None
     ) -> CursorResult[Any] | Found:
         """As ``Connection.execute``."""
-        compiled = None if isinstance(parameters, list) else _compiled(statement, self._dialect)
+        compiled = _compiled(statement, self._dialect) if parameters is None or isinstance(parameters, dict) else None
         if compiled is None:
             return self._connection.execute(statement, parameters, execution_options=execution_options)
         cursor, rows = self._run(self._dialect.do_execute, compiled.text, compiled.parameters(parameters or {}))
