@@ -116,6 +116,28 @@ def postgres_server() -> Iterator[PostgresServer]:
         packaged.cleanup()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each test process begins with its share of the tests that ask for a long timeout.
+
+    xdist gives each process a stretch of the list, and who has done his takes from others; a test of a minute that is
+    begun last has everybody wait for it.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    usual = float(config.getini("timeout"))
+    lengthy, others = [], []
+    for item in items:
+        timeout = item.get_closest_marker("timeout")
+        (lengthy if timeout is not None and timeout.args[0] > usual else others).append(item)
+    stretches: list[pytest.Item] = []
+    for number in range(processes):
+        mine = lengthy[number::processes]
+        # As xdist cuts them.
+        further = max(0, (len(items) - len(stretches)) // (processes - number) - len(mine))
+        stretches += mine + others[:further]
+        del others[:further]
+    items[:] = stretches + others
+
+
 def pytest_collection_finish() -> None:
     """Thousands of collected tests live to the end: the garbage collector need not look at them again and again."""
     gc.collect()

@@ -28,6 +28,8 @@ from benchmarks.scenarios import SCENARIOS
 from runlane import RunStatus
 from tests.conftest import PostgresServer
 
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

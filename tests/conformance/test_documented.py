@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.timeout(600)
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "adapters.md"
 
 

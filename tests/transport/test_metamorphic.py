@@ -29,6 +29,8 @@ from runlane.lanes import lane_of
 from runlane.transport.local import LocalTransport
 from tests.support import postgres_url, reused_postgres
 
+pytestmark = pytest.mark.timeout(600)
+
 __all__ = ["postgres_url", "reused_postgres"]
 
 MAIN, NARROW = Queue("main", default=True), Queue("narrow", concurrency_limit=2, dispatch_timeout="3m")

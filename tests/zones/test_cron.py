@@ -17,6 +17,8 @@ from runlane import cadence
 from runlane.cadence import Cron
 from tests.cron import END, Change, changes, every_clock, occurrences, until
 
+pytestmark = pytest.mark.timeout(600)
+
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
 RULES = [
     "* * * * *",
