@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from uuid import UUID
@@ -54,7 +54,7 @@ def deploy(tx: Transaction, environment: str, wanted: Sequence[ScheduleDefinitio
         if not events or _move(tx, environment, schedule_id, state, events, now):
             return len(events)
         # Fired, paused or registered by somebody else since it was read: decided again, now that it stands still.
-        state = schedules.lock_schedule(tx, schedule_decisions.schedule_stream(environment, schedule_id), wait=True)
+        state = schedules.lock_schedule(tx, schedule_decisions.schedule_stream(environment, schedule_id))
         return int(_move(tx, environment, schedule_id, state, decide(state), now))
 
     decide_for: dict[str, Decide] = {
@@ -78,26 +78,41 @@ def _withdraw(state: ScheduleState | None) -> Sequence[ScheduleEvent]:
     return () if state is None else schedule_decisions.withdraw(state)
 
 
-def fire(tx: Transaction, stream_id: UUID, registry: Registry, new_id: UUID) -> Run | None:
-    """Make the run of a due schedule's latest occurrence; None if it is not due, or another maintainer has it."""
-    state = schedules.lock_schedule(tx, stream_id)
-    if state is None:
-        return None
+def fire(tx: Transaction, registry: Registry, new_ids: Mapping[UUID, UUID]) -> list[Run]:
+    """Make the runs of due schedules, of each for its latest occurrence; the run of each that has fired.
+
+    What is not due, and what another maintainer has, is left out.
+
+    Args:
+        new_ids: the schedules, by their streams, and the id of the run that each makes.
+
+    Raises:
+        StorageConflict: one of them was moved without its lock.
+    """
+    wanted: list[NewRun] = []
+    due: list[ScheduleState] = []
+    locked = schedules.lock_schedules(tx, list(new_ids))
     now = tx.now()
-    due = schedule_decisions.fire(state, new_id, now)
+    for state in locked:
+        new_id = new_ids[state.stream_id]
+        events = schedule_decisions.fire(state, new_id, now)
+        if events:
+            task, deliver = registry.task(state.task_id), registry.asks_at_once(state.queue)
+            wanted.append(_occurrence(state, task, new_id, events[0].scheduled_for, deliver))
+            due.append(state)
     if not due:
-        return None
-    task = registry.task(state.task_id)
-    deliver = registry.asks_at_once(state.queue)
-    wanted = _occurrence(state, task, new_id, due[0].scheduled_for, deliver)
-    triggered = trigger(tx, state.environment, [wanted])[0]
-    # Decided again with the run that the task's key may have led to.
-    events = schedule_decisions.fire(state, triggered.run.id, now)
-    if not _move(tx, state.environment, state.schedule_id, state, events, now):
-        raise StorageConflict(
-            f"schedule {state.schedule_id} was moved by somebody else", kind=ConflictKind.SCHEDULE_OCCURRENCE
+        return []
+    changes, runs = [], [triggered.run for triggered in trigger(tx, due[0].environment, wanted)]
+    for state, run in zip(due, runs, strict=True):
+        # Decided again with the run that the task's key may have led to.
+        events = schedule_decisions.fire(state, run.id, now)
+        actor = Actor(ActorType.SCHEDULE, state.schedule_id)
+        changes.append(
+            schedule_decisions.move_schedule(state.environment, state.schedule_id, state, events, now, actor)
         )
-    return triggered.run
+    if not log.append_schedules(tx, changes):
+        raise StorageConflict("a schedule was moved by somebody else", kind=ConflictKind.SCHEDULE_OCCURRENCE)
+    return runs
 
 
 def find(tx: Transaction, environment: str, schedule_id: str) -> ScheduleState:
@@ -158,7 +173,7 @@ def _found(state: ScheduleState | None, environment: str, schedule_id: str) -> S
 
 
 def _locked(tx: Transaction, environment: str, schedule_id: str) -> ScheduleState:
-    state = schedules.lock_schedule(tx, schedule_decisions.schedule_stream(environment, schedule_id), wait=True)
+    state = schedules.lock_schedule(tx, schedule_decisions.schedule_stream(environment, schedule_id))
     return _found(state, environment, schedule_id)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 from uuid import UUID
@@ -136,13 +136,21 @@ class Tick:
         with self._database.read(self._clock) as tx:
             due = schedules.due_schedules(tx, self._environment, tasks, tx.now(), BATCH)
         self._more |= len(due) >= BATCH
+        if len(due) > 1:
+            try:
+                self._fire_these(due)
+                return
+            except Exception as error:
+                if isinstance(error, RunlaneError) and error.retryable and not isinstance(error, StorageConflict):
+                    raise
+                log.debug("one of %d due schedules is in the way of the others: %s", len(due), error)
         for stream_id in due:
-            self._guard(partial(self._fire_one, stream_id), f"firing schedule {stream_id}")
+            self._guard(partial(self._fire_these, [stream_id]), f"firing schedule {stream_id}")
 
-    def _fire_one(self, stream_id: UUID) -> None:
-        new_id = new_run_id()
-        run = self._transact(lambda tx: schedule.fire(tx, stream_id, self._registry, new_id))
-        self._counts["schedules_fired"] += run is not None
+    def _fire_these(self, stream_ids: Sequence[UUID]) -> None:
+        new_ids = {stream_id: new_run_id() for stream_id in stream_ids}
+        fired = self._transact(lambda tx: schedule.fire(tx, self._registry, new_ids))
+        self._counts["schedules_fired"] += len(fired)
 
     def _request_deliveries(self) -> None:
         """Of unbounded queues; those of bounded ones are asked for once they have a slot."""

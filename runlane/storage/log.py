@@ -183,6 +183,28 @@ def append_schedule(tx: Transaction, change: ScheduleChange) -> bool:
     if not _write_schedule(tx, change):
         return False
     _insert_events(tx, _event_rows([change]))
+    _insert_occurrences(tx, [change])
+    return True
+
+
+def append_schedules(tx: Transaction, changes: Sequence[ScheduleChange]) -> bool:
+    """Write the steps of several schedules, and the occurrences that fired; the caller has locked their rows.
+
+    Returns whether all of them won; if not, the transaction has to be rolled back.
+    """
+    moved = [
+        {**rows.schedule_values(change.after), **_guard(change.after.stream_id, change.before.sequence)}
+        for change in changes
+        if change.before is not None
+    ]
+    if tx.execute(_MOVE_SCHEDULE, moved).rowcount != len(changes):
+        return False
+    _insert_events(tx, _event_rows(changes))
+    _insert_occurrences(tx, changes)
+    return True
+
+
+def _insert_occurrences(tx: Transaction, changes: Sequence[ScheduleChange]) -> None:
     fired = [
         {
             "environment": change.after.environment,
@@ -191,12 +213,12 @@ def append_schedule(tx: Transaction, change: ScheduleChange) -> bool:
             "id": record.event.occurrence_id,
             "run_id": record.event.run_id,
         }
+        for change in changes
         for record in change.records
         if isinstance(record.event, ScheduleFired)
     ]
     if fired:
         tx.execute(insert(tables.occurrences), fired)
-    return True
 
 
 def reset_key(tx: Transaction, record: Recorded, event: IdempotencyReset) -> None:
@@ -354,11 +376,16 @@ def _encoded(records: Iterable[Recorded]) -> list[EventRow]:
     return found
 
 
+def _guard(stream_id: UUID, sequence: int) -> dict[str, Any]:
+    """Of a schedule that is to be moved, as it was read."""
+    return {"of_stream": stream_id, "expected": sequence}
+
+
 def _write_schedule(tx: Transaction, change: ScheduleChange) -> bool:
     values = rows.schedule_values(change.after)
     if change.before is not None:
-        guard = {"of_stream": change.after.stream_id, "expected": change.before.sequence}
-        return tx.execute(_MOVE_SCHEDULE, {**values, **guard}).rowcount == 1
+        guarded = {**values, **_guard(change.after.stream_id, change.before.sequence)}
+        return tx.execute(_MOVE_SCHEDULE, guarded).rowcount == 1
     # Two processes that are deployed at the same moment register the same schedule: the database picks one.
     new = (postgresql if tx.dialect.name == "postgresql" else sqlite).insert(tables.schedules).values(**values)
     return tx.execute(new.on_conflict_do_nothing().returning(tables.schedules.c.stream_id)).first() is not None

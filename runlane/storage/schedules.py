@@ -14,7 +14,13 @@ from runlane.storage.transaction import Transaction
 
 _SCHEDULES = tables.schedules
 _OF_STREAM = select(_SCHEDULES).where(_SCHEDULES.c.stream_id == bindparam("stream_id"))
-_LOCKED, _LOCKED_UNLESS_HELD = _OF_STREAM.with_for_update(), _OF_STREAM.with_for_update(skip_locked=True)
+_LOCKED = _OF_STREAM.with_for_update()
+_LOCKED_AMONG = (
+    select(_SCHEDULES)
+    .where(_SCHEDULES.c.stream_id.in_(bindparam("stream_ids", expanding=True)))
+    .order_by(_SCHEDULES.c.stream_id)
+    .with_for_update(skip_locked=True)
+)
 _OF_ENVIRONMENT = (
     select(_SCHEDULES).where(_SCHEDULES.c.environment == bindparam("environment")).order_by(_SCHEDULES.c.schedule_id)
 )
@@ -54,10 +60,15 @@ def get_schedule(tx: Transaction, stream_id: UUID) -> ScheduleState | None:
     return None if row is None else ScheduleState(**row._mapping)
 
 
-def lock_schedule(tx: Transaction, stream_id: UUID, *, wait: bool = False) -> ScheduleState | None:
-    """The schedule, locked for this transaction; None if there is none, or (unless `wait`) somebody else holds it."""
-    row = tx.execute(_LOCKED if wait else _LOCKED_UNLESS_HELD, {"stream_id": stream_id}).first()
+def lock_schedule(tx: Transaction, stream_id: UUID) -> ScheduleState | None:
+    """The schedule, locked for this transaction, which waits for who holds it; None if there is none."""
+    row = tx.execute(_LOCKED, {"stream_id": stream_id}).first()
     return None if row is None else ScheduleState(**row._mapping)
+
+
+def lock_schedules(tx: Transaction, stream_ids: Sequence[UUID]) -> list[ScheduleState]:
+    """Those of these schedules that nobody else holds, locked for this transaction, by stream."""
+    return [ScheduleState(**row._mapping) for row in tx.execute(_LOCKED_AMONG, {"stream_ids": list(stream_ids)})]
 
 
 def has_fired(tx: Transaction, environment: str, schedule_id: str, scheduled_for: datetime) -> bool:

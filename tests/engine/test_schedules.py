@@ -12,6 +12,7 @@ import pytest
 
 from runlane import Queue, Runlane, RunStatus, Schedule, SettableClock, Task, task
 from runlane.engine import schedule
+from runlane.storage.database import Database
 from runlane.values import SourceType
 from tests.engine.tasks import HOUR
 from tests.support import PATIENCE, SECOND, START, at_once, database_of, eventually, execute
@@ -320,6 +321,53 @@ def test_one_schedule_that_cannot_fire_does_not_stop_the_others(make_app: Make, 
     assert report.schedules_fired == 1
     assert len(report.errors) == 1
     assert [run.source.schedule_id for run in app.runs.list().data] == ["good"]
+
+
+def test_schedules_that_are_due_at_once_fire_in_one_transaction(
+    make_app: Make, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def several(id: str, count: int, **options: Any) -> Task:
+        return scheduled(*(Schedule(f"{id}-{n}", every="10m", payload=n) for n in range(count)), id=id, **options)
+
+    tasks = several("plain", 60), several("keyed", 20, singleton_key=lambda n: f"key-{n % 3}"), several("last", 30)
+    app = make_app(*tasks, clock=clock)
+    app.tick()
+    clock.advance(10 * MINUTE)
+    transactions: list[object] = []
+    transact = Database.transact
+    monkeypatch.setattr(Database, "transact", lambda self, *rest: transactions.append(1) or transact(self, *rest))
+    reports = [app.tick() for _ in range(3)]
+    assert [(report.schedules_fired, report.more, report.errors) for report in reports] == [
+        (100, True, ()),
+        (10, False, ()),
+        (0, False, ()),
+    ]
+    assert len(transactions) < 10
+    runs = app.runs.list(limit=500).data
+    assert (
+        sorted(run.source.schedule_id.partition("-")[0] for run in runs)
+        == ["keyed"] * 3 + ["last"] * 30 + ["plain"] * 60
+    )
+    assert all(run.payload == int(run.source.schedule_id.partition("-")[2]) for run in runs)
+    states = app.schedules.list()
+    assert [(state.fired_count, state.next_at) for state in states] == [(1, clock() + 10 * MINUTE)] * 110
+    assert {app.schedules.occurrences(state.schedule_id)[0].scheduled_for for state in states} == {clock()}
+    assert app.audit.verify().differences == ()
+
+
+def test_among_many_that_are_due_one_that_cannot_fire_is_left_out(make_app: Make, clock: SettableClock) -> None:
+    def key(payload: Any) -> str:
+        if payload == 7:
+            raise RuntimeError("no key today")
+        return str(payload)
+
+    app = make_app(
+        scheduled(*(Schedule(f"s-{n}", run_at=START, payload=n) for n in range(20)), idempotency_key=key), clock=clock
+    )
+    report = app.tick()
+    assert (report.schedules_fired, len(report.errors)) == (19, 1)
+    assert sorted(run.payload for run in app.runs.list(limit=500).data) == [n for n in range(20) if n != 7]
+    assert app.audit.verify().differences == ()
 
 
 def test_a_drained_schedule_runs_like_any_other(make_app: Make, clock: SettableClock) -> None:
