@@ -12,6 +12,8 @@ import pytest
 
 from runlane import Queue, Runlane, RunStatus, Schedule, SettableClock, Task, task
 from runlane.engine import schedule
+from runlane.schedule_decisions import schedule_stream
+from runlane.storage import schedules
 from runlane.storage.database import Database
 from runlane.values import SourceType
 from tests.engine.tasks import HOUR
@@ -368,6 +370,19 @@ def test_among_many_that_are_due_one_that_cannot_fire_is_left_out(make_app: Make
     assert (report.schedules_fired, len(report.errors)) == (19, 1)
     assert sorted(run.payload for run in app.runs.list(limit=500).data) == [n for n in range(20) if n != 7]
     assert app.audit.verify().differences == ()
+
+
+def test_a_schedule_that_somebody_holds_keeps_nobody_waiting(postgres_url: str, clock: SettableClock) -> None:
+    used = scheduled(*(Schedule(name, every="10m") for name in ("a", "b", "c")))
+    with Runlane(postgres_url, tasks=[used], clock=clock) as app:
+        app.tick()
+        clock.advance(10 * MINUTE)
+        with database_of(app).write() as tx:
+            assert schedules.lock_schedule(tx, schedule_stream(app.environment, "b")) is not None
+            report = app.tick()
+            assert (report.schedules_fired, report.errors) == (2, ())
+        assert app.tick().schedules_fired == 1
+        assert due_times(app) == [10 * MINUTE] * 3
 
 
 def test_a_drained_schedule_runs_like_any_other(make_app: Make, clock: SettableClock) -> None:

@@ -61,6 +61,11 @@ def test_a_list_of_values_may_have_any_length(connection: Connection) -> None:
     assert is_kept(_AMONG)
 
 
+def test_the_values_of_a_list_are_written_as_their_type_says(connection: Connection) -> None:
+    expiring = select(_C.id).where(_C.expires_at.in_(bindparam("instants", expanding=True)))
+    assert both(connection, expiring, {"instants": [_AT, _AT + timedelta(seconds=2)]}) == [(UUID(int=2),)]
+
+
 def test_constants_within_a_statement_are_kept_with_it(connection: Connection) -> None:
     statement = select(_C.worker_id, literal(_AT, tables.Instant())).where(_C.id == UUID(int=3))
     assert both(connection, statement) == [("worker-3", _AT)]
