@@ -19,7 +19,8 @@ test: $(VENV)/.dev ## every test: lint, types, unit, and all lanes on real SQLit
 	$(MAKE) --no-print-directory -j2 lint types
 	$(BIN)/python -m pytest -q -n 4 --dist worksteal $(ARGS)
 
-check: $(VENV)/.dev lint types unit ## the inner loop: lint, types and the tests that need no database
+check: $(VENV)/.dev ## the inner loop: lint, types and the tests that need no database
+	$(MAKE) --no-print-directory -j2 lint types unit
 
 lint: $(VENV)/.dev ## format and lint checks, and the direction of imports
 	$(BIN)/ruff format --check -q $(SOURCES)
