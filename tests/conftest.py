@@ -127,7 +127,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     lengthy, others = [], []
     for item in items:
         timeout = item.get_closest_marker("timeout")
-        (lengthy if timeout is not None and timeout.args[0] > usual else others).append(item)
+        (lengthy if timeout is not None and timeout.args and timeout.args[0] > usual else others).append(item)
     stretches: list[pytest.Item] = []
     for number in range(processes):
         mine = lengthy[number::processes]

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from runlane import schedule_decisions
 from runlane.cadence import Once
@@ -78,10 +78,19 @@ def _withdraw(state: ScheduleState | None) -> Sequence[ScheduleEvent]:
     return () if state is None else schedule_decisions.withdraw(state)
 
 
-def fire(tx: Transaction, registry: Registry, new_ids: Mapping[UUID, UUID]) -> list[Run]:
-    """Make the runs of due schedules, of each for its latest occurrence; the run of each that has fired.
+@frozen
+class Fired:
+    """What firing schedules came to: the runs, and the streams of the schedules that have to be fired by themselves."""
 
-    What is not due, and what another maintainer has, is left out.
+    runs: Sequence[Run]
+    left: Sequence[UUID] = ()
+
+
+def fire(tx: Transaction, registry: Registry, new_ids: Mapping[UUID, UUID]) -> Fired:
+    """Make the runs of due schedules, of each for its latest occurrence.
+
+    What is not due, and what another maintainer has, is passed over.  Of several schedules those are left that could
+    hold up the others: whose runs have keys, which somebody may hold, and whose run cannot be made.
 
     Args:
         new_ids: the schedules, by their streams, and the id of the run that each makes.
@@ -91,17 +100,24 @@ def fire(tx: Transaction, registry: Registry, new_ids: Mapping[UUID, UUID]) -> l
     """
     wanted: list[NewRun] = []
     due: list[ScheduleState] = []
+    left: list[UUID] = []
     locked = schedules.lock_schedules(tx, list(new_ids))
     now = tx.now()
     for state in locked:
-        new_id = new_ids[state.stream_id]
-        events = schedule_decisions.fire(state, new_id, now)
-        if events:
-            task, deliver = registry.task(state.task_id), registry.asks_at_once(state.queue)
-            wanted.append(_occurrence(state, task, new_id, events[0].scheduled_for, deliver))
+        try:
+            new = _due_run(state, registry, new_ids[state.stream_id], now)
+        except Exception:
+            if len(new_ids) == 1:
+                raise
+            left.append(state.stream_id)
+            continue
+        if new is not None and len(new_ids) > 1 and _has_keys(new):
+            left.append(state.stream_id)
+        elif new is not None:
+            wanted.append(new)
             due.append(state)
     if not due:
-        return []
+        return Fired((), left)
     changes, runs = [], [triggered.run for triggered in trigger(tx, due[0].environment, wanted)]
     for state, run in zip(due, runs, strict=True):
         # Decided again with the run that the task's key may have led to.
@@ -112,7 +128,20 @@ def fire(tx: Transaction, registry: Registry, new_ids: Mapping[UUID, UUID]) -> l
         )
     if not log.append_schedules(tx, changes):
         raise StorageConflict("a schedule was moved by somebody else", kind=ConflictKind.SCHEDULE_OCCURRENCE)
-    return runs
+    return Fired(runs, left)
+
+
+def _due_run(state: ScheduleState, registry: Registry, new_id: UUID, now: datetime) -> NewRun | None:
+    """The run of the schedule's latest occurrence; None if it is not due."""
+    events = schedule_decisions.fire(state, new_id, now)
+    if not events:
+        return None
+    task, deliver = registry.task(state.task_id), registry.asks_at_once(state.queue)
+    return _occurrence(state, task, new_id, events[0].scheduled_for, deliver)
+
+
+def _has_keys(new: NewRun) -> bool:
+    return new.created.idempotency_key is not None or new.created.singleton_key is not None
 
 
 def find(tx: Transaction, environment: str, schedule_id: str) -> ScheduleState:

@@ -136,21 +136,24 @@ class Tick:
         with self._database.read(self._clock) as tx:
             due = schedules.due_schedules(tx, self._environment, tasks, tx.now(), BATCH)
         self._more |= len(due) >= BATCH
-        if len(due) > 1:
-            try:
-                self._fire_these(due)
-                return
-            except Exception as error:
-                if isinstance(error, RunlaneError) and error.retryable and not isinstance(error, StorageConflict):
-                    raise
-                log.debug("one of %d due schedules is in the way of the others: %s", len(due), error)
-        for stream_id in due:
+        for stream_id in self._fire_together(due) if len(due) > 1 else due:
             self._guard(partial(self._fire_these, [stream_id]), f"firing schedule {stream_id}")
 
-    def _fire_these(self, stream_ids: Sequence[UUID]) -> None:
+    def _fire_together(self, due: Sequence[UUID]) -> Sequence[UUID]:
+        """Fire schedules in one transaction; those that have to be fired by themselves."""
+        try:
+            return self._fire_these(due)
+        except Exception as error:
+            if isinstance(error, RunlaneError) and error.retryable and not isinstance(error, StorageConflict):
+                raise
+            log.warning("%d due schedules are fired one by one: %s", len(due), error)
+            return due
+
+    def _fire_these(self, stream_ids: Sequence[UUID]) -> Sequence[UUID]:
         new_ids = {stream_id: new_run_id() for stream_id in stream_ids}
         fired = self._transact(lambda tx: schedule.fire(tx, self._registry, new_ids))
-        self._counts["schedules_fired"] += len(fired)
+        self._counts["schedules_fired"] += len(fired.runs)
+        return fired.left
 
     def _request_deliveries(self) -> None:
         """Of unbounded queues; those of bounded ones are asked for once they have a slot."""
@@ -194,7 +197,7 @@ class Tick:
     def _transact(self, work: Callable[[Transaction], T]) -> T:
         return self._database.transact(work, self._clock)
 
-    def _guard(self, work: Callable[[], None], what: str) -> None:
+    def _guard(self, work: Callable[[], object], what: str) -> None:
         """One bad item does not stop the rest; a database that is away does."""
         try:
             work()

@@ -7,6 +7,7 @@ each type are written and read.  Errors come out as SQLAlchemy's, which the rest
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,10 +18,12 @@ from attrs import frozen
 from sqlalchemy import Connection, CursorResult, Dialect, Executable
 from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.sql import visitors
+from sqlalchemy.types import TupleType
 
 _Convert = Callable[[Any], Any]
+_LOG = logging.getLogger("sqlalchemy.engine.Engine")
 
 #: What SQLAlchemy puts in the place of a list of values, for each execution to expand.
 _LIST = re.compile(r"__\[POSTCOMPILE_\w+\]")
@@ -117,7 +120,11 @@ class DirectConnection:
         compiled = _compiled(statement, self._dialect) if parameters is None or isinstance(parameters, dict) else None
         if compiled is None:
             return self._connection.execute(statement, parameters, execution_options=execution_options)
-        cursor, rows = self._run(self._dialect.do_execute, compiled.text, compiled.parameters(parameters or {}))
+        try:
+            values = compiled.parameters(parameters or {})
+        except Exception as error:
+            raise StatementError(str(error), compiled.text, parameters, error) from error
+        cursor, rows = self._run(self._dialect.do_execute, compiled.text, values)
         names = compiled.names or SimpleResultMetaData([column[0] for column in cursor.description or ()])
         found = Found(names, compiled.rows(rows) if compiled.read else iter(rows))
         found.rowcount = cursor.rowcount
@@ -134,9 +141,10 @@ class DirectConnection:
 
 
 def shortest(connection: Connection) -> Connection | DirectConnection:
-    """What executes statements in the shortest way there is, which who listens to them does not hear of."""
+    """What executes statements in the shortest way there is, unless somebody listens to them or logs them."""
     listened = connection.engine.dispatch
-    if connection.dialect.driver != "pysqlite" or listened.before_cursor_execute or listened.after_cursor_execute:
+    heard = listened.before_cursor_execute or listened.after_cursor_execute or _LOG.isEnabledFor(logging.INFO)
+    if heard or connection.dialect.driver != "pysqlite":
         return connection
     return DirectConnection(connection)
 
@@ -161,11 +169,17 @@ def _compile(statement: Any, dialect: Dialect) -> _Compiled | None:
     """None if each execution has its own text, or the rows are to come bit by bit."""
     if statement.get_execution_options().get("yield_per"):
         return None
+    if getattr(statement, "_values", ()) is None:  # what it writes is known by its parameters only
+        return None
     if any(getattr(part, "literal_execute", False) for part in visitors.iterate(statement)):
         return None
     compiled = statement.compile(dialect=dialect)
     text = _LIST.sub(_VALUES_OF_LIST, compiled.string)
     columns = list(getattr(statement, "exported_columns", ()))
+    if columns and len(compiled._result_columns) != len(columns):  # some of them are plain text
+        return None
+    if any(isinstance(bind.type, TupleType) for bind in compiled.binds.values()):
+        return None
     readers = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
     return _Compiled(
         text,

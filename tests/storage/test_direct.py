@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Connection, Integer, bindparam, event, exc, func, insert, literal, select, text, update
+from sqlalchemy import Connection, Integer, bindparam, event, exc, func, insert, literal, select, text, tuple_, update
 
 from runlane.storage import direct, tables
 from runlane.storage.database import Database
@@ -91,8 +91,15 @@ def test_it_tells_how_many_rows_were_written(connection: Connection) -> None:
 
 def test_a_missing_parameter_is_an_error(connection: Connection) -> None:
     both(connection, _NAMED, {"worker_id": "nobody"})
-    with pytest.raises(KeyError, match="worker_id"):
+    with pytest.raises(exc.StatementError, match="worker_id"):
         DirectConnection(connection).execute(_NAMED, {"worker": "nobody"})
+
+
+def test_a_value_of_another_type_is_an_error_of_sqlalchemy_too(connection: Connection) -> None:
+    expiring = select(_C.id).where(_C.expires_at < bindparam("instant", type_=tables.Instant()))
+    both(connection, expiring, {"instant": _AT})
+    with pytest.raises(exc.StatementError):
+        DirectConnection(connection).execute(expiring, {"instant": "2026"})
 
 
 def test_errors_are_those_of_sqlalchemy(connection: Connection) -> None:
@@ -130,6 +137,17 @@ def test_what_has_another_text_each_time_is_left_to_sqlalchemy(connection: Conne
     assert len(both(connection, streamed)) == 3
     assert not is_kept(limited)
     assert not is_kept(streamed)
+
+
+def test_shapes_that_are_not_understood_are_left_to_sqlalchemy(connection: Connection) -> None:
+    mixed = select(text("1"), _C.worker_id).where(_C.id == UUID(int=1))
+    assert both(connection, mixed) == [(1, "worker-1")]
+    pairs = select(_C.id).where(tuple_(_C.id, _C.worker_id).in_(bindparam("pairs", expanding=True)))
+    assert both(connection, pairs, {"pairs": [(str(UUID(int=1)), "worker-1")]}) == [(UUID(int=1),)]
+    whatever = update(tables.sessions).where(_C.id == UUID(int=1))
+    for values in ({"worker_id": "renamed"}, {"environment": "there"}, {"worker_id": "worker-1"}):
+        assert DirectConnection(connection).execute(whatever, values).rowcount == 1
+    assert not any(is_kept(statement) for statement in (mixed, pairs, whatever))
 
 
 def test_what_does_not_come_again_is_forgotten(connection: Connection) -> None:

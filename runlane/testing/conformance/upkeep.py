@@ -52,7 +52,8 @@ def deploy(store: Store) -> int:
 
 def fire(store: Store) -> Run | None:
     """Make the run of the schedule's due occurrence, as a maintainer does."""
-    return next(iter(store.transact(lambda tx: schedule.fire(tx, REGISTRY, {STREAM: new_run_id()}))), None)
+    fired = store.transact(lambda tx: schedule.fire(tx, REGISTRY, {STREAM: new_run_id()}))
+    return next(iter(fired.runs), None)
 
 
 @needs(Capability.CLAIMS_SCHEDULE_OCCURRENCES)
