@@ -357,16 +357,22 @@ def test_schedules_that_are_due_at_once_fire_in_one_transaction(
     assert app.audit.verify().differences == ()
 
 
-def test_among_many_that_are_due_one_that_cannot_fire_is_left_out(make_app: Make, clock: SettableClock) -> None:
+def test_among_many_that_are_due_one_that_cannot_fire_is_left_out(
+    make_app: Make, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def key(payload: Any) -> str:
         if payload == 7:
             raise RuntimeError("no key today")
         return str(payload)
 
     app = make_app(
-        scheduled(*(Schedule(f"s-{n}", run_at=START, payload=n) for n in range(20)), idempotency_key=key), clock=clock
+        scheduled(*(Schedule(f"s-{n}", run_at=START, payload=n) for n in range(20)), concurrency_key=key), clock=clock
     )
+    transactions: list[object] = []
+    transact = Database.transact
+    monkeypatch.setattr(Database, "transact", lambda self, *rest: transactions.append(1) or transact(self, *rest))
     report = app.tick()
+    assert len(transactions) < 10
     assert (report.schedules_fired, len(report.errors)) == (19, 1)
     assert sorted(run.payload for run in app.runs.list(limit=500).data) == [n for n in range(20) if n != 7]
     assert app.audit.verify().differences == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -166,3 +167,10 @@ def test_who_listens_to_statements_hears_of_all_of_them(connection: Connection) 
     for _ in range(3):
         shortest(connection).execute(_NAMED, {"worker_id": "worker-1"})
     assert len(heard) == 3
+
+
+def test_statements_that_are_logged_are_logged_by_sqlalchemy(
+    connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sqlalchemy.engine.Engine")
+    assert shortest(connection) is connection
