@@ -13,7 +13,7 @@ from uuid import UUID
 from attrs import evolve
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from runlane import jsontext
 from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
@@ -138,8 +138,21 @@ class Database:
             raise ConfigurationInvalid(f"{self.where} needs a driver: pip install 'runlane[postgres]'") from error
         if url.get_backend_name() == "sqlite":
             _prepare_sqlite(engine, self._synchronous)
+        self._close_late_ones(engine)
         _name_schema(engine, self.schema)
         return engine
+
+    def _close_late_ones(self, engine: Engine) -> None:
+        """Close what comes back after ``dispose``: the pool it came from is gone, and would leave it open."""
+
+        @event.listens_for(engine, "connect")
+        def connected(_: Any, entry: ConnectionPoolEntry) -> None:
+            entry.info["disposals"] = self._disposals
+
+        @event.listens_for(engine, "checkin")
+        def returned(_: Any, entry: ConnectionPoolEntry) -> None:
+            if entry.info.get("disposals") != self._disposals:
+                entry.close()
 
     @contextmanager
     def write(self, clock: Clock | None = None, *, beat: bool = False) -> Iterator[Transaction]:
