@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 from uuid import UUID
 
-from runlane.aio_operators import AsyncAudit, AsyncIdempotencyKeys, AsyncQueues, AsyncRuns, AsyncSchedules
+from runlane.aio_auditing import AsyncAudit
+from runlane.aio_operators import AsyncIdempotencyKeys, AsyncQueues, AsyncRuns, AsyncSchedules
 from runlane.app import Executed, Runlane
 from runlane.bridge import Bridged, ThreadCalls
 from runlane.clock import Clock

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Unpack
@@ -14,7 +14,7 @@ from runlane.bridge import ThreadCalls
 from runlane.bulk import Bulk
 from runlane.engine.trigger import Triggered
 from runlane.events import Recorded
-from runlane.operators import Audit, IdempotencyKeys, Runs
+from runlane.operators import IdempotencyKeys, Runs
 from runlane.projections.attempts import Attempt
 from runlane.projections.occurrences import Occurrence
 from runlane.projections.queues import QueueControl
@@ -23,7 +23,6 @@ from runlane.projections.schedules import ScheduleState
 from runlane.pruning import Pruned
 from runlane.reading import DEFAULT_LIMIT, Order, Page, QueueState, Where
 from runlane.steering import Queues, Schedules
-from runlane.storage.replay import Verification
 from runlane.tasks import Queue, Task
 from runlane.values import Actor, RunStatus
 
@@ -279,21 +278,3 @@ class AsyncQueues:
     ) -> QueueControl | None:
         """See ``Queues.resume``."""
         return await self._call(self._sync.resume, queue, reason=reason, actor=actor)
-
-
-class AsyncAudit:
-    """See ``runlane.operators.Audit``."""
-
-    def __init__(self, audit: Audit, call: ThreadCalls) -> None:
-        self._sync = audit
-        self._call = call
-
-    async def count(self) -> dict[str, int]:
-        """See ``Audit.count``."""
-        return await self._call(self._sync.count)
-
-    async def verify(
-        self, id: UUID | str | None = None, *, progress: Callable[[int], None] | None = None
-    ) -> Verification:
-        """See ``Audit.verify``."""
-        return await self._call(self._sync.verify, id, progress=progress)

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from attrs import frozen
 
+from runlane.auditing import Audit
 from runlane.capabilities import Capability
 from runlane.clock import Clock
 from runlane.decisions import MAX_EVENTS
@@ -21,7 +22,7 @@ from runlane.errors import ConfigurationInvalid, LeaseLost
 from runlane.inline import Inline
 from runlane.intake import Intake
 from runlane.lanes import Lane, lane_of
-from runlane.operators import Audit, IdempotencyKeys, Runs
+from runlane.operators import IdempotencyKeys, Runs
 from runlane.projections.runs import Run
 from runlane.registry import Registry
 from runlane.requests import Trigger, build

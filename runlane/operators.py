@@ -1,9 +1,9 @@
-"""What operators ask of runs, keys and the log: ``app.runs``, ``app.idempotency_keys`` and ``app.audit``."""
+"""What operators ask of runs and keys: ``app.runs`` and ``app.idempotency_keys``."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Unpack
 from uuid import UUID
@@ -19,8 +19,7 @@ from runlane.projections.runs import Run
 from runlane.pruning import Pruned
 from runlane.reading import DEFAULT_LIMIT, Order, Page, Where
 from runlane.runtime import Runtime
-from runlane.storage import queries, replay, streams
-from runlane.storage.replay import Verification
+from runlane.storage import queries, streams
 from runlane.tasks import Queue, Task
 from runlane.values import ACTIVE, TERMINAL, Actor, RunStatus, SourceType, identifier, run_id
 
@@ -338,32 +337,3 @@ class IdempotencyKeys:
         runtime, said = self._runtime, requests.said(actor, reason)
         task_id, wanted = runtime.registry.task(task).id, identifier("idempotency_key", key)
         return runtime.transact(lambda tx: operate.reset_key(tx, runtime.environment, task_id, wanted, said))
-
-
-class Audit:
-    """Checking the log: ``app.audit``."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    def count(self) -> dict[str, int]:
-        """How many events of each type the log holds for this environment; reads all of them."""
-        self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.count")
-        with self._runtime.reading() as tx:
-            return queries.count_events(tx, self._runtime.environment)
-
-    def verify(self, id: UUID | str | None = None, *, progress: Callable[[int], None] | None = None) -> Verification:
-        """Fold the whole log of this environment (or one run's), and compare it field by field with what is stored.
-
-        `progress` is called with the number of events folded so far.
-        """
-        self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.verify")
-        self._runtime.start()
-        with self._runtime.database.snapshot() as tx:
-            if id is None:
-                return replay.verify(tx, self._runtime.environment, progress)
-            wanted = run_id(id)
-            found = replay.compare_run(tx, self._runtime.environment, wanted)
-        if not found.events and not found.differences:
-            raise RunNotFound(f"no run has the id {wanted} in environment {self._runtime.environment!r}")
-        return found

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_e
 from sqlalchemy.orm import Session
 
 from runlane import AsyncRunlane, Lane, Runlane, RunlaneError, SettableClock
-from runlane.operators import Audit, IdempotencyKeys, Runs
+from runlane.auditing import Audit
+from runlane.operators import IdempotencyKeys, Runs
 from runlane.steering import Queues, Schedules
 from runlane.storage import database as databases
 from runlane.storage.database import Database
