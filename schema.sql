@@ -47,10 +47,21 @@ create table events (
   data json not null,
   tx xid8 not null default pg_current_xact_id(),
   position bigint not null generated always as identity,
+  digest bytea not null,
   -- A run's first two events come at once, two more as a rule when it has been executed: its page has room for them.
   constraint events_pkey primary key (stream_id, sequence) with (fillfactor = 45),
   constraint events_sequence_from_one check (sequence >= 1)
 ) with (autovacuum_vacuum_insert_scale_factor = 0.05);
+
+-- The digest of an event (runlane/digests.py says what it is worth): over that of the event before it in its stream,
+-- empty for the first one, and over its own facts, one a line. Of one expression, so that the planner puts it in place.
+create function event_digest(
+  before bytea, stream_id uuid, sequence integer, type text, version smallint, occurred_at timestamptz,
+  environment text, actor text, data text
+) returns bytea language sql stable parallel safe as $$
+  select sha256(before || convert_to(concat_ws(e'\n', stream_id, sequence, version,
+    (extract(epoch from occurred_at) * 1000000)::bigint, type, environment, actor, data), 'UTF8'))
+$$;
 
 -- History is not edited. ENABLE ALWAYS holds for sessions in replica mode too; TRUNCATE is refused as well.
 create function refuse_change() returns trigger language plpgsql as $$
@@ -95,6 +106,8 @@ create table runs (
   singleton_key text,
   concurrency_key text,
   correlation_id text,
+  -- Of its last event: what the next one is chained to.
+  digest bytea not null,
   constraint runs_pkey primary key (id),
   constraint runs_leased_iff_running
     check ((status in ('running', 'cancellation_requested')) = (lease_session_id is not null)),

@@ -10,11 +10,12 @@ from uuid import UUID
 from attrs import frozen
 from sqlalchemy import CursorResult, Executable
 
+from runlane.digests import Facts
 from runlane.storage.direct import Found, Rows
 from runlane.storage.floors import Stretch
 
-#: stream_id, sequence, type, version, occurred_at, environment, actor, data (JSON text)
-EventRow = tuple[UUID, int, str, int, datetime, str, str, str]
+#: What is stored of an event but its digest, which whoever inserts it works out (``runlane.digests``).
+EventRow = Facts
 #: A row of ``rows.STATE`` or ``rows.BIRTH``.
 RunRow = tuple[Any, ...]
 #: A partition of a bounded queue, and how many of its runs to find: queue, concurrency key, room.
@@ -67,8 +68,11 @@ class StorageDialect(Protocol):
         """Append the births of runs: their first events and their rows."""
         ...
 
-    def insert_singleton(self, conn: Statements, run: RunRow) -> bool:
-        """Insert the row of a run with a singleton key, unless an active run owns the key; whether it was inserted."""
+    def insert_singleton(self, conn: Statements, run: RunRow, events: Sequence[EventRow]) -> bool:
+        """Insert the row of a run with a singleton key, unless an active run owns the key; whether it was inserted.
+
+        Its first `events` are inserted behind it, by ``insert_events``.
+        """
         ...
 
     def update_runs(

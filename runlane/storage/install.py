@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from importlib import resources
 
 from sqlalchemy import Connection, insert, inspect, select
 
 from runlane.errors import ConfigurationInvalid
-from runlane.storage import faults, sqlite_ddl, tables, upgrades
+from runlane.storage import faults, script, sqlite_ddl, tables, upgrades
 from runlane.storage.tables import SCHEMA, VERSION
 
 #: Serialises concurrent migrators of one database; any constant nobody else uses.
@@ -74,7 +73,7 @@ def installed_version(connection: Connection, schema: str | None) -> int | None:
 
 def ddl(schema: str) -> str:
     """The text of ``schema.sql`` for a schema of this name."""
-    text = (resources.files("runlane") / "schema.sql").read_text("utf-8")
+    text = script.whole()
     if _HEAD not in text:
         raise ConfigurationInvalid("schema.sql has lost its first two statements")
     name = quoted(schema)

@@ -129,10 +129,11 @@ def append_singleton(tx: Transaction, change: Change) -> bool:
     Raises:
         StorageConflict: a run with this id exists already (kind ``run_exists``).
     """
+    events = _event_rows([change])
     with _unique_ids():
-        if not tx.dialect.insert_singleton(tx.statements, rows.birth_values(change.after)):
+        if not tx.dialect.insert_singleton(tx.statements, rows.birth_values(change.after), events):
             return False
-    _insert_events(tx, _event_rows([change]))
+    _insert_events(tx, events)
     _ask_for_delivery(tx, [change])
     return True
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
 from uuid import UUID
 
+from runlane.digests import chained
 from runlane.storage import postgres_claims as claims
 from runlane.storage import rows
 from runlane.storage.dialect import EventRow, LeaseTerms, Room, RunRow, Statements
@@ -25,10 +26,20 @@ _CAST = {
 }
 _EVENT = ("stream_id", "sequence", "type", "version", "occurred_at", "environment", "actor", "data")
 _EVENT_VALUES = ", ".join("data::json" if column == "data" else column for column in _EVENT)
+_DIGESTED = (*_EVENT, "digest")
+_DIGESTED_VALUES = f"{_EVENT_VALUES}, digest"
+_BIRTH = (*rows.BIRTH, "digest")
 _STEP = ("id", "expected", *rows.STATE[1:])
 _ADVANCE = (*_STEP, *_EVENT[2:])
+_STEP_DIGESTED = (*_STEP, "digest")
 #: Which runs were advanced, unless all were.
 _LATE = "select case when count(*) < %b::int then coalesce(array_agg(id), '{}') end from u"
+
+
+def _digested(events: Sequence[EventRow], before: Mapping[UUID, bytes]) -> tuple[Batch, dict[UUID, bytes]]:
+    """Events with their digests, and the last one of each stream; `before` is what stands before each in the log."""
+    digests, last = chained(events, before)
+    return Batch(_DIGESTED, [(*event, digest) for event, digest in zip(events, digests, strict=True)]), last
 
 
 class Postgres:
@@ -51,6 +62,10 @@ class Postgres:
             insert into {schema}.idempotency_keys (environment, task_id, key, run_id)
             select * from unnest(%b::text[], %b::text[], %b::text[], %b::uuid[])
             on conflict do nothing returning run_id"""
+        self._digests_before = f"""
+            select e.stream_id, e.digest from unnest(%b::uuid[], %b::int[]) p (stream_id, sequence)
+            join {schema}.events e on e.stream_id = p.stream_id and e.sequence = p.sequence"""
+        self._digests_of = f"select id, digest from {schema}.runs where id = any(%b::uuid[])"
         self._delete_runs = f"""
             with gone as materialized (
               select id, environment, task_id, idempotency_key from {schema}.runs where id = any(%b::uuid[])
@@ -70,16 +85,16 @@ class Postgres:
 
     def _inserting_events(self, events: Shape) -> str:
         return claims.flat(f"""
-            insert into {self._schema}.events ({", ".join(_EVENT)})
-            select {_EVENT_VALUES} from {source("t", _EVENT, events, ordinality=True)} order by ord""")
+            insert into {self._schema}.events ({", ".join(_DIGESTED)})
+            select {_DIGESTED_VALUES} from {source("t", _DIGESTED, events, ordinality=True)} order by ord""")
 
     def _inserting_runs(self, events: Shape, runs: Shape) -> str:
         return f"with e as ({self._inserting_events(events)}) {self._inserting_rows(runs)}"
 
     def _inserting_rows(self, runs: Shape) -> str:
         return claims.flat(f"""
-            insert into {self._schema}.runs ({", ".join(rows.BIRTH)})
-            select {", ".join(map(self._cast, rows.BIRTH))} from {source("d", rows.BIRTH, runs)}""")
+            insert into {self._schema}.runs ({", ".join(_BIRTH)})
+            select {", ".join(map(self._cast, _BIRTH))} from {source("d", _BIRTH, runs)}""")
 
     def _inserting_alike(self, columns: Sequence[str], further: int) -> str:
         """Runs that differ by id and payload: of the one that was folded, those columns of its row that have a value,
@@ -89,19 +104,49 @@ class Postgres:
             for name in columns
         )
         more = "".join(", (%b::int, %b::text, %b::smallint, %b::text)" for _ in range(further))
+        first = self._digest("''::bytea", "d.id", "f", "d.data")
+        further_digests = "".join(self._chaining(number) for number in range(2, further + 2))
         return claims.flat(f"""
-            with clock as materialized (select coalesce(%b::timestamptz, clock_timestamp()) as at), d as materialized (
+            with clock as materialized (select coalesce(%b::timestamptz, clock_timestamp()) as at), v as materialized (
+              select v_.*, %b::text as environment, %b::text as actor from (
+                values (1, %b::text, %b::smallint, null::text){more}) as v_ (sequence, type, version, data)
+            ), d as materialized (
               select id, data, ord from unnest(%b::uuid[], %b::text[]) with ordinality as d_(id, data, ord)
-            ), e as (
-              insert into {self._schema}.events ({", ".join(_EVENT)})
-              select d.id, v.sequence, v.type, v.version, clock.at, %b::text, %b::text, coalesce(v.data, d.data)::json
-              from d cross join clock
-              cross join (values (1, %b::text, %b::smallint, null::text){more}) as v(sequence, type, version, data)
+            ), c1 as materialized (
+              select d.*, array[{first}] as digests from d cross join clock join v f on f.sequence = 1
+            ){further_digests}, e as (
+              insert into {self._schema}.events ({", ".join(_DIGESTED)})
+              select d.id, v.sequence, v.type, v.version, clock.at, environment, actor, coalesce(v.data, d.data)::json,
+                digests[v.sequence]
+              from c{further + 1} d cross join clock cross join v
               order by d.ord, v.sequence
             ), r as (
-              insert into {self._schema}.runs ({", ".join(columns)}) select {stored} from d cross join clock
+              insert into {self._schema}.runs ({", ".join(columns)}, digest) select {stored}, digests[{further + 1}]
+              from c{further + 1} d cross join clock
             )
             select at from clock""")
+
+    def _chaining(self, number: int) -> str:
+        """The digest of an event behind the first one, which it shares all but the stream with the other runs'."""
+        digest = self._digest(f"d.digests[{number - 1}]", "d.id", "f", "f.data")
+        return f""", c{number} as materialized (
+              select d.id, d.data, d.ord, d.digests || {digest} as digests
+              from c{number - 1} d cross join clock join v f on f.sequence = {number}
+            )"""
+
+    def _digest(self, before: str, stream_id: str, event: str, data: str) -> str:
+        return claims.digest(
+            self._schema,
+            before,
+            stream_id,
+            f"{event}.sequence",
+            f"{event}.type",
+            f"{event}.version",
+            "clock.at",
+            f"{event}.environment",
+            f"{event}.actor",
+            data,
+        )
 
     def _inserting_singleton(self, runs: Shape) -> str:
         return f"""{self._inserting_rows(runs)}
@@ -110,29 +155,31 @@ class Postgres:
 
     def _updating_runs(self, runs: Shape, events: Shape) -> str:
         return claims.flat(f"""
-            with u as ({self._updating_rows(source("d", _STEP, runs))} returning r.id), e as (
-              insert into {self._schema}.events ({", ".join(_EVENT)})
-              select {_EVENT_VALUES} from {source("t", _EVENT, events, ordinality=True)}
+            with u as ({self._updating_rows(source("d", _STEP_DIGESTED, runs), "d.digest")} returning r.id), e as (
+              insert into {self._schema}.events ({", ".join(_DIGESTED)})
+              select {_DIGESTED_VALUES} from {source("t", _DIGESTED, events, ordinality=True)}
               where stream_id in (select id from u) order by ord
             )
             {_LATE}""")
 
     def _advancing_runs(self, steps: Shape) -> str:
         """Each run by one event, whose own columns stand behind those of the run."""
+        event = ("r.digest", "d.id", "d.sequence", *(f"d.{column}" for column in _EVENT[2:]))
         return claims.flat(f"""
             with u as (
-              {self._updating_rows(source("d", _ADVANCE, steps))} returning r.id, r.sequence,
-                {", ".join(f"d.{column}" for column in _EVENT[2:])}
+              {self._updating_rows(source("d", _ADVANCE, steps), claims.digest(self._schema, *event))}
+              returning r.id, r.sequence, {", ".join(f"d.{column}" for column in _EVENT[2:])}, r.digest
             ), e as (
-              insert into {self._schema}.events ({", ".join(_EVENT)})
-              select id, sequence, {", ".join(_EVENT_VALUES.split(", ")[2:])} from u
+              insert into {self._schema}.events ({", ".join(_DIGESTED)})
+              select id, sequence, {", ".join(_DIGESTED_VALUES.split(", ")[2:])} from u
             )
             {_LATE}""")
 
-    def _updating_rows(self, steps: str) -> str:
+    def _updating_rows(self, steps: str, digest: str) -> str:
         changed = ", ".join(f"{column} = d.{self._cast(column)}" for column in rows.STATE[1:])
         return f"""
-            update {self._schema}.runs r set {changed} from {steps} where r.id = d.id and r.sequence = d.expected"""
+            update {self._schema}.runs r set {changed}, digest = {digest} from {steps}
+            where r.id = d.id and r.sequence = d.expected"""
 
     def _cast(self, value: str, column: str | None = None) -> str:
         """The value of a column, which is the column of this name unless it is another one's."""
@@ -144,11 +191,18 @@ class Postgres:
         return moment
 
     def insert_events(self, conn: Statements, events: Sequence[EventRow]) -> None:
-        batch = Batch(_EVENT, events)
-        conn.exec_driver_sql(self._insert_events(batch.shape), batch.parameters)
+        began = {event[0]: event[1] - 1 for event in reversed(events)}
+        behind = [(stream_id, sequence) for stream_id, sequence in began.items() if sequence]
+        before: dict[UUID, bytes] = {}
+        if behind:
+            found = conn.exec_driver_sql(self._digests_before, tuple(map(list, zip(*behind, strict=True))))
+            before = {row[0]: row[1] for row in found}
+        digested, _ = _digested(events, before)
+        conn.exec_driver_sql(self._insert_events(digested.shape), digested.parameters)
 
     def insert_runs(self, conn: Statements, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
-        first, second = Batch(_EVENT, events), Batch(rows.BIRTH, runs)
+        first, last = _digested(events, {})
+        second = Batch(_BIRTH, [(*run, last[run[0]]) for run in runs])
         conn.exec_driver_sql(self._insert_runs(first.shape, second.shape), (*first.parameters, *second.parameters))
 
     def insert_alike(
@@ -165,15 +219,15 @@ class Postgres:
         first, *further = events
         more = [value for event in further for value in (*event[1:4], event[7])]
         statement = self._insert_alike(tuple(name for name, _ in given), len(further))
-        parameters = (now, Uuids(ids), Texts(data), *first[5:7], *first[2:4], *more, *fixed)
+        parameters = (now, *first[5:7], *first[2:4], *more, Uuids(ids), Texts(data), *fixed)
         done = conn.exec_driver_sql(statement, parameters)
         if now is not None:
             return now
         at: datetime = done.scalar_one()
         return at
 
-    def insert_singleton(self, conn: Statements, run: RunRow) -> bool:
-        batch = Batch(rows.BIRTH, [run])
+    def insert_singleton(self, conn: Statements, run: RunRow, events: Sequence[EventRow]) -> bool:
+        batch = Batch(_BIRTH, [(*run, chained(events, {})[0][-1])])
         return conn.exec_driver_sql(self._insert_singleton(batch.shape), batch.parameters).first() is not None
 
     def update_runs(
@@ -184,7 +238,9 @@ class Postgres:
             batch = Batch(_ADVANCE, [step + event[2:] for step, event in zip(steps, events, strict=True)])
             statement, parameters = self._advance_runs(batch.shape), batch.parameters
         else:
-            first, second = Batch(_STEP, steps), Batch(_EVENT, events)
+            before = {row[0]: row[1] for row in conn.exec_driver_sql(self._digests_of, ([run[0] for run in runs],))}
+            second, last = _digested(events, before)
+            first = Batch(_STEP_DIGESTED, [(*step, last[step[0]]) for step in steps])
             statement = self._update_runs(first.shape, second.shape)
             parameters = (*first.parameters, *second.parameters)
         won = conn.exec_driver_sql(statement, (*parameters, len(runs))).scalar_one()
@@ -230,8 +286,8 @@ class Postgres:
         limit: int,
     ) -> Sequence[Sequence[Any]]:
         best = self._best(environment, terms.session_id, stretches, tasks, now, limit)
-        event = (terms.session_id, terms.worker_id, terms.version, environment, terms.actor, terms.before, terms.behind)
-        return conn.exec_driver_sql(self._claim, (*best, *event)).all()
+        event = (terms.version, environment, terms.actor, terms.before, terms.behind)
+        return conn.exec_driver_sql(self._claim, (*best, *event, terms.session_id, terms.worker_id)).all()
 
     @staticmethod
     def _best(

@@ -36,6 +36,7 @@ _TYPES = {
     "lease_session_id": "uuid",
     "source_run_id": "uuid",
     "parent_run_id": "uuid",
+    "digest": "bytea",
     **dict.fromkeys(
         ("due_at", "run_at", "updated_at", "created_at", "started_at", "finished_at", "leased_at"), "timestamptz"
     ),

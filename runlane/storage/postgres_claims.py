@@ -21,6 +21,11 @@ def flat(statement: str) -> str:
     return " ".join(statement.split())
 
 
+def digest(schema: str, *given: str) -> str:
+    """The digest of an event: of the one before it, and of the expressions of its eight columns."""
+    return f"{schema}.event_digest({', '.join(given)})"
+
+
 def _best(schema: str) -> str:
     """The CTE ``best`` and what it needs.  Parameters: now (else the moment of the statement), queues, session,
     environment, the stretches' five columns, environment twice, tasks, limit, environment, tasks, limit, limit."""
@@ -84,23 +89,30 @@ def claim(schema: str) -> str:
     """Due runs of unlimited queues, leased: what ``decisions.lease`` decides and the fold makes of it, in one
     statement.
 
-    Further parameters: session, worker; event version, environment, actor, and the event's data before
-    and after the number of the attempt.
+    Further parameters: event version, environment, actor, and the event's data before and after the number of the
+    attempt; session, worker.
     """
     at = "greatest(r.updated_at, (select at from clock))"
     read = ", ".join(f"u.{column}::text" if column in _JSON else f"u.{column}" for column in rows.LEASED)
+    data = "before || (r.attempt_count + 1) || behind"
+    told = digest(schema, "r.digest", "r.id", "r.sequence + 1", "type", "version", at, "t.environment", "actor", data)
     return flat(f"""
-        with recursive {_best(schema).format(columns="id, priority, due_at")}, u as (
+        with recursive {_best(schema).format(columns="id, priority, due_at")}, terms as materialized (
+          select 'run.leased' as type, %b::smallint as version, %b::text as environment, %b::text as actor,
+            %b::text as before, %b::text as behind
+        ), u as (
           update {schema}.runs r set status = 'running', sequence = r.sequence + 1, updated_at = {at}, due_at = null,
             run_at = null, started_at = coalesce(r.started_at, {at}), attempt_count = r.attempt_count + 1,
-            lease_session_id = %b::uuid, lease_worker_id = %b::text, leased_at = {at}, reservation = null
-          from best b where r.id = b.id
-          returning {", ".join(f"r.{column}" for column in rows.LEASED)}, b.priority, b.due_at
+            lease_session_id = %b::uuid, lease_worker_id = %b::text, leased_at = {at}, reservation = null,
+            digest = {told}
+          from best b cross join terms t where r.id = b.id
+          returning {", ".join(f"r.{column}" for column in rows.LEASED)}, r.digest, b.priority, b.due_at
         ), leased as (
-          insert into {schema}.events (stream_id, sequence, type, version, occurred_at, environment, actor, data)
-          select id, sequence, 'run.leased', %b::smallint, updated_at, %b::text, %b::text,
-            (%b::text || attempt_count || %b::text)::json
-          from u
+          insert into {schema}.events
+            (stream_id, sequence, type, version, occurred_at, environment, actor, data, digest)
+          select id, sequence, type, version, updated_at, environment, actor, (before || attempt_count || behind)::json,
+            digest
+          from u cross join terms
         )
         select {read}, e.version, e.data::text, u.due_at from u {_first(schema, "u")}
         order by {_ORDER.replace("priority", "u.priority").replace("due_at", "u.due_at").replace(", id", ", u.id")}""")

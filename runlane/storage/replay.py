@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import cache
-from typing import Any
+from heapq import merge
+from operator import itemgetter
+from typing import Any, TypeVar
 from uuid import UUID
 
 from attrs import frozen
@@ -22,6 +24,8 @@ from runlane.projections import schedules as schedule_fold
 from runlane.storage import keys, outbox, rows, streams, tables
 from runlane.storage.streams import Stream
 from runlane.storage.transaction import Transaction
+
+T = TypeVar("T")
 
 _JSON = frozenset({"failure", "reservation", "cancellation"})
 _ROW = select(tables.runs).where(
@@ -69,36 +73,51 @@ def verify(
     """
     differences: list[Difference] = []
     counts = Counter[str]()
-    for what, prefix, key, compare in _KINDS:
-        asked = {} if environment is None else {"environment": environment}
-        rows_in_order = tx.execute(_rows_by(key, environment is None), asked)
-        with rows_in_order as found, closing(streams.read_streams(tx, prefix, environment)) as histories:
-            stored = ((row._mapping[key], dict(row._mapping)) for row in found)
-            for stream, row in _paired(histories, stored):
-                counts[what] += stream is not None
-                counts["events"] += 0 if stream is None else len(stream.records)
-                differences.extend(compare(tx, stream, row))
-                if progress is not None:
-                    progress(counts["events"])
-                if len(differences) >= most:
-                    return _verification(counts, differences[:most])
     pruned_at: dict[str, int] = {}
-    with closing(streams.read_streams(tx, "environment.", environment)) as histories:
-        for stream in histories:
-            counts["events"] += len(stream.records)
-            differences.extend(_check_environment(stream))
-            for record in stream.records:
-                pruned_at[record.environment] = record.position or 0
+    with closing(streams.read_streams(tx, "", environment)) as histories, ExitStack() as open_rows:
+        for stream, row in _paired(histories, _stored(tx, environment, open_rows)):
+            kind = _kind_of(stream, row)
+            counts[kind.name] += stream is not None
+            if stream is not None:
+                counts["events"] += len(stream.records)
+                differences.extend(_forged(stream))
+                if kind is _ENVIRONMENT and stream.records:
+                    pruned_at[stream.records[-1].environment] = stream.records[-1].position or 0
+            if row is not None and row[0] is not kind:
+                differences.append(Difference(row[1][row[0].key.name], 0, "row", f"one of {row[0].name}", "absent"))
+                row = None
+            differences.extend(kind.compare(tx, stream, None if row is None else row[1]))
+            if progress is not None:
+                progress(counts["events"])
+            if len(differences) >= most:
+                return _verification(counts, differences[:most])
     differences.extend(_keys(tx, environment, pruned_at))
-    with closing(streams.read_streams(tx, "idempotency.", environment)) as histories:
-        for stream in histories:
-            counts["events"] += len(stream.records)
-            differences.extend(_compare_reset(tx, stream))
     differences.extend(
         Difference(run_id, sequence, "outbox", "present", "an event run.delivery_requested at this place")
         for run_id, sequence in outbox.orphans(tx, environment, most)
     )
     return _verification(counts, differences[:most])
+
+
+def _stored(
+    tx: Transaction, environment: str | None, opened: ExitStack
+) -> Iterator[tuple[UUID, tuple[Kind, dict[str, Any]]]]:
+    """All rows that are folded from streams of their own, in the order of the streams."""
+    asked = {} if environment is None else {"environment": environment}
+
+    def of(kind: Kind) -> Iterator[tuple[UUID, tuple[Kind, dict[str, Any]]]]:
+        found = opened.enter_context(tx.execute(_rows_by(kind.key, environment is None), asked))
+        return ((row._mapping[kind.key], (kind, dict(row._mapping))) for row in found)
+
+    return merge(*(of(kind) for kind in KINDS if kind.key is not None), key=itemgetter(0))
+
+
+def _kind_of(stream: Stream | None, row: tuple[Kind, dict[str, Any]] | None) -> Kind:
+    """What a stream is about, as its first event says, or what the table of a row without history is about."""
+    if stream is None:
+        assert row is not None
+        return row[0]
+    return next((kind for kind in KINDS if stream.type.startswith(kind.prefix)), _UNKNOWN)
 
 
 @cache
@@ -119,13 +138,11 @@ def compare_run(tx: Transaction, environment: str, run_id: UUID) -> Verification
     """The same for one run."""
     stream = streams.read_run(tx, environment, run_id)
     row = tx.execute(_ROW, {"run_id": run_id, "environment": environment}).first()
-    found = _compare_run(tx, stream, None if row is None else dict(row._mapping))
+    found = _forged(stream) + _compare_run(tx, stream, None if row is None else dict(row._mapping))
     return Verification(1, 0, 0 if stream is None else len(stream.records), tuple(found))
 
 
-def _paired(
-    histories: Iterable[Stream], stored: Iterable[tuple[UUID, dict[str, Any]]]
-) -> Iterator[tuple[Stream | None, dict[str, Any] | None]]:
+def _paired(histories: Iterable[Stream], stored: Iterable[tuple[UUID, T]]) -> Iterator[tuple[Stream | None, T | None]]:
     """Streams and rows, both in id order, side by side; either may be missing."""
     left, right = iter(histories), iter(stored)
     stream, row = next(left, None), next(right, None)
@@ -154,6 +171,7 @@ def _compare_run(_: Transaction, stream: Stream | None, row: dict[str, Any] | No
     if row is None:
         return [Difference(run.id, run.sequence, "row", "absent", "present")]
     folded: dict[str, Any] = dict(zip(rows.BIRTH, rows.birth_values(run), strict=True))
+    folded["digest"], row["digest"] = stream.digest.hex(), row["digest"].hex()
     for name in _JSON:
         folded[name] = None if folded[name] is None else jsontext.decode(folded[name])
     return _fields(run.id, run.sequence, row, folded)
@@ -198,16 +216,9 @@ def _compare_queue(_: Transaction, stream: Stream | None, row: dict[str, Any] | 
     return _fields(state.stream_id, state.sequence, row, rows.queue_values(state))
 
 
-#: What is compared: how it is counted, how its event types begin, the key of its table, and how.
-_KINDS: tuple[tuple[str, str, Any, Callable[..., list[Difference]]], ...] = (
-    ("runs", "run.", tables.runs.c.id, _compare_run),
-    ("schedules", "schedule.", tables.schedules.c.stream_id, _compare_schedule),
-    ("queues", "queue.", tables.queues.c.stream_id, _compare_queue),
-)
-
-
-def _check_environment(stream: Stream) -> list[Difference]:
+def _check_environment(_: Transaction, stream: Stream | None, row: dict[str, Any] | None) -> list[Difference]:
     """Nothing is folded from an environment's own stream; it must be its own, readable and without a gap."""
+    assert stream is not None
     if stream.damage is not None:
         return [_unreadable(stream.id, *stream.damage)]
     for place, record in enumerate(stream.records, 1):
@@ -218,6 +229,14 @@ def _check_environment(stream: Stream) -> list[Difference]:
     return []
 
 
+def _forged(stream: Stream | None) -> list[Difference]:
+    """The first event of a stream that is not what it was when its digest was written, or whose neighbour is not."""
+    if stream is None or stream.forged is None:
+        return []
+    sequence, stored, folded = stream.forged
+    return [Difference(stream.id, sequence, "digest", stored.hex(), folded.hex())]
+
+
 def _unreadable(stream_id: UUID, sequence: int, reason: str) -> Difference:
     return Difference(stream_id, sequence, "event", reason, "a readable event")
 
@@ -226,8 +245,9 @@ def _illegal(stream: Stream, error: InvariantViolation) -> Difference:
     return Difference(stream.id, stream.records[-1].sequence, "log", str(error), "a legal history")
 
 
-def _compare_reset(tx: Transaction, stream: Stream) -> list[Difference]:
+def _compare_reset(tx: Transaction, stream: Stream | None, _: dict[str, Any] | None) -> list[Difference]:
     """A key whose owner was the last to lose it to an operator has to say so."""
+    assert stream is not None
     if stream.damage is not None:
         return [_unreadable(stream.id, *stream.damage)]
     last = stream.records[-1]
@@ -239,6 +259,33 @@ def _compare_reset(tx: Transaction, stream: Stream) -> list[Difference]:
     stored = None if owner is None else owner.reset_at
     field = "idempotency_keys.reset_at"
     return [] if stored == expected else [Difference(stream.id, last.sequence, field, stored, expected)]
+
+
+def _strange(_: Transaction, stream: Stream | None, row: dict[str, Any] | None) -> list[Difference]:
+    """A stream that begins with an event of no known kind."""
+    assert stream is not None
+    return [Difference(stream.id, 1, "type", stream.type, "an event of a known kind")]
+
+
+@frozen
+class Kind:
+    """What a stream can be about: how it is counted, how its types begin, the key of its table, how both compare."""
+
+    name: str
+    prefix: str
+    key: Any
+    compare: Callable[[Transaction, Stream | None, dict[str, Any] | None], list[Difference]]
+
+
+_ENVIRONMENT = Kind("environments", "environment.", None, _check_environment)
+_UNKNOWN = Kind("unknown", "", None, _strange)
+KINDS = (
+    Kind("runs", "run.", tables.runs.c.id, _compare_run),
+    Kind("schedules", "schedule.", tables.schedules.c.stream_id, _compare_schedule),
+    Kind("queues", "queue.", tables.queues.c.stream_id, _compare_queue),
+    Kind("keys", "idempotency.", None, _compare_reset),
+    _ENVIRONMENT,
+)
 
 
 def _fields(stream_id: UUID, sequence: int, stored: dict[str, Any], folded: dict[str, Any]) -> list[Difference]:
@@ -265,13 +312,21 @@ def _keys(tx: Transaction, environment: str | None, pruned_at: Mapping[str, int]
         ]
         without = without.where(~or_(*bereft))
     asked = {} if environment is None else {"environment": environment}
-    return [
-        Difference(run_id, 1, "idempotency_keys.run_id", run_id, "the last run created with the key")
-        for run_id in tx.execute(wrong_owner, asked).scalars()
-    ] + [
-        Difference(run_id, 1, "idempotency_keys", "absent", "present")
-        for run_id in tx.execute(without, asked).scalars()
+    untold = [
+        Difference(stream, 0, "idempotency_keys.reset_at", reset_at, "an event idempotency.reset at that time")
+        for stream, reset_at in keys.untold_resets(tx, environment)
     ]
+    return (
+        untold
+        + [
+            Difference(run_id, 1, "idempotency_keys.run_id", run_id, "the last run created with the key")
+            for run_id in tx.execute(wrong_owner, asked).scalars()
+        ]
+        + [
+            Difference(run_id, 1, "idempotency_keys", "absent", "present")
+            for run_id in tx.execute(without, asked).scalars()
+        ]
+    )
 
 
 @cache

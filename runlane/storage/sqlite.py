@@ -14,6 +14,7 @@ import orjson
 
 from runlane import codec
 from runlane.clock import system_clock
+from runlane.digests import chained, digest, microseconds
 from runlane.errors import InvariantViolation
 from runlane.events import RunLeased
 from runlane.storage import rows
@@ -22,17 +23,24 @@ from runlane.storage.dialect import EventRow, LeaseTerms, Room, RunRow, Statemen
 from runlane.storage.floors import Stretch
 from runlane.storage.tables import WAITING, instant_to_text
 
-_EVENT_COLUMNS = "stream_id, sequence, type, version, occurred_at, environment, actor, data"
+_EVENT_COLUMNS = "stream_id, sequence, type, version, occurred_at, environment, actor, data, digest"
+_BIRTH = (*rows.BIRTH, "digest")
 _INSERT_EVENTS = f"insert into events ({_EVENT_COLUMNS}) values "
-_INSERT_RUNS = f"insert into runs ({', '.join(rows.BIRTH)}) values "
+_INSERT_RUNS = f"insert into runs ({', '.join(_BIRTH)}) values "
 #: How many rows go into the table with one statement: each statement costs as much as several rows.
 _ROWS = 50
 _INSERT_SINGLETON = (
-    f"{_INSERT_RUNS} ({', '.join('?' * len(rows.BIRTH))}) on conflict (environment, task_id, singleton_key)"
+    f"{_INSERT_RUNS} ({', '.join('?' * len(_BIRTH))}) on conflict (environment, task_id, singleton_key)"
     " where singleton_key is not null and finished_at is null do nothing"
 )
-_UPDATE_RUN = f"update runs set {', '.join(f'{column} = ?' for column in rows.STATE[1:])} where id = ? and sequence = ?"
-_SEQUENCES = "select r.id, r.sequence from json_each(?) j join runs r on r.id = j.value"
+_UPDATE_RUN = (
+    f"update runs set {', '.join(f'{column} = ?' for column in (*rows.STATE[1:], 'digest'))}"
+    " where id = ? and sequence = ?"
+)
+_SEQUENCES = "select r.id, r.sequence, r.digest from json_each(?) j join runs r on r.id = j.value"
+_BEFORE = """
+    select e.stream_id, e.digest from json_each(?) j
+    join events e on e.stream_id = json_extract(j.value, '$[0]') and e.sequence = json_extract(j.value, '$[1]')"""
 _CLAIM_KEY = (
     "insert into idempotency_keys (environment, task_id, key, run_id) values (?, ?, ?, ?) on conflict do nothing"
 )
@@ -43,7 +51,7 @@ _DUE = """
     and r.task_id in (select value from json_each(?)) order by {order} limit ?"""
 _LEASE_RUN = """
     update runs set status = 'running', sequence = ?, updated_at = ?, due_at = null, run_at = null, started_at = ?,
-    attempt_count = ?, lease_session_id = ?, lease_worker_id = ?, leased_at = ?, reservation = null
+    attempt_count = ?, lease_session_id = ?, lease_worker_id = ?, leased_at = ?, reservation = null, digest = ?
     where id = ? and sequence = ?"""
 _IN = """
     select id, priority, due_at from runs where environment = ? and queue = ? and {which} and due_at <= ?
@@ -106,6 +114,15 @@ def _insert(conn: Statements, statement: str, rows: Sequence[Sequence[Any]]) -> 
         conn.exec_driver_sql(statement + place, list(rows[whole:]))
 
 
+def _insert_digested(conn: Statements, events: Sequence[EventRow], digests: Sequence[bytes]) -> None:
+    if events:
+        _insert(
+            conn,
+            _INSERT_EVENTS,
+            _plain_rows([(*event, digest) for event, digest in zip(events, digests, strict=True)]),
+        )
+
+
 @cache
 def _due(columns: tuple[str, ...]) -> tuple[str, str]:
     """The statements that read these columns of queued runs, and of those that waited."""
@@ -154,31 +171,45 @@ class Sqlite:
         return system_clock()
 
     def insert_events(self, conn: Statements, events: Sequence[EventRow]) -> None:
-        if events:
-            _insert(conn, _INSERT_EVENTS, _plain_rows(events))
+        began = {event[0]: event[1] - 1 for event in reversed(events)}
+        behind = [(str(stream_id), sequence) for stream_id, sequence in began.items() if sequence]
+        before: dict[UUID, bytes] = {}
+        if behind:
+            found = conn.exec_driver_sql(_BEFORE, (orjson.dumps(behind).decode(),))
+            before = {_uuid(row[0]): row[1] for row in found}
+        _insert_digested(conn, events, chained(events, before)[0])
 
     def insert_runs(self, conn: Statements, runs: Sequence[RunRow], events: Sequence[EventRow]) -> None:
-        _insert(conn, _INSERT_RUNS, _plain_rows(runs))
-        self.insert_events(conn, events)
+        digests, last = chained(events, {})
+        _insert(conn, _INSERT_RUNS, _plain_rows([(*run, last[run[0]]) for run in runs]))
+        _insert_digested(conn, events, digests)
 
-    def insert_singleton(self, conn: Statements, run: RunRow) -> bool:
-        return conn.exec_driver_sql(_INSERT_SINGLETON, tuple(map(_plain, run))).rowcount == 1
+    def insert_singleton(self, conn: Statements, run: RunRow, events: Sequence[EventRow]) -> bool:
+        row = (*run, chained(events, {})[0][-1])
+        return conn.exec_driver_sql(_INSERT_SINGLETON, tuple(map(_plain, row))).rowcount == 1
 
     def update_runs(
         self, conn: Statements, expected: Sequence[int], runs: Sequence[RunRow], events: Sequence[EventRow]
     ) -> set[UUID]:
         plain = _plain_rows(runs)
         ids = orjson.dumps([run[0] for run in plain]).decode()
-        stored = {row[0]: row[1] for row in conn.exec_driver_sql(_SEQUENCES, (ids,))}
-        late = {run[0] for run, sequence in zip(plain, expected, strict=True) if stored.get(run[0]) != sequence}
-        lost = {run[0] for run, text in zip(runs, plain, strict=True) if text[0] in late} if late else set()
-        updates = [
-            (*run[1:], run[0], sequence) for run, sequence in zip(plain, expected, strict=True) if run[0] not in late
-        ]
-        if not updates:
+        stored = {row[0]: (row[1], row[2]) for row in conn.exec_driver_sql(_SEQUENCES, (ids,))}
+        before: dict[UUID, bytes] = {}
+        won = []
+        for run, text, sequence in zip(runs, plain, expected, strict=True):
+            found, digest = stored.get(text[0], (None, b""))
+            if found == sequence:
+                before[run[0]] = digest
+                won.append((run[0], text, sequence))
+        lost = {run[0] for run in runs if run[0] not in before} if len(won) < len(runs) else set()
+        if not won:
             return lost
+        if lost:
+            events = [event for event in events if event[0] not in lost]
+        digests, last = chained(events, before)
+        updates = [(*text[1:], last[run_id], text[0], sequence) for run_id, text, sequence in won]
         _expect(len(updates), conn.exec_driver_sql(_UPDATE_RUN, updates).rowcount)
-        self.insert_events(conn, [event for event in events if not lost or event[0] not in lost])
+        _insert_digested(conn, events, digests)
         return lost
 
     def claim_keys(self, conn: Statements, keys: Sequence[tuple[str, str, str, UUID]]) -> set[UUID]:
@@ -220,16 +251,22 @@ class Sqlite:
         limit: int,
     ) -> Sequence[Sequence[Any]]:
         now = system_clock() if now is None else now
-        session, moment = str(terms.session_id), instant_to_text(now)
+        session, moment, passed = str(terms.session_id), instant_to_text(now), microseconds(now)
         updates, events, leased = [], [], []
-        for row in self._best(conn, rows.LEASED, environment, terms.session_id, stretches, tasks, now, limit):
-            due_at, run_id, created_at, sequence, updated_at, started_at, attempts, *rest = row[1:]
+        columns = (*rows.LEASED, "digest")
+        for row in self._best(conn, columns, environment, terms.session_id, stretches, tasks, now, limit):
+            due_at, run_id, created_at, sequence, updated_at, started_at, attempts, *rest, before, version, first = row[
+                1:
+            ]
             at = max(updated_at, moment)  # time never runs backwards within a run
             started, attempt = started_at or at, attempts + 1
-            updates.append((sequence + 1, at, started, attempt, session, terms.worker_id, at, run_id, sequence))
-            data = f"{terms.before}{attempt}{terms.behind}"
-            events.append((run_id, sequence + 1, _LEASED, terms.version, at, environment, terms.actor, data))
             leased_at = now if at == moment else _instant(at)
+            data = f"{terms.before}{attempt}{terms.behind}"
+            facts = (run_id, sequence + 1, _LEASED, terms.version)
+            since = passed if at == moment else microseconds(leased_at)
+            told = digest(before, *facts, since, environment, terms.actor, data)
+            updates.append((sequence + 1, at, started, attempt, session, terms.worker_id, at, told, run_id, sequence))
+            events.append((*facts, at, environment, terms.actor, data, told))
             started = leased_at if started == at else _instant(started)
             leased.append(
                 (
@@ -240,6 +277,8 @@ class Sqlite:
                     started,
                     attempt,
                     *rest,
+                    version,
+                    first,
                     _instant(due_at),
                 )
             )

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Dialect,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
@@ -35,7 +36,7 @@ from runlane.values import RunStatus
 
 #: The schema that statements name; the database puts the real one in its place (``storage.database``).
 SCHEMA = "runlane"
-VERSION = 4
+VERSION = 5
 #: The statuses of runs that wait for their time.
 WAITING = ("scheduled", "released", "retrying")
 
@@ -154,6 +155,7 @@ events = Table(
     _not_null("actor", Text),
     _not_null("data", Json),
     Column("position", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True),
+    _not_null("digest", LargeBinary),
     UniqueConstraint("stream_id", "sequence", name="events_pkey"),
     CheckConstraint("sequence >= 1", name="events_sequence_from_one"),
     sqlite_autoincrement=True,
@@ -193,6 +195,7 @@ runs = Table(
     Column("singleton_key", Text),
     Column("concurrency_key", Text),
     Column("correlation_id", Text),
+    _not_null("digest", LargeBinary),
     PrimaryKeyConstraint("id", name="runs_pkey"),
     CheckConstraint(
         OneOf("status", "running", "cancellation_requested") == text("(lease_session_id is not null)"),

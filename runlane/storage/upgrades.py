@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from sqlalchemy import Connection
 
-from runlane.storage import sqlite_ddl, tables
+from runlane.storage import backfill, script, sqlite_ddl, tables
 
 
 def _to_2(connection: Connection, schema: str | None) -> None:
@@ -32,9 +32,16 @@ def _to_4(connection: Connection, schema: str | None) -> None:
     if schema is not None:
         next(index for index in tables.runs.indexes if index.name == "runs_failed").create(connection)
     else:
-        for table in (tables.runs, tables.outbox):
-            sqlite_ddl.renew(connection, table)
+        sqlite_ddl.renew(connection, tables.outbox)  # `runs` as well, with version 5
+
+
+def _to_5(connection: Connection, schema: str | None) -> None:
+    """Digests."""
+    if schema is not None:
+        backfill.on_postgres(connection, schema, script.function("event_digest"))
+    else:
+        backfill.on_sqlite(connection)
 
 
 #: What leads to each version from the one before, in the transaction of the migration.
-STEPS: Mapping[int, Callable[[Connection, str | None], None]] = {2: _to_2, 3: _to_3, 4: _to_4}
+STEPS: Mapping[int, Callable[[Connection, str | None], None]] = {2: _to_2, 3: _to_3, 4: _to_4, 5: _to_5}

@@ -1,7 +1,7 @@
 """A PostgreSQL database with a million runs: most have ended, the rest waits, is blocked, is leased or was lost.
 
 It is filled by a few statements, in seconds.  Rows and first events are those that Runlane itself would have written;
-the later events of most runs are left out, as only `audit verify` would miss them.
+the later events of most runs and all digests are left out, as only `audit verify` would miss them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _RUNS = f"""
 insert into runlane.runs (id, environment, task_id, queue, status, sequence, priority, due_at, run_at, created_at,
   updated_at, started_at, finished_at, attempt_count, failure_count, retry_count, release_count, lost_count,
   lease_session_id, lease_worker_id, leased_at, failure, source_run_id, parent_run_id, schedule_id, idempotency_key,
-  singleton_key, concurrency_key, correlation_id)
+  singleton_key, concurrency_key, correlation_id, digest)
 select {{id}}, 'default', 'work', queue, status::runlane.run_status, sequence, priority,
   case when status in ('queued', 'scheduled', 'released', 'retrying') then coalesce(run_at, made) end, run_at, made,
   made, case when attempts > 0 then made end, case when ended then made end,
@@ -43,7 +43,7 @@ select {{id}}, 'default', 'work', queue, status::runlane.run_status, sequence, p
     then '{{{{"code":"task_failed","message":"no","retryable":true}}}}'::json end,
   case when n % 100 = 7 then {{of_source}} end, case when n % 100 = 8 then {{of_parent}} end,
   case when n % 100 = 9 then 'schedule-' || n % {SCHEDULES} end, case when n % 10 = 5 then 'key-' || n end,
-  case when n % 20 = 3 then 'single-' || n end, key, case when n % 10 = 0 then 'order-' || n / 20 end
+  case when n % 20 = 3 then 'single-' || n end, key, case when n % 10 = 0 then 'order-' || n / 20 end, ''::bytea
 from generate_series(1, {RUNS}) n
 cross join lateral (select now() - ({RUNS} - n) * interval '500 ms' as made, n <= {ENDED} as ended) m
 cross join lateral (select
@@ -67,23 +67,25 @@ cross join lateral (select
 ) k"""
 
 _FIRST = """
-insert into runlane.events (stream_id, sequence, type, version, occurred_at, environment, actor, data)
+insert into runlane.events (stream_id, sequence, type, version, occurred_at, environment, actor, data, digest)
 select id, 1, 'run.created', 1, created_at, 'default', 'application:app', concat(
   '{"task_id":"work","queue":"', queue, '","payload":', 1, case when priority <> 0 then ',"priority":' || priority end,
   ',"idempotency_key":"' || idempotency_key || '","idempotency_ttl":"30d"',
   ',"singleton_key":"' || singleton_key || '"',
-  ',"concurrency_key":"' || concurrency_key || '"', ',"correlation_id":"' || correlation_id || '"', '}')::json
+  ',"concurrency_key":"' || concurrency_key || '"', ',"correlation_id":"' || correlation_id || '"', '}')::json,
+  ''::bytea
 from runlane.runs"""
 
 _LATER = f"""
-insert into runlane.events (stream_id, sequence, type, version, occurred_at, environment, actor, data)
+insert into runlane.events (stream_id, sequence, type, version, occurred_at, environment, actor, data, digest)
 select id, 2, 'run.leased', 1, created_at, 'default', 'worker:worker',
-  '{{"session_id":"{ALIVE}","worker_id":"worker","attempt":1}}'::json
+  '{{"session_id":"{ALIVE}","worker_id":"worker","attempt":1}}'::json, ''::bytea
 from (select * from runlane.runs order by id limit {WHOLE}) r
 union all
 select id, 3, 'run.' || status, 1, created_at, 'default', 'worker:worker',
   case when status <> 'failed' then '{{"session_id":"{ALIVE}","attempt":1}}'::json else
-  '{{"session_id":"{ALIVE}","attempt":1,"failure":{{"code":"task_failed","message":"no","retryable":true}}}}'::json end
+  '{{"session_id":"{ALIVE}","attempt":1,"failure":{{"code":"task_failed","message":"no","retryable":true}}}}'::json end,
+  ''::bytea
 from (select * from runlane.runs order by id limit {WHOLE}) r"""
 
 _KEYS = """

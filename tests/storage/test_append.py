@@ -205,8 +205,8 @@ def test_the_database_itself_refuses_a_second_event_of_one_sequence(database: Da
     born = birth()
     append(database, born)
     again = (
-        "insert into {events} (stream_id, sequence, type, version, occurred_at, environment, actor, data)"
-        " select stream_id, sequence, type, version, occurred_at, environment, actor, data from {events}"
+        "insert into {events} (stream_id, sequence, type, version, occurred_at, environment, actor, data, digest)"
+        " select stream_id, sequence, type, version, occurred_at, environment, actor, data, digest from {events}"
     )
     with pytest.raises(Exception, match=r"(?i)unique|append-only"):
         execute(database, again)

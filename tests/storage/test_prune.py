@@ -36,6 +36,7 @@ from runlane import (
     task,
 )
 from runlane.decisions import environment_stream
+from runlane.digests import chained
 from runlane.engine import prune as engine_prune
 from runlane.engine.prune import Old
 from runlane.errors import InvariantViolation
@@ -496,8 +497,9 @@ def test_postgres_refuses_a_deletion_told_elsewhere(postgres_url: str, clock: Se
         def another_kind(tx: Transaction) -> None:
             told = append_told(app, tx, event)
             tx.connection.exec_driver_sql(
-                "insert into runlane.events (stream_id, sequence, type, version, occurred_at, environment, actor, data)"
-                " select stream_id, sequence + 1, 'environment.noted', version, occurred_at, environment, actor, data"
+                "insert into runlane.events (stream_id, sequence, type, version, occurred_at, environment, actor, data,"
+                " digest) select stream_id, sequence + 1, 'environment.noted', version, occurred_at, environment,"
+                " actor, data, digest"
                 f" from runlane.events where stream_id = '{told.stream_id}' and sequence = {told.sequence}"
             )
             storage_prune.remove(tx, evolve(told, sequence=told.sequence + 1), heads(runs))
@@ -661,6 +663,9 @@ def test_invariant_14_over_random_histories(
         assert app.audit.verify().differences == ()
 
 
+JANUARY = datetime(2026, 1, 1, tzinfo=UTC)
+
+
 @pytest.mark.parametrize(
     ("stream", "sequence", "field"),
     [("stranger", 2, "sequence"), ("another", 1, "environment")],
@@ -671,13 +676,15 @@ def test_the_stream_of_the_environment_is_checked(
 ) -> None:
     with Runlane(lane_url, tasks=[work], clock=clock, environment="stranger") as app:
         stored = codec.encode(told_event())
-        columns = "stream_id, sequence, type, version, occurred_at, environment, actor, data"
+        columns = "stream_id, sequence, type, version, occurred_at, environment, actor, digest, data"
+        facts = (environment_stream(stream), sequence, "environment.pruned", 1, JANUARY, "stranger", "operator:mallory")
+        told = chained([(*facts, stored.data)], {})[0][0].hex()
+        told = f"'\\x{told}'" if database_of(app).schema else f"x'{told}'"
         execute(
             database_of(app),
             f"insert into {{events}} ({columns}) values ('{environment_stream(stream)}', {sequence},"
-            " 'environment.pruned', 1, '2026-01-01T00:00:00.000000Z', 'stranger', 'operator:mallory', 'DATA')".replace(
-                "DATA", stored.data.replace("{", "{{").replace("}", "}}")
-            ),
+            " 'environment.pruned', 1, '2026-01-01T00:00:00.000000Z', 'stranger', 'operator:mallory',"
+            f" {told}, 'DATA')".replace("DATA", stored.data.replace("{", "{{").replace("}", "}}")),
         )
         found = app.audit.verify()
         assert [difference.field for difference in found.differences] == [field]

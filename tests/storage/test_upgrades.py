@@ -62,9 +62,18 @@ def _listed(compared: re.Match[str]) -> str:
     return f"status in ({', '.join(values)})"
 
 
+def without_digests(connection: Any, database: Database) -> None:
+    """Undo what version 5 brought."""
+    for table in ("events", "runs"):
+        connection.exec_driver_sql(f"alter table {named(database, table)} drop column digest")
+    if database.schema is not None:
+        connection.exec_driver_sql("drop function runlane.event_digest")
+
+
 def back_to_1(database: Database) -> None:
-    """Undo what versions 2 to 4 brought."""
+    """Undo what versions 2 to 5 brought."""
     with raw(database) as connection:
+        without_digests(connection, database)
         if database.schema is None:
             lists_of_statuses(connection)
         else:
@@ -84,14 +93,22 @@ def back_to_1(database: Database) -> None:
 
 def test_version_1_becomes_what_is_made_today(shared_url: str) -> None:
     with Runlane(shared_url, tasks=[echo]) as app:
+        ended = app.trigger(echo, 0).run
+        app.execute_next()
         run = app.trigger(echo, 1).run
+        app.queues.pause(ended.queue)
+        app.queues.resume(ended.queue)
     with database_at(shared_url) as database:
         made = shape(database)
+        digests = execute(database, "select stream_id, sequence, digest from {events} order by position")
+        of_runs = execute(database, "select id, digest from {runs} order by id")
         back_to_1(database)
         assert shape(database) != made
         app = Runlane(shared_url, tasks=[echo])
         assert app.migrate() == VERSION
         assert shape(database) == made
+        assert execute(database, "select stream_id, sequence, digest from {events} order by position") == digests
+        assert execute(database, "select id, digest from {runs} order by id") == of_runs
         assert app.execute_next().id == run.id
         assert app.audit.verify().identical
         app.close()
@@ -111,6 +128,7 @@ def test_what_others_have_put_on_the_tables_of_a_file_stays(sqlite_url: str) -> 
             execute(database, statement)
         back_to_3 = "update schema_version set version = 3"
         with raw(database) as connection:
+            without_digests(connection, database)
             lists_of_statuses(connection)
             connection.exec_driver_sql(back_to_3)
         app = Runlane(sqlite_url, tasks=[echo])
@@ -129,4 +147,22 @@ def test_a_server_that_is_behind_names_the_remedy(postgres_url: str) -> None:
         with pytest.raises(ConfigurationInvalid, match=f"schema version 1; run `runlane migrate` to reach {VERSION}"):
             app.start()
         app.migrate()
+        app.close()
+
+
+def test_places_in_the_log_of_a_file_are_not_given_twice_after_an_upgrade(sqlite_url: str) -> None:
+    """That of an event which was pruned is remembered by SQLite beside the table, and the table is made anew."""
+    with Runlane(sqlite_url, tasks=[echo]) as app:
+        app.trigger(echo, 1)
+        run = app.trigger(echo, 2).run
+        highest = app.runs.events(run.id)[-1].position
+    with database_at(sqlite_url) as database:
+        with raw(database) as connection:
+            without_digests(connection, database)
+            connection.exec_driver_sql("drop trigger events_refuse_delete")
+            connection.exec_driver_sql("delete from events where position = ?", (highest,))
+            connection.exec_driver_sql("update schema_version set version = 4")
+        app = Runlane(sqlite_url, tasks=[echo])
+        assert app.migrate() == VERSION
+        assert app.runs.events(app.trigger(echo, 3).run.id)[0].position > highest
         app.close()

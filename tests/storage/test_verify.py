@@ -135,7 +135,7 @@ def test_a_deleted_run_is_named(app: Runlane, run: UUID) -> None:
 def test_a_run_without_a_history_is_named(app: Runlane, run: UUID) -> None:
     stray = UUID(int=run.int + 1)
     columns = "environment, task_id, queue, status, sequence, priority, due_at, run_at, created_at, updated_at"
-    columns += ", attempt_count, failure_count, retry_count, release_count, lost_count"
+    columns += ", attempt_count, failure_count, retry_count, release_count, lost_count, digest"
     found = tamper(
         app, f"insert into {{runs}} (id, {columns}) select '{stray}', {columns} from {{runs}} where id = ID", run
     )
@@ -155,7 +155,11 @@ def test_a_deleted_event_is_named_by_its_run(app: Runlane, run: UUID, sequence: 
     found = tamper(app, f"delete from {{events}} where stream_id = ID and sequence = {sequence}", run)
     assert {one.stream_id for one in found} == {run}
     fields = {one.field for one in found}
-    assert fields == {"log"} if sequence < 4 else {"sequence", "status", "lease_session_id"} <= fields
+    if sequence < 4:
+        assert fields == {"digest", "log"}
+        assert [one.sequence for one in found if one.field == "digest"] == [sequence + 1], "the first that does not fit"
+    else:
+        assert {"sequence", "status", "lease_session_id", "digest"} <= fields
     assert app.audit.verify(run).differences == found
 
 
