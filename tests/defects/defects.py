@@ -160,10 +160,18 @@ DEFECTS = [
     Defect(
         "append: SQLite does not guard the sequence",
         "runlane/storage/sqlite.py",
-        "if stored.get(run[0]) != sequence}",
-        "if run[0] not in stored}",
+        "            if found == sequence:",
+        "            if found is not None:",
         "tests/storage/test_append.py::test_the_others_of_a_batch_commit_when_some_are_stale[sqlite]",
         "3, 6: a stale sequence writes nothing",
+    ),
+    Defect(
+        "append: a lease is chained to no event before it",
+        "runlane/storage/sqlite.py",
+        "            told = digest(before, *facts, since, environment, terms.actor, data)",
+        "            told = digest(b'', *facts, since, environment, terms.actor, data)",
+        "tests/storage/test_digests.py::test_every_event_has_one_whoever_wrote_it[sqlite]",
+        "6: what somebody changes in the log shows",
     ),
     Defect(
         "append: runs that are born alike all have the first one's data",
