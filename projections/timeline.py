@@ -180,7 +180,8 @@ def _of_another_stream(event: ScheduleEvent | QueueEvent | KeyEvent | Environmen
         case IdempotencyReset(task_id=task_id, key=key, run_id=run_id, reason=reason):
             return f"idempotency key {key} of task {task_id} freed from run {run_id} by {actor}" + _because(reason)
         case RunsPruned(runs=runs, events=events, before=before):
-            return f"{runs} runs with {events} events pruned by {actor}, last updated before {_time(before)}"
+            gone = f"{_counted(runs, 'run')} with {_counted(events, 'event')}"
+            return f"{gone} pruned by {actor}, last updated before {_time(before)}"
         case unhandled:
             assert_never(unhandled)
 
@@ -192,6 +193,10 @@ def _carried_out(record: Recorded, asked: Recorded) -> str:
 
 def _because(reason: str | None) -> str:
     return f": {' '.join(reason.split())}" if reason else ""
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _kept_reason(created: RunCreated) -> str | None:
