@@ -171,7 +171,7 @@ def test_the_fleet_at_any_instant_is_the_fold_of_what_had_happened(make_app: Mak
 
 def test_it_says_who_was_at_work(make_app: Make, clock: SettableClock) -> None:
     app = make_app(echo, clock=clock, worker_id="w1")
-    first, second, _ = (app.trigger(echo, n).run for n in range(3))
+    second, first, _ = (app.trigger(echo, n, priority=n).run for n in (1, 2, 0))  # of which the later one goes first
     session_of(app)
     for _ in range(2):
         clock.advance(SECOND)
@@ -219,6 +219,8 @@ def test_it_says_who_held_an_idempotency_key(make_app: Make, clock: SettableCloc
 
     assert at(-SECOND) == {}
     assert at(timedelta(0)) == {"k": first.id, "brief": brief.id, "doomed": doomed.id}
+    listed = app.audit.as_of(START, limit=1)
+    assert ([held.key for held in listed.keys], listed.key_counts["idempotency"]) == (["brief"], 3)
     assert at(HOUR) == {"k": first.id}, "an end frees a key that is only for active runs, a failure frees any"
     assert at(2 * HOUR - MICROSECOND) == {"k": first.id}
     assert at(2 * HOUR) == {}, "an operator has freed it"
