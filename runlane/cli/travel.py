@@ -9,6 +9,7 @@ from uuid import UUID
 
 import click
 from attrs import asdict
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from runlane import attribution, travel
 from runlane.app import Runlane
@@ -33,8 +34,14 @@ _SHOWN = 200
 def as_of(program: Program, /, time: datetime, limit: int) -> None:
     """How many runs were in each status at an instant (2026-01-31T12:00:00Z, or an age such as 2h), which were leased,
     who held a key, and what was paused; reads the log up to there."""
-    app = program.started()
-    found = app.audit.as_of(time, limit=limit)
+    audit, screen = program.started().audit, show.console(stderr=True)
+    if screen.is_terminal and not program.json:
+        columns = (SpinnerColumn(), TextColumn("replaying: {task.completed:,.0f} events"), TimeElapsedColumn())
+        with Progress(*columns, console=screen, transient=True) as bar:
+            shown = bar.add_task("", total=None)
+            found = audit.as_of(time, limit=limit, progress=lambda events: bar.update(shown, completed=events))
+    else:
+        found = audit.as_of(time, limit=limit)
     if program.json:
         show.json_lines(_rows_of(found))
     else:
