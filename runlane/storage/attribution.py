@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, bindparam, or_, select
+from sqlalchemy import bindparam, or_, select
 
 from runlane.decisions import key_stream
 from runlane.events import Recorded
@@ -16,7 +16,7 @@ from runlane.storage import past, tables
 from runlane.storage.transaction import Transaction
 
 _EVENTS, _RUNS, _KEYS = tables.events.c, tables.runs.c, tables.idempotency_keys.c
-_PAGE: Select[Any] = (
+_PAGE: Any = (
     select(*past.ENVELOPE)
     .where(_EVENTS.environment == bindparam("environment"), _EVENTS.position < bindparam("before"))
     .order_by(_EVENTS.position.desc())

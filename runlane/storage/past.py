@@ -35,10 +35,10 @@ ENVELOPE = (
 )
 # Constants, so that SQLAlchemy knows them again: building one costs more than executing it.
 _OF_RUN = (_EVENTS.stream_id == bindparam("run_id"), _EVENTS.environment == bindparam("environment"))
-_RUN: Select[Any] = select(*ENVELOPE).where(*_OF_RUN).order_by(_EVENTS.sequence)
+_RUN: Any = select(*ENVELOPE).where(*_OF_RUN).order_by(_EVENTS.sequence)
 _RUN_UNTIL = _RUN.where(_EVENTS.occurred_at <= bindparam("at"))
 _RUN_UP_TO = _RUN.where(_EVENTS.sequence <= bindparam("last"))
-_EXTENT: Select[Any] = select(func.min(_EVENTS.occurred_at), func.max(_EVENTS.sequence)).where(*_OF_RUN)
+_EXTENT: Any = select(func.min(_EVENTS.occurred_at), func.max(_EVENTS.sequence)).where(*_OF_RUN)
 
 
 def read_run(tx: Transaction, environment: str, run_id: UUID) -> tuple[Recorded, ...]:
@@ -85,7 +85,7 @@ def _histories(prefix: str, bounded: bool, batch: int) -> Any:
     conditions = [_EVENTS.type.startswith(prefix), _EVENTS.environment == bindparam("environment")]
     if bounded:
         conditions.append(_EVENTS.occurred_at <= bindparam("at"))
-    statement: Select[Any] = select(*ENVELOPE).where(*conditions).order_by(_EVENTS.stream_id, _EVENTS.sequence)
+    statement: Any = select(*ENVELOPE).where(*conditions).order_by(_EVENTS.stream_id, _EVENTS.sequence)
     return statement.execution_options(yield_per=batch)
 
 

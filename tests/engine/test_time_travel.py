@@ -1,4 +1,4 @@
-"""Runs, and all of them, as of an earlier moment; what became of one, and who did what."""
+"""Runs, and all of them, as of an earlier moment; what became of one."""
 
 from __future__ import annotations
 
@@ -247,11 +247,8 @@ def test_it_says_who_held_the_other_keys(make_app: Make, clock: SettableClock) -
     at = [app.audit.as_of(START + seconds * SECOND) for seconds in range(4)]
     assert [holders(fleet, KeyKind.SINGLETON) for fleet in at] == [{"only": run.id}] * 4
     assert [holders(fleet, KeyKind.CONCURRENCY) for fleet in at] == [{}] + [{"eu": run.id}] * 3
-    assert [held.since for fleet in at for held in fleet.keys if held.kind == "concurrency"] == [
-        START + SECOND,
-        START + 2 * SECOND,
-        START + 2 * SECOND,
-    ]
+    since = [held.since - START for fleet in at for held in fleet.keys if held.kind is KeyKind.CONCURRENCY]
+    assert since == [SECOND, 2 * SECOND, 2 * SECOND], "first reserved, then leased"
     ended = app.audit.as_of(clock())
     assert ended.keys == ()
     assert ended.counts == {"narrow": {"cancelled": 1}}
@@ -263,12 +260,8 @@ def test_it_says_what_was_paused(make_app: Make, clock: SettableClock) -> None:
     clock.advance(HOUR)
     app.queues.resume("default", actor=BOB)
     (control,) = app.audit.as_of(clock() - MICROSECOND).paused
-    assert (control.name, control.actor, control.reason, control.updated_at) == (
-        "default",
-        "operator:ann",
-        "night",
-        START,
-    )
+    assert (control.name, control.actor, control.reason) == ("default", "operator:ann", "night")
+    assert control.updated_at == START
     assert app.audit.as_of(clock()).paused == ()
     assert app.audit.as_of(START - MICROSECOND).paused == ()
 
@@ -386,89 +379,6 @@ def test_a_timeline_tells_who_ran_it_again_and_why(make_app: Make, clock: Settab
     clock.advance(HOUR)
     app.runs.prune("1m", limit=4)
     assert app.audit.timeline(source.id)[0].text.endswith("by operator:ann: once more"), "its source is gone"
-
-
-# Who did what.
-
-
-def test_what_an_operator_did(make_app: Make, clock: SettableClock) -> None:
-    app = make_app(echo, clock=clock)
-    run = app.trigger(echo, 1, actor=Actor.application("ann")).run
-    app.runs.cancel(run.id, actor=ANN)
-    app.queues.pause("default", actor=ANN)
-    app.queues.resume("default", actor=BOB)
-    mine = app.audit.who(actor=ANN)
-    assert [(r.stream_id == run.id, type(r.event).__name__) for r in mine.data] == [
-        (False, "QueuePaused"),
-        (True, "RunCancelled"),
-    ]
-    assert app.audit.who(actor="operator:ann") == mine
-    assert len(app.audit.who(actor="ann").data) == 4, "the application of that name too"
-    assert mine.next_cursor is None
-    assert app.audit.who(actor="nobody").data == ()
-
-
-def test_what_a_worker_did(make_app: Make) -> None:
-    app = make_app(echo, worker_id="w1")
-    run = app.run_now(echo, 1).run
-    assert [(r.stream_id, r.sequence) for r in app.audit.who(worker="w1").data] == [(run.id, 3), (run.id, 2)]
-    assert app.audit.who(worker="w2").data == ()
-
-
-def test_what_was_done_with_a_key(make_app: Make, clock: SettableClock) -> None:
-    app = make_app(echo, clock=clock)
-    first = app.run_now(echo, 1, idempotency_key="k").run
-    app.idempotency_keys.reset(echo, "k", actor=ANN)
-    second = app.run_now(echo, 1, idempotency_key="k").run
-    third, fourth = app.trigger(echo, 1, singleton_key="k").run, app.trigger(echo, 1, concurrency_key="k").run
-    app.trigger(echo, 1, idempotency_key="other")
-    found = app.audit.who(key="k").data
-    births = [r.stream_id for r in found if type(r.event).__name__ == "RunCreated"]
-    assert births == [fourth.id, third.id, second.id, first.id]
-    assert [type(r.event).__name__ for r in found][3] == "IdempotencyReset"
-    assert len(found) == 5
-
-
-def test_pages_of_who_join_without_a_gap(make_app: Make) -> None:
-    app = make_app(echo)
-    for n in range(5):
-        app.runs.cancel(app.trigger(echo, n, idempotency_key=f"k{n}").run.id, actor=ANN)
-    whole = app.audit.who(actor=ANN).data
-    seen: list[Recorded] = []
-    page = app.audit.who(actor=ANN, limit=2)
-    while True:
-        seen += page.data
-        if page.next_cursor is None:
-            break
-        app.runs.cancel(app.trigger(echo, 9).run.id, actor=ANN)  # newer than where the page before ended
-        page = app.audit.who(actor=ANN, limit=2, cursor=page.next_cursor)
-    assert tuple(seen) == whole
-    cursor = app.audit.who(actor=ANN, limit=1).next_cursor
-    for other in (
-        {"actor": BOB, "cursor": cursor},
-        {"actor": ANN, "cursor": "nonsense"},
-        {"key": "k", "cursor": cursor},
-    ):
-        with pytest.raises(ConfigurationInvalid, match="cursor"):
-            app.audit.who(**other)
-
-
-@pytest.mark.parametrize(
-    ("asked", "says"),
-    [
-        ({}, "exactly one of actor, worker and key"),
-        ({"actor": ANN, "key": "k"}, "exactly one of actor, worker and key"),
-        ({"actor": "cook:ann"}, "there is no kind 'cook'; known are system, worker"),
-        ({"actor": ":ann"}, "there is no kind ''"),
-        ({"actor": 7}, "actor must be a string"),
-        ({"worker": "a:b"}, "worker must not contain ':'"),
-        ({"key": ""}, "key must have 1 to 255 characters"),
-        ({"key": "k", "limit": 501}, "limit must be an integer from 1 to 500"),
-    ],
-)
-def test_a_question_that_cannot_be_is_refused(make_app: Make, asked: Any, says: str) -> None:
-    with pytest.raises(ConfigurationInvalid, match=says):
-        make_app(echo).audit.who(**asked)
 
 
 def test_the_awaitable_face_tells_the_same(shared_url: str, clock: SettableClock) -> None:
