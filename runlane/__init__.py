@@ -2,6 +2,7 @@
 
 from runlane.aio import AsyncRunlane, AsyncWorker
 from runlane.app import Executed, Runlane
+from runlane.attribution import Attribution
 from runlane.capabilities import Capability
 from runlane.clock import SettableClock
 from runlane.context import Context, Release, Signal
@@ -36,8 +37,11 @@ from runlane.errors import (
 from runlane.lanes import Lane, memory_lane, postgres_lane, sqlite_lane
 from runlane.policy import Exponential, Fixed, Retry
 from runlane.projections.attempts import Attempt
+from runlane.projections.differences import FieldChange, RunDiff
+from runlane.projections.fleet import Fleet, HeldKey, Holding, KeyKind
 from runlane.projections.occurrences import Occurrence, OccurrenceOutcome
 from runlane.projections.runs import Run
+from runlane.projections.timeline import Moment
 from runlane.pruning import Pruned
 from runlane.reading import Page
 from runlane.requests import Trigger
@@ -54,6 +58,7 @@ __all__ = [
     "AsyncWorker",
     "Attempt",
     "AttemptTimeout",
+    "Attribution",
     "Capability",
     "CapabilityUnsupported",
     "ConfigurationInvalid",
@@ -66,14 +71,20 @@ __all__ = [
     "Executed",
     "Exponential",
     "Failure",
+    "FieldChange",
     "Fixed",
+    "Fleet",
+    "HeldKey",
     "HistoryLimit",
+    "Holding",
     "IgnoreReason",
     "InternalError",
     "InvariantViolation",
+    "KeyKind",
     "Lane",
     "Lease",
     "LeaseLost",
+    "Moment",
     "NonRetryable",
     "Occurrence",
     "OccurrenceOutcome",
@@ -88,6 +99,7 @@ __all__ = [
     "Release",
     "Retry",
     "Run",
+    "RunDiff",
     "RunNotFound",
     "RunStateInvalid",
     "RunStatus",

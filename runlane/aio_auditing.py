@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from uuid import UUID
 
+from runlane import attribution, travel
+from runlane.attribution import Attribution
 from runlane.auditing import Audit
 from runlane.bridge import ThreadCalls
+from runlane.projections.differences import RunDiff
+from runlane.projections.fleet import Fleet
+from runlane.projections.timeline import Moment
 from runlane.storage.replay import Verification
+from runlane.values import Actor
 
 
 class AsyncAudit:
@@ -26,3 +33,33 @@ class AsyncAudit:
     ) -> Verification:
         """See ``Audit.verify``."""
         return await self._call(self._sync.verify, id, progress=progress)
+
+    async def as_of(
+        self,
+        at: datetime,
+        *,
+        limit: int = travel.DEFAULT_LIMIT,
+        progress: Callable[[int], None] | None = None,
+    ) -> Fleet:
+        """See ``Audit.as_of``."""
+        return await self._call(self._sync.as_of, at, limit=limit, progress=progress)
+
+    async def diff(self, id: UUID | str, from_sequence: int = 1, to_sequence: int | None = None) -> RunDiff:
+        """See ``Audit.diff``."""
+        return await self._call(self._sync.diff, id, from_sequence, to_sequence)
+
+    async def timeline(self, id: UUID | str) -> tuple[Moment, ...]:
+        """See ``Audit.timeline``."""
+        return await self._call(self._sync.timeline, id)
+
+    async def who(
+        self,
+        *,
+        actor: Actor | str | None = None,
+        worker: str | None = None,
+        key: str | None = None,
+        limit: int = attribution.DEFAULT_LIMIT,
+        cursor: str | None = None,
+    ) -> Attribution:
+        """See ``Audit.who``."""
+        return await self._call(self._sync.who, actor=actor, worker=worker, key=key, limit=limit, cursor=cursor)

@@ -34,9 +34,9 @@ class AsyncRuns:
         self._sync = runs
         self._call = call
 
-    async def get(self, id: UUID | str) -> Run:
+    async def get(self, id: UUID | str, *, at_sequence: int | None = None, at: datetime | None = None) -> Run:
         """See ``Runs.get``."""
-        return await self._call(self._sync.get, id)
+        return await self._call(self._sync.get, id, at_sequence=at_sequence, at=at)
 
     async def list(
         self,

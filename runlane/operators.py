@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Unpack
 from uuid import UUID
 
-from runlane import bulk, pruning, reading, requests
+from runlane import bulk, pruning, reading, requests, travel
 from runlane.bulk import Bulk
 from runlane.capabilities import Capability
 from runlane.engine import explain, operate, prune, trigger
@@ -30,13 +30,23 @@ class Runs:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    def get(self, id: UUID | str) -> Run:
-        """The run with this id.
+    def get(self, id: UUID | str, *, at_sequence: int | None = None, at: datetime | None = None) -> Run:
+        """The run with this id: as it is, or as it was, which is the fold of its events up to then.
+
+        Args:
+            at_sequence: as of this event of its history, 1 being the first.
+            at: as of this aware instant; what happened at it has happened, and of the future nothing is known.
 
         Raises:
-            RunNotFound: there is none in this environment.
+            RunNotFound: there is none in this environment, or there was none yet; then it says since when there is.
+            ConfigurationInvalid: both moments are given, or the run has no such event.
+            InvariantViolation: its history is damaged, so that it cannot be folded.
         """
-        wanted = run_id(id)
+        wanted, moment = run_id(id), travel.then(at_sequence, at)
+        if moment is not None:
+            self._runtime.lane.require(Capability.READS_RUN_HISTORY, "runs.get of an earlier moment")
+            with self._runtime.reading() as tx:
+                return travel.run_then(tx, self._runtime.environment, wanted, moment)
         with self._runtime.reading() as tx:
             run = queries.get_run(tx, self._runtime.environment, wanted)
         if run is None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
 
 from runlane.cli import show
-from runlane.cli.options import Length, conditions_of, filter_options
+from runlane.cli.options import Instant, Length, conditions_of, filter_options
 from runlane.cli.program import Program, program_options
 from runlane.jsontext import dumps
 from runlane.projections.runs import Run
@@ -116,14 +116,18 @@ def _note(run: Run) -> str:
 @runs.command()
 @program_options
 @click.argument("run", metavar="RUN")
+@click.option("--at-sequence", type=int, metavar="N", help="As of this event of its history.")
+@click.option("--at", type=Instant(), help="As of an instant, or of so long ago.")
 @click.pass_obj
-def get(program: Program, /, run: str) -> None:
-    """One run, with everything that is known of it."""
-    found = program.started().runs.get(run)
+def get(program: Program, /, run: str, at_sequence: int | None, at: datetime | None) -> None:
+    """One run, with everything that is known of it; as it is, or as it was."""
+    found = program.started().runs.get(run, at_sequence=at_sequence, at=at)
     if program.json:
         show.json_lines([show.run_row(found)])
         return
-    show.details(_facts(found))
+    asked = at_sequence is not None or at is not None
+    then = {} if not asked else {"as of": f"event {found.sequence}, {show.moment(found.updated_at)}"}
+    show.details(then | _facts(found))
     if found.failure is not None and found.failure.traceback:
         show.say("\n" + found.failure.traceback.rstrip())
 

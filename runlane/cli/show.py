@@ -25,7 +25,8 @@ from runlane.projections.schedules import ScheduleState
 #: Columns where the width of the paper is not known: nothing is cut in a file or a pipe.
 _WIDE = 200
 #: Columns of free text: folded, but not to less than so many characters.
-_FREE, _LEAST = frozenset({"note", "failure", "reason", "what happened", "cadence", "stored", "folded"}), 14
+_FREE = frozenset({"note", "failure", "reason", "what happened", "cadence", "stored", "folded", "before", "now"})
+_LEAST = 14
 _COLOURS = {
     "succeeded": "green",
     "failed": "red",

@@ -20,7 +20,7 @@ from runlane.storage.database import Database
 from runlane.transport.local import LocalTransport
 from runlane.values import new_run_id
 from runlane.wakeup import Wakeup
-from tests.support import database_of, written
+from tests.support import START, database_of, written
 
 ID = new_run_id()
 
@@ -98,6 +98,11 @@ CALLS: dict[str, tuple[Capability, Callable[[Any], Any]]] = {
     "runs.attempts": (Capability.READS_RUN_HISTORY, lambda app: app.runs.attempts(ID)),
     "audit.verify": (Capability.READS_RUN_HISTORY, lambda app: app.audit.verify()),
     "audit.count": (Capability.READS_RUN_HISTORY, lambda app: app.audit.count()),
+    "audit.as_of": (Capability.READS_RUN_HISTORY, lambda app: app.audit.as_of(START)),
+    "audit.diff": (Capability.READS_RUN_HISTORY, lambda app: app.audit.diff(ID)),
+    "audit.timeline": (Capability.READS_RUN_HISTORY, lambda app: app.audit.timeline(ID)),
+    "audit.who": (Capability.READS_RUN_HISTORY, lambda app: app.audit.who(key="k")),
+    "runs.get of an event": (Capability.READS_RUN_HISTORY, lambda app: app.runs.get(ID, at_sequence=1)),
     "runs.prune": (Capability.PRUNES_RUNS, lambda app: app.runs.prune("30d")),
     "runs.prune dry": (Capability.PRUNES_RUNS, lambda app: app.runs.prune("30d", dry_run=True)),
     "runs.find_current": (Capability.ENFORCES_IDEMPOTENCY, lambda app: app.runs.find_current(plain, "k")),

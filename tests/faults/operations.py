@@ -22,7 +22,7 @@ from runlane.pruning import Pruned
 from runlane.storage import sessions
 from runlane.wakeup import Wakeup
 from tests.engine.tasks import echo, flaky
-from tests.support import SECOND, database_of
+from tests.support import SECOND, START, database_of
 
 MAIN, TIGHT = Queue("main", default=True), Queue("tight", concurrency_limit=1000)
 
@@ -102,6 +102,16 @@ def ended(app: Runlane, clock: SettableClock) -> Prepared:
 def failed(app: Runlane, clock: SettableClock) -> Prepared:
     """The id of a run that has failed."""
     return (app.run_now(doomed, 1).run.id,), {}
+
+
+def at_its_birth(app: Runlane, clock: SettableClock) -> Prepared:
+    """A run, and its first event."""
+    return ended(app, clock)[0], {"at_sequence": 1}
+
+
+def now(app: Runlane, clock: SettableClock) -> Prepared:
+    """A run, and this moment."""
+    return ended(app, clock)[0], {"at": clock()}
 
 
 def claimed(app: Runlane, clock: SettableClock) -> Prepared:
@@ -275,6 +285,8 @@ OPERATIONS = [
     Operation("queues.pause", "queues.pause", queue("resume")),
     Operation("queues.resume", "queues.resume", queue("pause")),
     Operation("runs.get", "runs.get", ended, False),
+    Operation("runs.get of an event", "runs.get", at_its_birth, False),
+    Operation("runs.get of an instant", "runs.get", now, False),
     Operation("runs.list", "runs.list", given(limit=2), False),
     Operation("runs.count", "runs.count", given(), False),
     Operation("runs.events", "runs.events", ended, False),
@@ -292,6 +304,11 @@ OPERATIONS = [
     Operation("audit.count", "audit.count", given(), False),
     Operation("audit.verify", "audit.verify", given(), False),
     Operation("audit.verify of a run", "audit.verify", ended, False),
+    Operation("audit.as_of", "audit.as_of", given(START), False),
+    Operation("audit.diff", "audit.diff", ended, False),
+    Operation("audit.timeline", "audit.timeline", ended, False),
+    Operation("audit.who", "audit.who", given(actor="app"), False),
+    Operation("audit.who of a key", "audit.who", given(key="x"), False),
 ]
 #: These are called before anything else works.
 FIRST = [Operation("start", "start", given(), False), Operation("migrate", "migrate", given(), False)]

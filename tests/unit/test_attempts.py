@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from attrs import evolve
 
+from runlane import codec
 from runlane import events as e
 from runlane.projections.attempts import attempts
 from runlane.projections.timeline import sentence, timeline
@@ -100,7 +101,50 @@ SENTENCES = [
     (e.RunCancellationRequested("enough"), "cancellation requested by operator:ann: enough"),
     (e.RunCancelled(), "cancelled by operator:ann"),
     (e.RunCancelled("enough"), "cancelled by operator:ann: enough"),
+    (
+        evolve(CREATED, source=Source(SourceType.TRIGGER, parent_run_id=RUN_ID)),
+        f"created for task emails.welcome on queue emails, triggered by operator:ann in run {RUN_ID}",
+    ),
+    (
+        evolve(CREATED, source=Source(SourceType.RERUN, RUN_ID, RUN_ID), meta={"reason": "fixed  \n now"}),
+        f"created for task emails.welcome on queue emails, rerun of {RUN_ID} by operator:ann: fixed now",
+    ),
+    (
+        evolve(CREATED, meta={"reason": "not an operator's"}),
+        "created for task emails.welcome on queue emails, triggered by operator:ann",
+    ),
+    (
+        e.RunFailed(SESSION, 1, evolve(BROKEN, message="line\n  by line " + "x" * 1000)),
+        "failed in attempt 1 (task_failed: line by line " + "x" * 286 + "…)",
+    ),
+    (e.ScheduleRegistered("t", "q", {}, None, True, None), "schedule registered for task t on queue q"),
+    (e.ScheduleChanged("t", "q", {}, None, True, None), "schedule changed, for task t on queue q"),
+    (
+        e.ScheduleFired(SESSION, T0, RUN_ID, None, 2, T0),
+        f"schedule fired for 2026-01-01 12:00:00.000Z, and for 2 that were missed before: run {RUN_ID}",
+    ),
+    (
+        e.ScheduleFired(SESSION, T0, RUN_ID, None),
+        f"schedule fired for 2026-01-01 12:00:00.000Z: run {RUN_ID}",
+    ),
+    (e.SchedulePaused("night"), "schedule paused by operator:ann: night"),
+    (e.ScheduleResumed(None), "schedule resumed by operator:ann"),
+    (e.ScheduleRemoved(), "schedule removed"),
+    (e.QueuePaused("emails", "night"), "queue emails paused by operator:ann: night"),
+    (e.QueueResumed("emails"), "queue emails resumed by operator:ann"),
+    (
+        e.IdempotencyReset("t", "k", RUN_ID, "wrong"),
+        f"idempotency key k of task t freed from run {RUN_ID} by operator:ann: wrong",
+    ),
+    (
+        e.RunsPruned(1, 7, T0, ("failed",), ""),
+        "1 run with 7 events pruned by operator:ann, last updated before 2026-01-01 12:00:00.000Z",
+    ),
 ]
+
+
+def test_every_kind_of_event_has_its_sentence() -> None:
+    assert {type(event) for event, _ in SENTENCES} == set(codec.STORED_AS)
 
 
 @pytest.mark.parametrize(("event", "text"), SENTENCES)
