@@ -53,7 +53,7 @@ def get_owner(tx: Transaction, environment: str, task_id: str, key: str) -> Owne
 
 def untold_resets(tx: Transaction, environment: str | None) -> Iterator[tuple[UUID, datetime]]:
     """The streams of keys that are said to have been reset at a time at which their log tells of nothing."""
-    resets = tx.execute(*((_RESET,) if environment is None else (_RESET_HERE, {"environment": environment})))
+    resets = tx.execute(_RESET) if environment is None else tx.execute(_RESET_HERE, {"environment": environment})
     for row in resets.all():
         stream_id = key_stream(row.environment, row.task_id, row.key)
         asked = {"stream_id": stream_id, "environment": row.environment, "reset_at": row.reset_at}

@@ -18,21 +18,10 @@ from sqlalchemy import Select, bindparam, func, select
 from runlane.errors import InvariantViolation
 from runlane.events import Recorded
 from runlane.storage import streams, tables
+from runlane.storage.streams import ENVELOPE
 from runlane.storage.transaction import Transaction
 
 _EVENTS = tables.events.c
-#: What ``recorded`` is made of.
-ENVELOPE = (
-    _EVENTS.stream_id,
-    _EVENTS.sequence,
-    _EVENTS.type,
-    _EVENTS.version,
-    _EVENTS.data,
-    _EVENTS.occurred_at,
-    _EVENTS.environment,
-    _EVENTS.actor,
-    _EVENTS.position,
-)
 # Constants, so that SQLAlchemy knows them again: building one costs more than executing it.
 _OF_RUN = (_EVENTS.stream_id == bindparam("run_id"), _EVENTS.environment == bindparam("environment"))
 _RUN: Any = select(*ENVELOPE).where(*_OF_RUN).order_by(_EVENTS.sequence)

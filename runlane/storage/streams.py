@@ -21,7 +21,8 @@ from runlane.storage.transaction import Transaction
 from runlane.values import Actor
 
 _EVENTS = tables.events.c
-_ENVELOPE = (
+#: What ``recorded`` is made of.
+ENVELOPE = (
     _EVENTS.stream_id,
     _EVENTS.sequence,
     _EVENTS.type,
@@ -36,17 +37,17 @@ _ENVELOPE = (
 #: The same as a SQLite file holds them, for those who trust no value.
 _PLAIN_ENVELOPE = tuple(
     type_coerce(column, Text).label(column.name) if isinstance(column.type, (tables.Guid, tables.Instant)) else column
-    for column in _ENVELOPE
+    for column in ENVELOPE
 )
 _ID = itemgetter(0)
 _NEVER = datetime(1, 1, 1, tzinfo=UTC)
 # Constants, so that SQLAlchemy knows them again: building one costs more than executing it.
-_STREAM = select(*_ENVELOPE).where(_EVENTS.stream_id == bindparam("stream_id")).order_by(_EVENTS.sequence)
+_STREAM = select(*ENVELOPE).where(_EVENTS.stream_id == bindparam("stream_id")).order_by(_EVENTS.sequence)
 _BEHIND = _STREAM.where(_EVENTS.sequence > bindparam("sequence")).limit(bindparam("most"))
 _IN_ENVIRONMENT = _STREAM.where(_EVENTS.environment == bindparam("environment"))
 _LENGTH = select(func.count()).where(_EVENTS.stream_id == bindparam("stream_id"))
 _NEWEST = (
-    select(*_ENVELOPE)
+    select(*ENVELOPE)
     .where(_EVENTS.stream_id == bindparam("stream_id"), _EVENTS.type.in_(bindparam("types", expanding=True)))
     .order_by(_EVENTS.sequence.desc())
     .execution_options(yield_per=200)
@@ -114,7 +115,7 @@ def read_streams(
 
 @cache
 def _streams(prefix: str, everywhere: bool, batch: int, plain: bool) -> Any:
-    envelope = _PLAIN_ENVELOPE if plain else _ENVELOPE
+    envelope = _PLAIN_ENVELOPE if plain else ENVELOPE
     statement = select(*envelope).order_by(_EVENTS.stream_id, _EVENTS.sequence)
     if prefix:
         statement = statement.where(_EVENTS.type.startswith(prefix))
@@ -172,7 +173,7 @@ def _record(stream_id: UUID, row: Any) -> Recorded:
 
 
 def recorded(row: Any) -> Recorded:
-    """The event of a row of envelope columns."""
+    """The event of a row of ``ENVELOPE`` columns."""
     return Recorded(
         row.stream_id,
         row.sequence,
