@@ -45,7 +45,7 @@ from runlane.projections.timeline import Moment
 from runlane.pruning import Pruned
 from runlane.reading import Page
 from runlane.requests import Trigger
-from runlane.storage.replay import Difference, Verification
+from runlane.storage.findings import Difference, Verification
 from runlane.tasks import Queue, Schedule, Task, task
 from runlane.values import Actor, Failure, Lease, RunStatus, TriggerOutcome
 from runlane.wakeup import PublishOutcome, PublishStatus, Wakeup

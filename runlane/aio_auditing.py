@@ -13,7 +13,7 @@ from runlane.bridge import ThreadCalls
 from runlane.projections.differences import RunDiff
 from runlane.projections.fleet import Fleet
 from runlane.projections.timeline import Moment
-from runlane.storage.replay import Verification
+from runlane.storage.findings import Verification
 from runlane.values import Actor
 
 

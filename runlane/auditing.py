@@ -16,7 +16,7 @@ from runlane.projections.timeline import Moment
 from runlane.reading import whole_number
 from runlane.runtime import Runtime
 from runlane.storage import queries, replay
-from runlane.storage.replay import Verification
+from runlane.storage.findings import Verification
 from runlane.values import Actor, instant, run_id
 
 

@@ -8,7 +8,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from runlane.cli import show
 from runlane.cli.program import Program, program_options
-from runlane.storage.replay import Verification
+from runlane.storage.findings import Verification
 
 
 @click.group()

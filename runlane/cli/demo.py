@@ -14,7 +14,7 @@ from runlane.cli.progress import moving
 from runlane.demo import DATABASE, REPORT, Demo, Prepared, first_and_last
 from runlane.projections.runs import Run
 from runlane.projections.timeline import timeline
-from runlane.storage.replay import Verification
+from runlane.storage.findings import Verification
 from runlane.worker import Worker
 
 _TIMELINE = 12  # lines

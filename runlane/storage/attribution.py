@@ -13,11 +13,12 @@ from sqlalchemy import bindparam, or_, select
 from runlane.decisions import key_stream
 from runlane.events import Recorded
 from runlane.storage import past, tables
+from runlane.storage.streams import ENVELOPE
 from runlane.storage.transaction import Transaction
 
 _EVENTS, _RUNS, _KEYS = tables.events.c, tables.runs.c, tables.idempotency_keys.c
 _PAGE: Any = (
-    select(*past.ENVELOPE)
+    select(*ENVELOPE)
     .where(_EVENTS.environment == bindparam("environment"), _EVENTS.position < bindparam("before"))
     .order_by(_EVENTS.position.desc())
     .limit(bindparam("most"))

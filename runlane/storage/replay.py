@@ -14,54 +14,24 @@ from uuid import UUID
 from attrs import frozen
 from sqlalchemy import Select, and_, bindparam, exists, or_, select
 
-from runlane import jsontext
 from runlane.decisions import environment_stream
 from runlane.errors import InvariantViolation
 from runlane.events import IdempotencyReset, ScheduleFired
 from runlane.projections import queues as queue_fold
 from runlane.projections import runs as run_fold
 from runlane.projections import schedules as schedule_fold
-from runlane.storage import keys, outbox, rows, streams, tables
+from runlane.storage import keys, outbox, rows, run_rows, streams, tables
+from runlane.storage.findings import Difference, Verification
+from runlane.storage.scan import scan
 from runlane.storage.streams import Stream
 from runlane.storage.transaction import Transaction
 
 T = TypeVar("T")
 
-_JSON = frozenset({"failure", "reservation", "cancellation"})
-_ROW = select(tables.runs).where(
-    tables.runs.c.id == bindparam("run_id"), tables.runs.c.environment == bindparam("environment")
-)
 _OCCURRENCES = select(tables.occurrences.c.scheduled_for, tables.occurrences.c.id, tables.occurrences.c.run_id).where(
     tables.occurrences.c.environment == bindparam("environment"),
     tables.occurrences.c.schedule_id == bindparam("schedule_id"),
 )
-
-
-@frozen
-class Difference:
-    """Where a stored row and the fold of the log disagree; `sequence` is the last event that was folded."""
-
-    stream_id: UUID
-    sequence: int
-    field: str
-    stored: Any
-    folded: Any
-
-
-@frozen
-class Verification:
-    """What a check of the log found."""
-
-    runs: int
-    schedules: int
-    events: int
-    differences: tuple[Difference, ...]
-    queues: int = 0
-
-    @property
-    def identical(self) -> bool:
-        """Whether replaying the log gives exactly what is stored."""
-        return not self.differences
 
 
 def verify(
@@ -84,7 +54,7 @@ def verify(
                 if kind is _ENVIRONMENT and stream.records:
                     pruned_at[stream.records[-1].environment] = stream.records[-1].position or 0
             if row is not None and row[0] is not kind:
-                differences.append(Difference(row[1][row[0].key.name], 0, "row", f"one of {row[0].name}", "absent"))
+                differences.append(Difference(stream.id, 0, "row", f"one of {row[0].name}", "absent"))  # type: ignore[union-attr]
                 row = None
             differences.extend(kind.compare(tx, stream, None if row is None else row[1]))
             if progress is not None:
@@ -99,20 +69,20 @@ def verify(
     return _verification(counts, differences[:most])
 
 
-def _stored(
-    tx: Transaction, environment: str | None, opened: ExitStack
-) -> Iterator[tuple[UUID, tuple[Kind, dict[str, Any]]]]:
-    """All rows that are folded from streams of their own, in the order of the streams."""
+def _stored(tx: Transaction, environment: str | None, opened: ExitStack) -> Iterator[tuple[str, tuple[Kind, Any]]]:
+    """All rows that are folded from streams of their own, in the order of the streams, by the names of these."""
     asked = {} if environment is None else {"environment": environment}
 
-    def of(kind: Kind) -> Iterator[tuple[UUID, tuple[Kind, dict[str, Any]]]]:
+    def of(kind: Kind) -> Iterator[tuple[str, tuple[Kind, Any]]]:
         found = opened.enter_context(tx.execute(_rows_by(kind.key, environment is None), asked))
-        return ((row._mapping[kind.key], (kind, dict(row._mapping))) for row in found)
+        return ((str(row._mapping[kind.key]), (kind, row._mapping)) for row in found)
 
-    return merge(*(of(kind) for kind in KINDS if kind.key is not None), key=itemgetter(0))
+    runs = opened.enter_context(closing(scan(tx, tables.runs, run_rows.COLUMNS, ("id",), environment)))
+    of_runs = ((row[0], (_RUNS, row)) for row in runs)
+    return merge(of_runs, *(of(kind) for kind in KINDS if kind.key is not None), key=itemgetter(0))
 
 
-def _kind_of(stream: Stream | None, row: tuple[Kind, dict[str, Any]] | None) -> Kind:
+def _kind_of(stream: Stream | None, row: tuple[Kind, Any] | None) -> Kind:
     """What a stream is about, as its first event says, or what the table of a row without history is about."""
     if stream is None:
         assert row is not None
@@ -137,21 +107,22 @@ def _verification(counts: Counter[str], differences: Sequence[Difference]) -> Ve
 def compare_run(tx: Transaction, environment: str, run_id: UUID) -> Verification:
     """The same for one run."""
     stream = streams.read_run(tx, environment, run_id)
-    row = tx.execute(_ROW, {"run_id": run_id, "environment": environment}).first()
-    found = _forged(stream) + _compare_run(tx, stream, None if row is None else dict(row._mapping))
+    with closing(scan(tx, tables.runs, run_rows.COLUMNS, ("id",), environment, only=("id", run_id))) as found_rows:
+        row = next(found_rows, None)
+    found = _forged(stream) + _compare_run(tx, stream, row)
     return Verification(1, 0, 0 if stream is None else len(stream.records), tuple(found))
 
 
-def _paired(histories: Iterable[Stream], stored: Iterable[tuple[UUID, T]]) -> Iterator[tuple[Stream | None, T | None]]:
+def _paired(histories: Iterable[Stream], stored: Iterable[tuple[str, T]]) -> Iterator[tuple[Stream | None, T | None]]:
     """Streams and rows, both in id order, side by side; either may be missing."""
     left, right = iter(histories), iter(stored)
     stream, row = next(left, None), next(right, None)
     while stream is not None or row is not None:
-        if row is None or (stream is not None and stream.id < row[0]):
+        if row is None or (stream is not None and stream.name < row[0]):
             assert stream is not None
             yield stream, None
             stream = next(left, None)
-        elif stream is None or row[0] < stream.id:
+        elif stream is None or row[0] < stream.name:
             yield None, row[1]
             row = next(right, None)
         else:
@@ -159,9 +130,9 @@ def _paired(histories: Iterable[Stream], stored: Iterable[tuple[UUID, T]]) -> It
             stream, row = next(left, None), next(right, None)
 
 
-def _compare_run(_: Transaction, stream: Stream | None, row: dict[str, Any] | None) -> list[Difference]:
+def _compare_run(tx: Transaction, stream: Stream | None, row: Sequence[Any] | None) -> list[Difference]:
     if stream is None:
-        return [Difference(row["id"], 0, "row", "present", "absent")] if row else []
+        return [] if row is None else [Difference(_id(row[0]), 0, "row", "present", "absent")]
     if stream.damage is not None:
         return [_unreadable(stream.id, *stream.damage)]
     try:
@@ -170,14 +141,18 @@ def _compare_run(_: Transaction, stream: Stream | None, row: dict[str, Any] | No
         return [_illegal(stream, error)]
     if row is None:
         return [Difference(run.id, run.sequence, "row", "absent", "present")]
-    folded: dict[str, Any] = dict(zip(rows.BIRTH, rows.birth_values(run), strict=True))
-    folded["digest"], row["digest"] = stream.digest.hex(), row["digest"].hex()
-    for name in _JSON:
-        folded[name] = None if folded[name] is None else jsontext.decode(folded[name])
-    return _fields(run.id, run.sequence, row, folded)
+    return run_rows.compare(tx, run, stream, row)
 
 
-def _compare_schedule(tx: Transaction, stream: Stream | None, row: dict[str, Any] | None) -> list[Difference]:
+def _id(stored: str) -> UUID:
+    """An id as it is stored; zero for what is none."""
+    try:
+        return UUID(stored)
+    except (ValueError, TypeError, AttributeError):
+        return UUID(int=0)
+
+
+def _compare_schedule(tx: Transaction, stream: Stream | None, row: Mapping[str, Any] | None) -> list[Difference]:
     if stream is None:
         return [Difference(row["stream_id"], 0, "row", "present", "absent")] if row else []
     if stream.damage is not None:
@@ -202,7 +177,7 @@ def _compare_schedule(tx: Transaction, stream: Stream | None, row: dict[str, Any
     return differences
 
 
-def _compare_queue(_: Transaction, stream: Stream | None, row: dict[str, Any] | None) -> list[Difference]:
+def _compare_queue(_: Transaction, stream: Stream | None, row: Mapping[str, Any] | None) -> list[Difference]:
     if stream is None:
         return [Difference(row["stream_id"], 0, "row", "present", "absent")] if row else []
     if stream.damage is not None:
@@ -216,7 +191,7 @@ def _compare_queue(_: Transaction, stream: Stream | None, row: dict[str, Any] | 
     return _fields(state.stream_id, state.sequence, row, rows.queue_values(state))
 
 
-def _check_environment(_: Transaction, stream: Stream | None, row: dict[str, Any] | None) -> list[Difference]:
+def _check_environment(_: Transaction, stream: Stream | None, row: Mapping[str, Any] | None) -> list[Difference]:
     """Nothing is folded from an environment's own stream; it must be its own, readable and without a gap."""
     assert stream is not None
     if stream.damage is not None:
@@ -245,7 +220,7 @@ def _illegal(stream: Stream, error: InvariantViolation) -> Difference:
     return Difference(stream.id, stream.records[-1].sequence, "log", str(error), "a legal history")
 
 
-def _compare_reset(tx: Transaction, stream: Stream | None, _: dict[str, Any] | None) -> list[Difference]:
+def _compare_reset(tx: Transaction, stream: Stream | None, _: Mapping[str, Any] | None) -> list[Difference]:
     """A key whose owner was the last to lose it to an operator has to say so."""
     assert stream is not None
     if stream.damage is not None:
@@ -261,7 +236,7 @@ def _compare_reset(tx: Transaction, stream: Stream | None, _: dict[str, Any] | N
     return [] if stored == expected else [Difference(stream.id, last.sequence, field, stored, expected)]
 
 
-def _strange(_: Transaction, stream: Stream | None, row: dict[str, Any] | None) -> list[Difference]:
+def _strange(_: Transaction, stream: Stream | None, row: Mapping[str, Any] | None) -> list[Difference]:
     """A stream that begins with an event of no known kind."""
     assert stream is not None
     return [Difference(stream.id, 1, "type", stream.type, "an event of a known kind")]
@@ -274,13 +249,14 @@ class Kind:
     name: str
     prefix: str
     key: Any
-    compare: Callable[[Transaction, Stream | None, dict[str, Any] | None], list[Difference]]
+    compare: Callable[[Transaction, Stream | None, Any], list[Difference]]
 
 
 _ENVIRONMENT = Kind("environments", "environment.", None, _check_environment)
 _UNKNOWN = Kind("unknown", "", None, _strange)
+_RUNS = Kind("runs", "run.", None, _compare_run)
 KINDS = (
-    Kind("runs", "run.", tables.runs.c.id, _compare_run),
+    _RUNS,
     Kind("schedules", "schedule.", tables.schedules.c.stream_id, _compare_schedule),
     Kind("queues", "queue.", tables.queues.c.stream_id, _compare_queue),
     Kind("keys", "idempotency.", None, _compare_reset),
@@ -288,7 +264,7 @@ KINDS = (
 )
 
 
-def _fields(stream_id: UUID, sequence: int, stored: dict[str, Any], folded: dict[str, Any]) -> list[Difference]:
+def _fields(stream_id: UUID, sequence: int, stored: Mapping[str, Any], folded: dict[str, Any]) -> list[Difference]:
     return [
         Difference(stream_id, sequence, name, stored.get(name), value)
         for name, value in folded.items()

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+import re
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
-from functools import cache
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import Text, bindparam, cast, func, select, type_coerce
+from sqlalchemy import Text, bindparam, cast, func, select
 
 from runlane import codec, digests
 from runlane.errors import InvariantViolation
-from runlane.events import Event, Recorded
+from runlane.events import Event, Recorded, RunCreated
 from runlane.storage import tables
+from runlane.storage.scan import scan
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor
 
@@ -34,13 +37,8 @@ ENVELOPE = (
     _EVENTS.position,
     _EVENTS.digest,
 )
-#: The same as a SQLite file holds them, for those who trust no value.
-_PLAIN_ENVELOPE = tuple(
-    type_coerce(column, Text).label(column.name) if isinstance(column.type, (tables.Guid, tables.Instant)) else column
-    for column in ENVELOPE
-)
-_ID = itemgetter(0)
-_NEVER = datetime(1, 1, 1, tzinfo=UTC)
+_IS_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+_SCANNED = tuple(column.name for column in ENVELOPE)
 # Constants, so that SQLAlchemy knows them again: building one costs more than executing it.
 _STREAM = select(*ENVELOPE).where(_EVENTS.stream_id == bindparam("stream_id")).order_by(_EVENTS.sequence)
 _BEHIND = _STREAM.where(_EVENTS.sequence > bindparam("sequence")).limit(bindparam("most"))
@@ -58,16 +56,24 @@ _NEWEST = (
 class Stream:
     """The events of a stream up to the first that cannot be read, if there is one: its sequence, and why.
 
+    `name` is the id as it is stored; of what is no id, `id` is zero.
+
     `forged` is the first event whose digest is not that of what is stored before and in it: its sequence, the digest as
-    it is stored, and what it should be.  `digest` is the last one stored, `type` that of the first event.
+    it is stored, and what it should be.  `digests` are the stored ones, `type` is that of the first event.
     """
 
     id: UUID
+    name: str
     records: tuple[Recorded, ...]
     damage: tuple[int, str] | None = None
     forged: tuple[int, bytes, bytes] | None = None
-    digest: bytes = digests.START
+    digests: tuple[bytes, ...] = ()
     type: str = ""
+
+    @property
+    def digest(self) -> bytes:
+        """The last one stored."""
+        return self.digests[-1] if self.digests else digests.START
 
 
 def length(tx: Transaction, stream_id: UUID) -> int:
@@ -97,79 +103,69 @@ def read_newest(tx: Transaction, stream_id: UUID, kinds: Sequence[type[Event]]) 
 def read_run(tx: Transaction, environment: str, run_id: UUID) -> Stream | None:
     """The stream of one run, if it has any event in this environment."""
     envelopes = tx.execute(_IN_ENVIRONMENT, {"stream_id": run_id, "environment": environment}).all()
-    return _stream(run_id, envelopes) if envelopes else None
+    return _stream(run_id, str(run_id), envelopes) if envelopes else None
 
 
-def read_streams(
-    tx: Transaction, prefix: str, environment: str | None, batch: int = 2000
-) -> Generator[Stream, None, None]:
+def read_streams(tx: Transaction, prefix: str, environment: str | None) -> Generator[Stream, None, None]:
     """Every stream in the order of the ids, or of each those events whose types begin with `prefix`, in constant
     memory."""
-    asked = {} if environment is None else {"environment": environment}
-    plain = tx.dialect.name == "sqlite"
-    with tx.execute(_streams(prefix, environment is None, batch, plain), asked) as found:
-        made: Callable[[Any, Iterable[Any]], Stream] = _plain_stream if plain else _stream
-        for stream_id, envelopes in groupby(found, key=_ID):
-            yield made(stream_id, envelopes)
+    with closing(scan(tx, tables.events, _SCANNED, ("stream_id", "sequence"), environment, prefix)) as found:
+        for name, envelopes in groupby(found, key=itemgetter(0)):
+            yield _scanned(name, envelopes)
 
 
-@cache
-def _streams(prefix: str, everywhere: bool, batch: int, plain: bool) -> Any:
-    envelope = _PLAIN_ENVELOPE if plain else ENVELOPE
-    statement = select(*envelope).order_by(_EVENTS.stream_id, _EVENTS.sequence)
-    if prefix:
-        statement = statement.where(_EVENTS.type.startswith(prefix))
-    if not everywhere:
-        statement = statement.where(_EVENTS.environment == bindparam("environment"))
-    return statement.execution_options(yield_per=batch)
+def _scanned(name: str, envelopes: Iterable[tuple[Any, ...]]) -> Stream:
+    """A stream as the database holds it; in a SQLite file any text can stand where an id or an instant is to be."""
+    if not isinstance(name, str) or not _IS_ID(name):
+        first = next(iter(envelopes))
+        return Stream(UUID(int=0), str(name), (), (first[1], f"stream_id {name!r} is no id"), type=first[2])
+    return _stream(UUID(int=int(name.replace("-", ""), 16)), name, envelopes)
 
 
-def _stream(stream_id: UUID, envelopes: Iterable[Any], damage: tuple[int, str] | None = None) -> Stream:
+def _stream(stream_id: UUID, name: str, envelopes: Iterable[Any]) -> Stream:
     records: list[Recorded] = []
+    damage: tuple[int, str] | None = None
     forged: tuple[int, bytes, bytes] | None = None
-    before, first, name = digests.START, "", str(stream_id)
-    for row in envelopes:
-        _, sequence, type_, version, data, at, environment, actor, _, digest = row
-        if damage is None:
-            try:
-                records.append(_record(stream_id, row))
-            except (InvariantViolation, ValueError, TypeError) as error:
-                damage = sequence, str(error)
+    before, first, chain = digests.START, "", []
+    for _, sequence, type_, version, data, at, environment, actor, position, digest in envelopes:
+        try:
+            occurred_at, passed = _instant(at)
+            if damage is None:
+                event = _event(type_, version, data)
+                records.append(Recorded(stream_id, sequence, event, occurred_at, environment, _actor(actor), position))
+        except (InvariantViolation, ValueError, TypeError, AttributeError) as error:
+            passed = 0
+            damage = damage or (sequence, str(error))
         if forged is None:
-            passed = digests.microseconds(at)
             expected = digests.digest(before, name, sequence, type_, version, passed, environment, actor, data)
             if expected != digest:
                 forged = sequence, digest, expected
         before, first = digest, first or type_
-    return Stream(stream_id, tuple(records), damage, forged, before, first)
+        chain.append(digest)
+    return Stream(stream_id, name, tuple(records), damage, forged, tuple(chain), first)
 
 
-def _plain_stream(name: str, envelopes: Iterable[Any]) -> Stream:
-    """A stream of a SQLite file, in which any text can stand where an id or an instant is to be."""
-    rows: list[Any] = []
-    strange: tuple[int, str] | None = None
-    for row in envelopes:
-        try:
-            at = datetime.fromisoformat(row[5])
-            if tables.instant_to_text(at) != row[5]:
-                raise ValueError("not as instants are written")
-        except (ValueError, TypeError) as error:
-            strange = strange or (row[1], f"occurred_at {row[5]!r}: {error}")
-            at = _NEVER
-        rows.append((*row[:5], at, *row[6:]))
-    try:
-        stream_id = UUID(name)
-        if str(stream_id) != name:
-            raise ValueError("not as ids are written")
-    except (ValueError, TypeError, AttributeError) as error:
-        return Stream(UUID(int=0), (), (rows[0][1], f"stream_id {name!r}: {error}"))
-    return _stream(stream_id, rows, strange)
+@lru_cache(4096)
+def _instant(stored: Any) -> tuple[datetime, int]:
+    """An instant as the database holds it, and as microseconds."""
+    if isinstance(stored, datetime):
+        return stored, digests.microseconds(stored)
+    at = datetime.fromisoformat(stored).astimezone(UTC)
+    if tables.instant_to_text(at) != stored:
+        raise ValueError(f"occurred_at {stored!r} is not as instants are written")
+    return at, digests.microseconds(at)
 
 
-def _record(stream_id: UUID, row: Any) -> Recorded:
-    _, sequence, type_, version, data, at, environment, actor, position, _ = row
-    event = codec.decode(type_, version, data)
-    return Recorded(stream_id, sequence, event, at, environment, Actor.parse(actor), position)
+_actor = lru_cache(4096)(Actor.parse)
+
+
+def _event(type_: str, version: int, data: str) -> Event:
+    """The event of stored data; most but the first of each run say the same as many others."""
+    return codec.decode(type_, version, data) if type_ == _CREATED else _alike(type_, version, data)
+
+
+_CREATED = codec.STORED_AS[RunCreated][0]
+_alike = lru_cache(4096)(codec.decode)
 
 
 def recorded(row: Any) -> Recorded:

@@ -21,7 +21,7 @@ from runlane.events import (
 )
 from runlane.projections.runs import Run
 from runlane.storage import streams
-from runlane.storage.replay import Verification
+from runlane.storage.findings import Verification
 from tests.stateful.terms import TERMINAL
 
 ENDS = (RunSucceeded, RunFailed, RunCancelled)
