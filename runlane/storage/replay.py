@@ -15,7 +15,7 @@ from sqlalchemy import Select, and_, bindparam, exists, or_, select
 from runlane import jsontext
 from runlane.decisions import environment_stream
 from runlane.errors import InvariantViolation
-from runlane.events import IdempotencyReset, ScheduleFired
+from runlane.events import IdempotencyReset, RunsPruned, ScheduleFired
 from runlane.projections import queues as queue_fold
 from runlane.projections import runs as run_fold
 from runlane.projections import schedules as schedule_fold
@@ -88,7 +88,8 @@ def verify(
             counts["events"] += len(stream.records)
             differences.extend(_check_environment(stream))
             for record in stream.records:
-                pruned_at[record.environment] = record.position or 0
+                if isinstance(record.event, RunsPruned):
+                    pruned_at[record.environment] = record.position or 0
     differences.extend(_keys(tx, environment, pruned_at))
     with closing(streams.read_streams(tx, "idempotency.", environment)) as histories:
         for stream in histories:

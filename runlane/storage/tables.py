@@ -35,7 +35,7 @@ from runlane.values import RunStatus
 
 #: The schema that statements name; the database puts the real one in its place (``storage.database``).
 SCHEMA = "runlane"
-VERSION = 4
+VERSION = 5
 #: The statuses of runs that wait for their time.
 WAITING = ("scheduled", "released", "retrying")
 
@@ -139,6 +139,13 @@ schema_version = Table(
     metadata,
     Column("version", Integer, primary_key=True, autoincrement=False),
     _not_null("applied_at", Instant),
+)
+
+projection_version = Table(
+    "projection_version",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    _not_null("folded_at", Instant),
 )
 
 # On SQLite `position` is the rowid, and the single writer makes it commit order.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert
 
 from runlane.storage import sqlite_ddl, tables
 
@@ -36,5 +37,11 @@ def _to_4(connection: Connection, schema: str | None) -> None:
             sqlite_ddl.renew(connection, table)
 
 
+def _to_5(connection: Connection, schema: str | None) -> None:
+    """By which version of the folds the tables were made: up to here there has been only the first."""
+    tables.projection_version.create(connection)
+    connection.execute(insert(tables.projection_version).values(version=1, folded_at=datetime.now(UTC)))
+
+
 #: What leads to each version from the one before, in the transaction of the migration.
-STEPS: Mapping[int, Callable[[Connection, str | None], None]] = {2: _to_2, 3: _to_3, 4: _to_4}
+STEPS: Mapping[int, Callable[[Connection, str | None], None]] = {2: _to_2, 3: _to_3, 4: _to_4, 5: _to_5}

@@ -63,8 +63,9 @@ def _listed(compared: re.Match[str]) -> str:
 
 
 def back_to_1(database: Database) -> None:
-    """Undo what versions 2 to 4 brought."""
+    """Undo what versions 2 to 5 brought."""
     with raw(database) as connection:
+        connection.exec_driver_sql(f"drop table {named(database, 'projection_version')}")
         if database.schema is None:
             lists_of_statuses(connection)
         else:
@@ -112,6 +113,7 @@ def test_what_others_have_put_on_the_tables_of_a_file_stays(sqlite_url: str) -> 
         back_to_3 = "update schema_version set version = 3"
         with raw(database) as connection:
             lists_of_statuses(connection)
+            connection.exec_driver_sql("drop table projection_version")
             connection.exec_driver_sql(back_to_3)
         app = Runlane(sqlite_url, tasks=[echo])
         assert app.migrate() == VERSION
