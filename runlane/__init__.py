@@ -41,6 +41,7 @@ from runlane.projections.runs import Run
 from runlane.pruning import Pruned
 from runlane.reading import Page
 from runlane.requests import Trigger
+from runlane.storage.rebuild import Rebuilt
 from runlane.storage.replay import Difference, Verification
 from runlane.tasks import Queue, Schedule, Task, task
 from runlane.values import Actor, Failure, Lease, RunStatus, TriggerOutcome
@@ -85,6 +86,7 @@ __all__ = [
     "PublishStatus",
     "Queue",
     "QueueCapacityExceeded",
+    "Rebuilt",
     "Release",
     "Retry",
     "Run",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -124,9 +124,7 @@ def rebuild(
             detail = str(error.orig).splitlines()[0]
             raise InvariantViolation(f"the rows that the log folds to exclude each other: {detail}") from error
         finally:
-            with suppress(Exception), work.line.writing() as tx:  # else the next rebuild removes them
-                work.place.drop(tx)
-                work.place.unlock(tx)
+            work.leave()
 
 
 def renew(database: Database) -> None:
@@ -176,6 +174,11 @@ class _Line:
             with self._connection.begin():
                 self._only = self._database.join(self._connection, self._clock)
                 yield
+
+    def hang_up(self) -> None:
+        """Close the connection, and with it what it holds; the database in memory lives in it."""
+        if self._connection is not None and not self._database.is_memory:
+            self._connection.invalidate()
 
     def writing(self, *, locked: bool = False) -> Any:
         """A transaction that writes shadows; `locked`, if SQLite's live tables too."""
@@ -236,6 +239,16 @@ class _Rebuild:
         if not swap:
             return self._told(found, None)
         return self._told(found, self._swap(found))
+
+    def leave(self) -> None:
+        """Remove the shadows and let others rebuild; where that cannot be done now, the next rebuild does it."""
+        try:
+            with self.line.writing() as tx:
+                self.place.drop(tx)
+            with self.line.writing() as tx:
+                self.place.unlock(tx)
+        except Exception:
+            self.line.hang_up()
 
     def _fold_all(self) -> dict[str, int]:
         """Fold every stream that is there at the beginning; where the log tells of prunes, by environment."""
