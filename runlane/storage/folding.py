@@ -6,7 +6,7 @@ is kept.  Values are as the drivers take them, JSON as text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -209,11 +209,14 @@ def page(tx: Transaction, behind: tuple[UUID, int], last: UUID) -> Sequence[Any]
     return found
 
 
-def of_streams(tx: Transaction, ids: Sequence[UUID]) -> Iterable[Any]:
+def of_streams(tx: Transaction, ids: Sequence[UUID]) -> Generator[Any, None, None]:
     """All events of these streams, in order."""
-    return tx.execute(_OF_STREAMS, {"ids": list(ids)}) if ids else ()
+    if ids:
+        with tx.execute(_OF_STREAMS, {"ids": list(ids)}) as found:
+            yield from found
 
 
-def behind(tx: Transaction, stream_id: UUID, sequence: int) -> Iterable[Any]:
+def behind(tx: Transaction, stream_id: UUID, sequence: int) -> Generator[Any, None, None]:
     """The events of a stream behind this one."""
-    return tx.execute(_BEHIND, {"stream_id": stream_id, "sequence": sequence})
+    with tx.execute(_BEHIND, {"stream_id": stream_id, "sequence": sequence}) as found:
+        yield from found

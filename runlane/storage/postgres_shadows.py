@@ -14,7 +14,7 @@ the live ones are put right row by row instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -128,9 +128,10 @@ class PostgresShadows:
         ).scalar_one()
         return horizon
 
-    def touched(self, tx: Transaction, mark: str) -> Iterator[Sequence[Any]]:
+    def touched(self, tx: Transaction, mark: str) -> Generator[Sequence[Any], None, None]:
         """The streams that may have been appended to since: id, and the least of the new events' types."""
-        yield from tx.connection.execute(self._touched, {"mark": mark})
+        with tx.connection.execute(self._touched, {"mark": mark}) as found:
+            yield from found
 
     @cached_property
     def _touched(self) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,8 @@ class Rebuilt:
     Args:
         events: how many events were folded; those of streams that moved meanwhile more than once.
         runs, schedules, occurrences, queues, keys: how many rows there are, over all environments.
-        rows: how many of them were missing, too many or different.
+        rows: how many of them were missing, too many or different, damaged histories among them.
+        damaged: how many histories could not be folded; what is stored for them stays.
         differences: what was different, field by field, of up to 1000 rows.
         swapped: whether the tables were put right; not by a dry run.
         held: for how long others could not write meanwhile.
@@ -71,6 +72,7 @@ class Rebuilt:
     queues: int
     keys: int
     rows: int
+    damaged: int
     differences: tuple[Difference, ...]
     swapped: bool
     held: timedelta | None = None
@@ -288,11 +290,11 @@ class _Rebuild:
         """Fold what was appended since; `owning`: and find the owners of all keys, for the first time."""
         mark, since = self.place.mark(tx), self.mark
         pruned = owning is not None
-        touched = self.place.touched(tx, since)
-        while some := list(islice(touched, _STREAMS)):
-            pruned |= any(least == "environment.pruned" for _, least in some)
-            ids = [stream for stream, least in some if not least.startswith("environment.")]
-            self._fold_again(tx, ids, settle=owning is None)
+        with closing(self.place.touched(tx, since)) as touched:
+            while some := list(islice(touched, _STREAMS)):
+                pruned |= any(least == "environment.pruned" for _, least in some)
+                ids = [stream for stream, least in some if not least.startswith("environment.")]
+                self._fold_again(tx, ids, settle=owning is None)
         if pruned:
             self.shadows.forget_pruned(tx)
         if owning is not None:
@@ -384,6 +386,7 @@ class _Rebuild:
             made["queues"],
             made["idempotency_keys"],
             found.different.total() + len(damaged),
+            len(damaged),
             tuple([*damaged, *found.told][:MOST]),
             held is not None,
             held,

@@ -6,7 +6,7 @@ killed leaves none.  SQLite can rename no index: the live tables are put right r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -66,9 +66,10 @@ class SqliteShadows:
         """How far the log has been read: the single writer makes positions commit order."""
         return str(tx.execute(_MARK).scalar_one())
 
-    def touched(self, tx: Transaction, mark: str) -> Iterator[Sequence[Any]]:
+    def touched(self, tx: Transaction, mark: str) -> Generator[Sequence[Any], None, None]:
         """The streams that were appended to since: id, and the least of the new events' types."""
-        yield from tx.execute(_TOUCHED, {"mark": int(mark)})
+        with tx.execute(_TOUCHED, {"mark": int(mark)}) as found:
+            yield from found
 
     def can_wait(self, tx: Transaction, milliseconds: int) -> None:
         """The transaction holds the only write lock already."""
