@@ -28,6 +28,13 @@ create table schema_version (
   applied_at timestamptz not null default clock_timestamp()
 );
 
+-- By which versions of the folds the tables below have been made from the log; where the greatest is older than that of
+-- the code, `runlane migrate` rebuilds them.
+create table projection_version (
+  version integer primary key,
+  folded_at timestamptz not null
+);
+
 -- Compact on disk, readable in plain SQL.
 create type run_status as enum (
   'queued', 'scheduled', 'running', 'released', 'retrying', 'cancellation_requested',

@@ -16,6 +16,7 @@ from runlane.events import (
     QueuePaused,
     QueueResumed,
     Recorded,
+    RowRepaired,
     RunCancellationRequested,
     RunCancelled,
     RunCreated,
@@ -37,6 +38,7 @@ from runlane.events import (
     ScheduleRegistered,
     ScheduleRemoved,
     ScheduleResumed,
+    TablesRebuilt,
 )
 from runlane.values import Actor, Failure, SourceType
 
@@ -182,6 +184,11 @@ def _of_another_stream(event: ScheduleEvent | QueueEvent | KeyEvent | Environmen
         case RunsPruned(runs=runs, events=events, before=before):
             gone = f"{_counted(runs, 'run')} with {_counted(events, 'event')}"
             return f"{gone} pruned by {actor}, last updated before {_time(before)}"
+        case RowRepaired(run_id=run_id, fields=fields, reason=reason):
+            return f"row of run {run_id} repaired by {actor} ({', '.join(fields)})" + _because(reason)
+        case TablesRebuilt(runs=runs, differences=differences, reason=reason):
+            found = f"{_counted(runs, 'run')}, {_counted(differences, 'difference')}"
+            return f"tables rebuilt by {actor}: {found}" + _because(reason)
         case unhandled:
             assert_never(unhandled)
 

@@ -46,6 +46,7 @@ from runlane.pruning import Pruned
 from runlane.reading import Page
 from runlane.requests import Trigger
 from runlane.storage.findings import Difference, Verification
+from runlane.storage.rebuild import Rebuilt
 from runlane.tasks import Queue, Schedule, Task, task
 from runlane.values import Actor, Failure, Lease, RunStatus, TriggerOutcome
 from runlane.wakeup import PublishOutcome, PublishStatus, Wakeup
@@ -96,6 +97,7 @@ __all__ = [
     "PublishStatus",
     "Queue",
     "QueueCapacityExceeded",
+    "Rebuilt",
     "Release",
     "Retry",
     "Run",

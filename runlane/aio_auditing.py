@@ -1,4 +1,4 @@
-"""Checking the log, awaitable: see ``runlane.auditing``."""
+"""Checking the log, and making the tables from it again, awaitable: see ``runlane.auditing``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from runlane.bridge import ThreadCalls
 from runlane.projections.differences import RunDiff
 from runlane.projections.fleet import Fleet
 from runlane.projections.timeline import Moment
-from runlane.storage.findings import Verification
+from runlane.storage.findings import Difference, Verification
+from runlane.storage.rebuild import Rebuilt
 from runlane.values import Actor
 
 
@@ -63,3 +64,20 @@ class AsyncAudit:
     ) -> Attribution:
         """See ``Audit.who``."""
         return await self._call(self._sync.who, actor=actor, worker=worker, key=key, limit=limit, cursor=cursor)
+
+    async def repair(
+        self, id: UUID | str, *, actor: Actor | None = None, reason: str | None = None
+    ) -> tuple[Difference, ...]:
+        """See ``Audit.repair``."""
+        return await self._call(self._sync.repair, id, actor=actor, reason=reason)
+
+    async def rebuild(
+        self,
+        *,
+        progress: Callable[[int], None] | None = None,
+        swap: bool = True,
+        actor: Actor | None = None,
+        reason: str | None = None,
+    ) -> Rebuilt:
+        """See ``Audit.rebuild``."""
+        return await self._call(self._sync.rebuild, progress=progress, swap=swap, actor=actor, reason=reason)

@@ -1,4 +1,4 @@
-"""Checking the log against what is stored, and going back in it: ``app.audit``."""
+"""Checking the log, going back in it, and making what is stored from it again: ``app.audit``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID
 
-from runlane import attribution, travel
+from runlane import attribution, requests, travel
 from runlane.attribution import Attribution
 from runlane.capabilities import Capability
 from runlane.errors import RunNotFound
@@ -15,13 +15,14 @@ from runlane.projections.fleet import Fleet
 from runlane.projections.timeline import Moment
 from runlane.reading import whole_number
 from runlane.runtime import Runtime
-from runlane.storage import queries, replay
-from runlane.storage.findings import Verification
+from runlane.storage import queries, rebuild, repair, replay
+from runlane.storage.findings import Difference, Verification
+from runlane.storage.rebuild import Rebuilt
 from runlane.values import Actor, instant, run_id
 
 
 class Audit:
-    """Checking the log: ``app.audit``."""
+    """Checking the log, and making the tables from it again: ``app.audit``."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -45,7 +46,7 @@ class Audit:
             wanted = run_id(id)
             found = replay.compare_run(tx, self._runtime.environment, wanted)
         if not found.events and not found.differences:
-            raise RunNotFound(f"no run has the id {wanted} in environment {self._runtime.environment!r}")
+            raise self._not_found(wanted)
         return found
 
     def as_of(
@@ -134,3 +135,71 @@ class Audit:
         self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.who")
         with self._runtime.reading() as tx:
             return attribution.answer(tx, self._runtime.environment, asked, limit, cursor)
+
+    def repair(
+        self, id: UUID | str, *, actor: Actor | None = None, reason: str | None = None
+    ) -> tuple[Difference, ...]:
+        """Make the row of one run again from its events, and settle who owns the idempotency keys it has to do with.
+
+        One transaction.  A row that the log does not know is removed, one that is missing is made.  The history of the
+        run is not touched; if anything was different, ``environment.repaired`` says so in the environment's own stream.
+
+        Args:
+            actor: who does it; else the application.
+            reason: why; kept in the log.
+
+        Returns:
+            What was different, as `verify` tells it; nothing if all was well.
+
+        Raises:
+            RunNotFound: neither the log nor the tables know such a run in this environment.
+            InvariantViolation: the history of the run is damaged; naming the event.  Nothing is written.
+            StorageConflict: the row of another active run holds its singleton key (kind ``singleton_owner``).
+        """
+        self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.repair")
+        wanted, said = run_id(id), requests.said(actor, reason)
+        environment = self._runtime.environment
+        found = self._runtime.transact(lambda tx: repair.repair(tx, environment, wanted, said.actor, said.reason))
+        if found is None:
+            raise self._not_found(wanted)
+        return found
+
+    def rebuild(
+        self,
+        *,
+        progress: Callable[[int], None] | None = None,
+        swap: bool = True,
+        actor: Actor | None = None,
+        reason: str | None = None,
+    ) -> Rebuilt:
+        """Make all tables again that are folded from the log, of all environments of the database.
+
+        The log is folded into shadow tables beside the live ones while others go on working; then those take their
+        place in one transaction, for which the tables are locked for a moment.  Each environment's own stream tells of
+        it (``environment.rebuilt``).  A run, schedule or queue whose history cannot be folded stays as it is stored,
+        and is among the differences.
+
+        Args:
+            progress: called with the number of events folded so far.
+            swap: False only tells what is different; the shadows are dropped.
+            actor: who does it; else the application.
+            reason: why; kept in the log.
+
+        Raises:
+            StorageConflict: another rebuild is under way, or somebody's transaction holds the tables for a minute.
+            InvariantViolation: rows that the log folds to exclude each other.  Nothing is changed.
+        """
+        self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.rebuild")
+        said = requests.said(actor, reason)
+        self._runtime.start()
+        return rebuild.rebuild(
+            self._runtime.database,
+            clock=self._runtime.clock,
+            progress=progress,
+            swap=swap,
+            actor=said.actor,
+            reason=said.reason,
+        )
+
+    def _not_found(self, wanted: UUID) -> RunNotFound:
+        return RunNotFound(f"no run has the id {wanted} in environment {self._runtime.environment!r}")

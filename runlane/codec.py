@@ -48,6 +48,8 @@ STORED_AS: dict[type[e.Event], tuple[str, int]] = {
     e.QueuePaused: ("queue.paused", 1),
     e.QueueResumed: ("queue.resumed", 1),
     e.RunsPruned: ("environment.pruned", 1),
+    e.RowRepaired: ("environment.repaired", 1),
+    e.TablesRebuilt: ("environment.rebuilt", 1),
 }
 
 #: (stored name, old version) to the function that turns its JSON into the next version's.

@@ -236,6 +236,35 @@ class RunsPruned:
     digest: str
 
 
+@struct
+class RowRepaired:
+    """The row of one run was made again from its events, in the environment's own stream.
+
+    `fields` are those that were different, ``row`` if there was none or none belonged there.
+    """
+
+    run_id: UUID
+    fields: tuple[str, ...]
+    reason: str | None = None
+
+
+@struct
+class TablesRebuilt:
+    """All rows of an environment were made again from the log, by this version of the folds, in its own stream.
+
+    How many rows there are of each kind, and how many were missing, too many or different before.
+    """
+
+    runs: int
+    schedules: int
+    occurrences: int
+    queues: int
+    keys: int
+    differences: int
+    version: int
+    reason: str | None = None
+
+
 RunStep = (
     RunDeliveryRequested
     | RunDispatchReserved
@@ -255,7 +284,7 @@ ScheduleStep = ScheduleChanged | ScheduleFired | SchedulePaused | ScheduleResume
 ScheduleEvent = ScheduleRegistered | ScheduleStep
 KeyEvent = IdempotencyReset
 QueueEvent = QueuePaused | QueueResumed
-EnvironmentEvent = RunsPruned
+EnvironmentEvent = RunsPruned | RowRepaired | TablesRebuilt
 Event = RunEvent | ScheduleEvent | QueueEvent | KeyEvent | EnvironmentEvent
 
 

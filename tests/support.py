@@ -20,6 +20,7 @@ from runlane.decisions import Change
 from runlane.events import RunCreated, RunStep
 from runlane.lanes import lane_of
 from runlane.projections.runs import Run
+from runlane.projections.version import PROJECTION_VERSION
 from runlane.storage import install
 from runlane.storage.database import Database
 from runlane.storage.tables import VERSION, metadata
@@ -163,7 +164,7 @@ class ReusedPostgres:
                 self._connection.execute(
                     "drop schema if exists runlane cascade; drop schema public cascade; create schema public"
                 )
-                self._connection.execute(install.ddl("runlane") + f"insert into schema_version values ({VERSION})")
+                self._connection.execute(install.ddl("runlane") + _STAMP)
 
     def close(self) -> None:
         """End the connection that empties it."""
@@ -173,13 +174,16 @@ class ReusedPostgres:
         return self._connection.execute(_SHAPE).fetchone()
 
 
-TABLES = [table.name for table in metadata.sorted_tables if table.name != "schema_version"]
+TABLES = [table.name for table in metadata.sorted_tables if "version" not in table.name]
+_STAMP = (
+    f"insert into schema_version values ({VERSION});"
+    f"insert into projection_version values ({PROJECTION_VERSION}, clock_timestamp())"
+)
 _EMPTY = (
     "alter table runlane.events disable trigger user;"
-    + "".join(
-        f"delete from runlane.{table.name};" for table in metadata.sorted_tables if table.name != "schema_version"
-    )
+    + "".join(f"delete from runlane.{name};" for name in TABLES)
     + f"delete from runlane.schema_version where version <> {VERSION};"
+    + f"delete from runlane.projection_version where version <> {PROJECTION_VERSION};"
     + "alter table runlane.events enable always trigger events_append_only;"
     + "alter table runlane.events enable always trigger events_pruned"
 )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from runlane.cli import audit, completion, demo, dev, operate, prune, queues, runs, schedules, travel, work
+from runlane.cli import audit, completion, demo, dev, operate, prune, queues, rebuild, runs, schedules, travel, work
 from runlane.cli.program import Program, program_options
 from runlane.cli.show import complain
 from runlane.errors import ConfigurationInvalid, RunlaneError
@@ -45,7 +45,7 @@ for command in (
 ):
     cli.add_command(command)
 runs.runs.add_command(prune.prune)
-for command in (travel.as_of, travel.diff, travel.timeline, travel.who):
+for command in (travel.as_of, travel.diff, travel.timeline, travel.who, rebuild.repair, rebuild.rebuild):
     audit.audit.add_command(command)
 
 

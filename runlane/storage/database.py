@@ -19,7 +19,7 @@ from runlane import jsontext
 from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
 from runlane.clock import Clock
 from runlane.errors import ConfigurationInvalid, ConflictKind, RunlaneError, StorageConflict, StorageUnavailable
-from runlane.storage import commits, faults, install, log, urls
+from runlane.storage import commits, faults, install, log, rebuild, urls
 from runlane.storage.compiled import Compiled
 from runlane.storage.dialect import EventRow, Stamping, StorageDialect
 from runlane.storage.direct import shortest
@@ -91,7 +91,7 @@ class Database:
         self._statements = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.beat_engine = self.engine if self.is_memory else self._engine(parsed, 1)
         # Threads of one process queue here rather than spinning on SQLite's file lock.
-        self._writer: AbstractContextManager[Any] = (
+        self.writer: AbstractContextManager[Any] = (
             threading.Lock() if parsed.get_backend_name() == "sqlite" and not self.is_memory else nullcontext()
         )
 
@@ -162,7 +162,7 @@ class Database:
             StorageUnavailable: among others where the connection broke during the commit, so that nobody knows whether
                 it happened; ``meta["outcome"]`` is ``unknown`` then.
         """
-        with faults.translated(self.where), self._writer:
+        with faults.translated(self.where), self.writer:
             with (self.beat_engine if beat else self.engine).connect() as connection, connection.begin() as ending:
                 tx = self._of_our_own(connection, clock)
                 yield tx
@@ -184,7 +184,9 @@ class Database:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             connection.execution_options(runlane_read_only=True)
             with connection.begin():
-                yield self.join(connection)
+                tx = self.join(connection)
+                rebuild.stay(tx)
+                yield tx
 
     def join(self, connection: Connection, clock: Clock | None = None) -> Transaction:
         """A transaction that lives inside one the caller opened and will end.
@@ -327,8 +329,12 @@ class Database:
             pause = min(2 * pause, 1.0)
 
     def migrate(self) -> int:
-        """Create or upgrade the tables; safe to call from many processes at once.  Returns the schema version."""
-        return self.transact(lambda tx: install.migrate(tx.connection, self.schema))
+        """Create or upgrade the tables, and rebuild them if the folds have changed; safe to call from many processes at
+        once.  Returns the schema version."""
+        version, outdated = self.transact(lambda tx: install.migrate(tx.connection, self.schema))
+        if outdated:
+            rebuild.renew(self)
+        return version
 
     def check(self) -> None:
         """Raise ``ConfigurationInvalid`` unless the tables are there in the version this Runlane needs."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, insert, inspect, select
+from sqlalchemy import Connection, delete, func, insert, inspect, select
 
 from runlane.errors import ConfigurationInvalid
+from runlane.projections import version as version_of_folds
 from runlane.storage import faults, script, sqlite_ddl, tables, upgrades
 from runlane.storage.tables import SCHEMA, VERSION
 
 #: Serialises concurrent migrators of one database; any constant nobody else uses.
 _MIGRATION_LOCK = 0x52756E6C616E65
+_FOLDED = tables.projection_version
 _HEAD = "create schema if not exists runlane;\nset local search_path to runlane, pg_temp;\n"
 
 
@@ -28,8 +30,9 @@ def quoted(name: str) -> str:
     return '"' + schema_name(name).replace('"', '""') + '"'
 
 
-def migrate(connection: Connection, schema: str | None) -> int:
-    """Create or upgrade the tables within the open transaction; returns the version.
+def migrate(connection: Connection, schema: str | None) -> tuple[int, bool]:
+    """Create or upgrade the tables within the open transaction; the version, and whether the folds have changed since
+    the rows were made.
 
     Raises:
         ConfigurationInvalid: the tables are newer than this Runlane.
@@ -40,13 +43,14 @@ def migrate(connection: Connection, schema: str | None) -> int:
     if version is None:
         _create(connection, schema)
         _stamp(connection, schema, VERSION)
-        return VERSION
+        fold(connection, schema)
+        return VERSION, False
     if version > VERSION:
         raise ConfigurationInvalid(_too_new(version))
     for reached in range(version + 1, VERSION + 1):
         upgrades.STEPS[reached](connection.execution_options(schema_translate_map={SCHEMA: schema}), schema)
         _stamp(connection, schema, reached)
-    return VERSION
+    return VERSION, is_outdated(connection, schema)
 
 
 def check(connection: Connection, schema: str | None, where: str) -> None:
@@ -58,6 +62,38 @@ def check(connection: Connection, schema: str | None, where: str) -> None:
         raise ConfigurationInvalid(f"{where}: {_too_new(version)}")
     if version < VERSION:
         raise ConfigurationInvalid(f"{where} has schema version {version}; run `runlane migrate` to reach {VERSION}")
+    folded = folded_by(connection, schema)
+    if folded is None or folded < version_of_folds.PROJECTION_VERSION:
+        raise ConfigurationInvalid(
+            f"{where} was folded by version {folded or 0} of the folds; run `runlane migrate` to rebuild it by version "
+            f"{version_of_folds.PROJECTION_VERSION}"
+        )
+    if folded > version_of_folds.PROJECTION_VERSION:
+        raise ConfigurationInvalid(
+            f"{where} was folded by version {folded} of the folds, and this Runlane knows "
+            f"{version_of_folds.PROJECTION_VERSION}; upgrade the runlane package"
+        )
+
+
+def is_outdated(connection: Connection, schema: str | None) -> bool:
+    """Whether the tables were folded by an older version of the folds than this Runlane has."""
+    return (folded_by(connection, schema) or 0) < version_of_folds.PROJECTION_VERSION
+
+
+def folded_by(connection: Connection, schema: str | None) -> int | None:
+    """The version of the folds by which the tables were made from the log, if that is known."""
+    found: int | None = connection.execute(
+        select(func.max(_FOLDED.c.version)), execution_options={"schema_translate_map": {SCHEMA: schema}}
+    ).scalar_one()
+    return found
+
+
+def fold(connection: Connection, schema: str | None) -> None:
+    """Note that the tables have been made from the log by this Runlane's folds."""
+    options = {"schema_translate_map": {SCHEMA: schema}}
+    mine = {"version": version_of_folds.PROJECTION_VERSION, "folded_at": datetime.now(UTC)}
+    connection.execute(delete(_FOLDED).where(_FOLDED.c.version == mine["version"]), execution_options=options)
+    connection.execute(insert(_FOLDED).values(**mine), execution_options=options)
 
 
 def installed_version(connection: Connection, schema: str | None) -> int | None:

@@ -16,7 +16,7 @@ from sqlalchemy import Select, and_, bindparam, exists, or_, select
 
 from runlane.decisions import environment_stream
 from runlane.errors import InvariantViolation
-from runlane.events import IdempotencyReset, ScheduleFired
+from runlane.events import IdempotencyReset, RunsPruned, ScheduleFired
 from runlane.projections import queues as queue_fold
 from runlane.projections import runs as run_fold
 from runlane.projections import schedules as schedule_fold
@@ -51,8 +51,10 @@ def verify(
             if stream is not None:
                 counts["events"] += len(stream.records)
                 differences.extend(_forged(stream))
-                if kind is _ENVIRONMENT and stream.records:
-                    pruned_at[stream.records[-1].environment] = stream.records[-1].position or 0
+                if kind is _ENVIRONMENT:
+                    pruned_at |= {
+                        r.environment: r.position or 0 for r in stream.records if isinstance(r.event, RunsPruned)
+                    }
             if row is not None and row[0] is not kind:
                 differences.append(Difference(stream.id, 0, "row", f"one of {row[0].name}", "absent"))  # type: ignore[union-attr]
                 row = None

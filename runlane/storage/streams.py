@@ -168,6 +168,13 @@ _CREATED = codec.STORED_AS[RunCreated][0]
 _alike = lru_cache(4096)(codec.decode)
 
 
+def digest_of(before: bytes, row: Any) -> bytes:
+    """What the digest of a row of ``ENVELOPE`` columns is to be, behind an event with the digest `before`."""
+    at = digests.microseconds(row.occurred_at)
+    facts = (row.stream_id, row.sequence, row.type, row.version, at, row.environment, row.actor, row.data)
+    return digests.digest(before, *facts)
+
+
 def recorded(row: Any) -> Recorded:
     """The event of a row of ``ENVELOPE`` columns."""
     return Recorded(

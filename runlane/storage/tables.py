@@ -142,6 +142,13 @@ schema_version = Table(
     _not_null("applied_at", Instant),
 )
 
+projection_version = Table(
+    "projection_version",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    _not_null("folded_at", Instant),
+)
+
 # On SQLite `position` is the rowid, and the single writer makes it commit order.
 events = Table(
     "events",

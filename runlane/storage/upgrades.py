@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert
 
 from runlane.storage import backfill, script, sqlite_ddl, tables
 
@@ -36,7 +37,13 @@ def _to_4(connection: Connection, schema: str | None) -> None:
 
 
 def _to_5(connection: Connection, schema: str | None) -> None:
-    """Digests."""
+    """Digests, and by which version of the folds the tables were made: up to here there has been only the first."""
+    _digests(connection, schema)
+    tables.projection_version.create(connection)
+    connection.execute(insert(tables.projection_version).values(version=1, folded_at=datetime.now(UTC)))
+
+
+def _digests(connection: Connection, schema: str | None) -> None:
     if schema is not None:
         backfill.on_postgres(connection, schema, script.function("event_digest"))
     else:

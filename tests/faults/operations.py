@@ -20,6 +20,7 @@ from runlane.engine.trigger import Triggered
 from runlane.projections.runs import Run
 from runlane.pruning import Pruned
 from runlane.storage import sessions
+from runlane.storage.rebuild import Rebuilt
 from runlane.wakeup import Wakeup
 from tests.engine.tasks import echo, flaky
 from tests.support import SECOND, START, database_of
@@ -309,6 +310,9 @@ OPERATIONS = [
     Operation("audit.timeline", "audit.timeline", ended, False),
     Operation("audit.who", "audit.who", given(actor="app"), False),
     Operation("audit.who of a key", "audit.who", given(key="x"), False),
+    Operation("audit.repair", "audit.repair", ended, False),  # that these two write is seen in test_repairs.py
+    Operation("audit.rebuild", "audit.rebuild", given(), False),
+    Operation("audit.rebuild, dry", "audit.rebuild", given(swap=False), False),
 ]
 #: These are called before anything else works.
 FIRST = [Operation("start", "start", given(), False), Operation("migrate", "migrate", given(), False)]
@@ -329,6 +333,8 @@ def shape(result: Any) -> Any:
             return shape(result.changed), len(result.refused)
         case Pruned():
             return result.runs > 0, result.events > 0
+        case Rebuilt():
+            return result.rows, result.swapped
         case TickReport():
             return result.runs_recovered, result.schedules_fired, result.errors
         case Mapping() | None | bool() | int():

@@ -74,6 +74,7 @@ def back_to_1(database: Database) -> None:
     """Undo what versions 2 to 5 brought."""
     with raw(database) as connection:
         without_digests(connection, database)
+        connection.exec_driver_sql(f"drop table {named(database, 'projection_version')}")
         if database.schema is None:
             lists_of_statuses(connection)
         else:
@@ -130,6 +131,7 @@ def test_what_others_have_put_on_the_tables_of_a_file_stays(sqlite_url: str) -> 
         with raw(database) as connection:
             without_digests(connection, database)
             lists_of_statuses(connection)
+            connection.exec_driver_sql("drop table projection_version")
             connection.exec_driver_sql(back_to_3)
         app = Runlane(sqlite_url, tasks=[echo])
         assert app.migrate() == VERSION

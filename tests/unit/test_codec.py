@@ -22,7 +22,10 @@ SCHEDULE_NAMES = {
     "schedule.registered", "schedule.changed", "schedule.paused", "schedule.resumed", "schedule.fired",
     "schedule.removed",
 }  # fmt: skip
-OTHER_NAMES = {"queue.paused", "queue.resumed", "idempotency.reset", "environment.pruned"}
+OTHER_NAMES = {
+    "queue.paused", "queue.resumed", "idempotency.reset", "environment.pruned", "environment.repaired",
+    "environment.rebuilt",
+}  # fmt: skip
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -189,6 +192,16 @@ GOLDEN = [
             '{"runs":2,"events":9,"before":"2026-01-02T12:00:00+00:00","statuses":["cancelled","failed"],'
             '"digest":"5e0f"}'
         ),
+    ),
+    (
+        "environment.repaired",
+        e.RowRepaired(ONE, ("status", "due_at"), "by hand"),
+        '{"run_id":"00000000-0000-4000-8000-000000000001","fields":["status","due_at"],"reason":"by hand"}',
+    ),
+    (
+        "environment.rebuilt",
+        e.TablesRebuilt(5, 1, 4, 2, 3, 7, 1),
+        '{"runs":5,"schedules":1,"occurrences":4,"queues":2,"keys":3,"differences":7,"version":1}',
     ),
 ]
 
