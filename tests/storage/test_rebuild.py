@@ -136,7 +136,7 @@ def test_environments_without_rows_are_not_spoken_of_and_others_are(app: Runlane
 ORPHAN = str(UUID(int=77))
 _OF_RUN = (
     "environment, task_id, queue, status, sequence, priority, due_at, created_at, updated_at, attempt_count, "
-    "failure_count, retry_count, release_count, lost_count"
+    "failure_count, retry_count, release_count, lost_count, digest"
 )
 _STRAY_RUN = f"""
     insert into {{runs}} (id, {_OF_RUN}) select '{ORPHAN}', {_OF_RUN} from {{runs}}

@@ -125,7 +125,7 @@ def test_a_run_goes_on_once_it_is_repaired(app: Runlane, run: UUID, clock: Setta
 def test_a_row_without_a_history_goes(app: Runlane, run: UUID) -> None:
     before, stray = contents(app), uuid4()
     columns = "environment, task_id, queue, status, sequence, priority, due_at, created_at, updated_at, attempt_count"
-    columns += ", failure_count, retry_count, release_count, lost_count"
+    columns += ", failure_count, retry_count, release_count, lost_count, digest"
     insert = f"insert into {{runs}} (id, {columns}) select '{stray}', {columns} from {{runs}} where id = '{run}'"
     execute(database_of(app), insert)
     execute(database_of(app), f"update {{idempotency_keys}} set run_id = '{stray}' where key = 'other'")

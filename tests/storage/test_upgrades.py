@@ -161,6 +161,7 @@ def test_places_in_the_log_of_a_file_are_not_given_twice_after_an_upgrade(sqlite
     with database_at(sqlite_url) as database:
         with raw(database) as connection:
             without_digests(connection, database)
+            connection.exec_driver_sql("drop table projection_version")
             connection.exec_driver_sql("drop trigger events_refuse_delete")
             connection.exec_driver_sql("delete from events where position = ?", (highest,))
             connection.exec_driver_sql("update schema_version set version = 4")
