@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
 from uuid import UUID
 
 from runlane.auditing import Audit
 from runlane.bridge import ThreadCalls
+from runlane.export import Manifest, formats
 from runlane.storage.replay import Verification
+from runlane.values import Actor
 
 
 class AsyncAudit:
@@ -26,3 +30,19 @@ class AsyncAudit:
     ) -> Verification:
         """See ``Audit.verify``."""
         return await self._call(self._sync.verify, id, progress=progress)
+
+    async def export(
+        self,
+        path: str | Path,
+        format: str = formats.CANONICAL,
+        since: datetime | None = None,
+        key: str | Path | None = None,
+        *,
+        resume: bool = False,
+        actor: Actor | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Manifest:
+        """See ``Audit.export``."""
+        return await self._call(
+            self._sync.export, path, format, since, key, resume=resume, actor=actor, progress=progress
+        )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from runlane.cli import audit, completion, demo, dev, operate, prune, queues, runs, schedules, work
+from runlane.cli import audit, completion, demo, dev, exports, operate, prune, queues, runs, schedules, work
 from runlane.cli.program import Program, program_options
 from runlane.cli.show import complain
 from runlane.errors import ConfigurationInvalid, RunlaneError
@@ -45,6 +45,8 @@ for command in (
 ):
     cli.add_command(command)
 runs.runs.add_command(prune.prune)
+for command in (exports.export, exports.replay_, exports.import_):
+    audit.audit.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -243,6 +245,11 @@ def old(app: Runlane, clock: SettableClock) -> Prepared:
     return (clock(),), {}
 
 
+def to_file(app: Runlane, clock: SettableClock) -> Prepared:
+    """A file that is not there yet."""
+    return (Path(tempfile.mkdtemp(prefix="runlane-export-")) / "export.jsonl",), {}
+
+
 OPERATIONS = [
     Operation("trigger", "trigger", given(echo, 1)),
     Operation("trigger with a key", "trigger", fresh_key),
@@ -292,6 +299,7 @@ OPERATIONS = [
     Operation("audit.count", "audit.count", given(), False),
     Operation("audit.verify", "audit.verify", given(), False),
     Operation("audit.verify of a run", "audit.verify", ended, False),
+    Operation("audit.export", "audit.export", to_file, False),
 ]
 #: These are called before anything else works.
 FIRST = [Operation("start", "start", given(), False), Operation("migrate", "migrate", given(), False)]
