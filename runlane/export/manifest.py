@@ -121,7 +121,7 @@ def parse(data: bytes, what: str) -> Manifest:
 def _check_kinds(values: Mapping[str, Any]) -> None:
     """Raise ``TypeError`` where a value is not what is written there: nothing is converted on the quiet."""
     for field in fields(Manifest):
-        kind = _KINDS.get(str(field.type))
+        kind = _KINDS.get(field.type.__name__ if isinstance(field.type, type) else str(field.type))
         value = values.get(field.name)
         if kind is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             raise TypeError(f"{field.name} is {value!r}")

@@ -34,7 +34,7 @@ _BEFORE: dict[str, Any] = {
     "postgresql": text("pg_visible_in_snapshot(tx, cast(:horizon as pg_snapshot))"),
     "sqlite": text("position <= cast(:horizon as integer)"),
 }
-_BATCH = 2000
+_BATCH = 1000
 
 
 def horizon(tx: Transaction) -> str:

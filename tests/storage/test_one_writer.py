@@ -1,5 +1,5 @@
-"""Only storage/log.py writes events and the tables folded from them, storage/restore.py puts back what another log holds,
-and only storage/prune.py removes anything: proven over the sources."""
+"""Only storage/log.py writes events and the tables folded from them, storage/restore.py puts back what another log
+holds, and only storage/prune.py removes anything: proven over the sources."""
 
 from __future__ import annotations
 
