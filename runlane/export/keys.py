@@ -63,7 +63,8 @@ class KeyIndex:
         else is.
         """
         self._kept.execute("create index owner_key on owner (task, key)")
-        self._any_late = self._kept.execute(_LATE).rowcount > 0
+        self._kept.execute(_LATE)
+        self._any_late = self._kept.execute("select 1 from owner where late").fetchone() is not None
 
     def is_late(self, run_id: UUID) -> bool:
         """Whether a run is one of those."""

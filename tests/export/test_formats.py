@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +115,7 @@ def test_other_lines_are_refused(line: bytes) -> None:
 @given(st.lists(st.integers(0, 40), unique=True, max_size=30), st.data())
 def test_lines_are_aligned_again_behind_every_difference(wanted: list[int], data: st.DataObject) -> None:
     """Whatever was done to the lines: those that are reported are all that have to be, and equal files report none."""
-    found = data.draw(st.lists(st.sampled_from(wanted + [50, 51]), unique=True, max_size=30))
+    found = data.draw(st.lists(st.sampled_from([*wanted, 50, 51]), unique=True, max_size=30))
     differing = differences(wanted, found)
     assert (not differing) == (found == wanted)
     missing = sum(one.missing for one in differing)
@@ -147,14 +146,14 @@ def test_each_kind_of_difference_has_its_place() -> None:
 
 
 @pytest.fixture(scope="module")
-def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same history in every format, in an environment that a spreadsheet would calculate."""
     folder, clock = tmp_path_factory.mktemp("formats"), SettableClock()
     with Runlane("memory:", environment="=1+1", clock=clock, **OPTIONS) as app:
         live(app, clock)
         for format in formats.FORMATS:
             app.audit.export(folder / format, format)
-    yield folder
+    return folder
 
 
 def events_of(history: Path) -> list[Envelope]:

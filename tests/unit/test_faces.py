@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from runlane import aio, aio_operators, app, operators, steering, worker
+from runlane import aio, aio_auditing, aio_operators, app, auditing, operators, steering, worker
 
 PAIRS = [
     (app.Runlane, aio.AsyncRunlane),
@@ -14,7 +14,7 @@ PAIRS = [
     (steering.Schedules, aio_operators.AsyncSchedules),
     (operators.IdempotencyKeys, aio_operators.AsyncIdempotencyKeys),
     (steering.Queues, aio_operators.AsyncQueues),
-    (operators.Audit, aio_operators.AsyncAudit),
+    (auditing.Audit, aio_auditing.AsyncAudit),
     (worker.Worker, aio.AsyncWorker),
 ]
 DIFFERENT = {"__init__", "worker"}  # a worker's constructor is the engine's business; `worker` makes an AsyncWorker
