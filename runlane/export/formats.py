@@ -11,6 +11,7 @@ import csv
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -38,6 +39,7 @@ FIELDS: dict[str, type] = {
     "environment": str,
     "actor": str,
 }
+_NAMES, _TYPES = tuple(FIELDS), tuple(FIELDS.values())
 CANONICAL = "jsonl"
 _DATA, _TEXT = b',"data":', b',"text":'
 #: No line is longer: a file that is no export is not read into memory as one.
@@ -116,7 +118,7 @@ def parse(raw: bytes) -> Envelope:
         data = raw[cut + len(_DATA) : -2].decode() if inline else orjson.loads(raw[cut + len(_TEXT) : -2])
     except ValueError as error:
         raise Malformed(f"is no JSON: {error}", *_place(raw)) from error
-    if list(head) != list(FIELDS) or any(type(head[name]) is not kind for name, kind in FIELDS.items()):
+    if tuple(head) != _NAMES or tuple(map(type, head.values())) != _TYPES:
         raise Malformed(f"has other fields than {', '.join(FIELDS)} and data", *_place(raw))
     found = Envelope(**head, data=data)
     if line(found) != raw:
@@ -143,11 +145,28 @@ def recorded(event: Envelope) -> Recorded:
         InvariantViolation: this Runlane cannot read it.
         ValueError: something else in it is not what it should be.
     """
-    stream_id, at = UUID(event.stream_id), datetime.fromisoformat(event.occurred_at)
-    if str(stream_id) != event.stream_id or at.tzinfo is None or instant_to_text(at) != event.occurred_at:
-        raise Malformed("has an id or a time that is not written as an export writes it", stream_id, event.sequence)
+    stream_id, at = uuid_of(event.stream_id), datetime.fromisoformat(event.occurred_at)
+    if at.tzinfo is None or instant_to_text(at) != event.occurred_at:
+        raise Malformed("has a time that is not written as an export writes it", stream_id, event.sequence)
     decoded = codec.decode(event.type, event.version, event.data)
-    return Recorded(stream_id, event.sequence, decoded, at.astimezone(UTC), event.environment, Actor.parse(event.actor))
+    return Recorded(stream_id, event.sequence, decoded, at.astimezone(UTC), event.environment, _actor(event.actor))
+
+
+# The events of a stream stand together, and few hands have caused most of them.
+@lru_cache(256)
+def uuid_of(text: str) -> UUID:
+    """The id that a canonical text stands for.
+
+    Raises:
+        ValueError: it stands for none.
+    """
+    found = UUID(text)
+    if str(found) != text:
+        raise ValueError(f"the id {text!r} is not written as an export writes it")
+    return found
+
+
+_actor = lru_cache(256)(Actor.parse)
 
 
 def row(event: Envelope, record: Recorded) -> EventRow:

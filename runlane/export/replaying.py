@@ -227,7 +227,7 @@ class _Checking:
         number = next(self._numbers)
         try:
             event = formats.parse(raw)
-            line = _Line(number, UUID(event.stream_id), event.sequence)
+            line = _Line(number, formats.uuid_of(event.stream_id), event.sequence)
         except Malformed as error:
             line = _Line(number, error.stream_id, error.sequence)
             self._wrong(line, str(error))

@@ -23,6 +23,14 @@ def app(lane_url: str, clock: SettableClock) -> Iterator[Runlane]:
         yield made
 
 
+@pytest.fixture
+def in_memory(clock: SettableClock) -> Iterator[Runlane]:
+    """The same where the database does not matter."""
+    with Runlane("memory:", clock=clock, **OPTIONS) as made:
+        live(made, clock)
+        yield made
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     """An export of such a history, not to be changed."""

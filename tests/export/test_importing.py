@@ -88,7 +88,7 @@ def test_the_imported_history_goes_on(exported: tuple[Path, Manifest], target: L
         assert app.audit.verify().differences == ()
 
 
-@pytest.mark.parametrize("at", [1, 12, 25, 40])
+@pytest.mark.parametrize("at", [1, 25])
 def test_an_interrupted_import_goes_on(
     exported: tuple[Path, Manifest], target: Lane, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
@@ -217,7 +217,7 @@ def crossed(clock: SettableClock, tmp_path: Path) -> tuple[Path, dict[str, list[
         return tmp_path / "crossed", stored(database_of(app))
 
 
-@pytest.mark.parametrize("at", [None, 1, 10, 18, 24, 28])
+@pytest.mark.parametrize("at", [None, 10, 24, 28])
 def test_a_key_is_its_last_runs_whatever_the_order_of_ids(
     crossed: tuple[Path, dict[str, list[Any]]], target: Lane, monkeypatch: pytest.MonkeyPatch, at: int | None
 ) -> None:
