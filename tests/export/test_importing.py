@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -13,7 +14,7 @@ from uuid import UUID
 import pytest
 
 from runlane import ConfigurationInvalid, InvariantViolation, Lane, Runlane, SettableClock, Trigger
-from runlane.export import Imported, Manifest, import_events, importing, manifest
+from runlane.export import Imported, Manifest, formats, import_events, importing, manifest
 from runlane.lanes import lane_of
 from runlane.storage.database import Database
 from tests.export.histories import OPTIONS, copied, files_of, live, stored, work
@@ -152,6 +153,34 @@ def test_what_was_imported_and_has_moved_on_is_refused(
         with pytest.raises(ConfigurationInvalid, match="has events of its own"):
             import_events(exported[0], target)
         assert stored(target.database) == before
+
+
+def test_another_history_of_the_same_run_is_refused(
+    exported: tuple[Path, Manifest], target: Lane, tmp_path: Path
+) -> None:
+    lines = [formats.parse(line) for line in exported[0].read_bytes().splitlines(keepends=True)]
+    lengths = Counter(event.stream_id for event in lines)
+    twin = next(e for e in lines if e.type == "run.delivery_requested" and lengths[e.stream_id] == e.sequence == 2)
+    with Runlane(target, **OPTIONS) as app:
+        app.trigger(work, "another payload", run_id=twin.stream_id)
+        with pytest.raises(ConfigurationInvalid, match=f"event 1 of {twin.stream_id} is not as in the file"):
+            import_events(exported[0], target)
+
+
+def test_an_import_of_less_is_not_gone_on_with(
+    in_memory: Runlane, clock: SettableClock, target: Lane, tmp_path: Path
+) -> None:
+    clock.advance(SECOND)
+    since = clock()
+    in_memory.runs.cancel(in_memory.runs.list(statuses=["released"]).data[0].id)
+    in_memory.audit.export(tmp_path / "less", since=since)
+    in_memory.audit.export(tmp_path / "log")
+    import_events(tmp_path / "less", target)
+    verified(target)
+    before = stored(target.database)
+    with pytest.raises(ConfigurationInvalid, match="has events of its own"):
+        import_events(tmp_path / "log", target)
+    assert stored(target.database) == before
 
 
 def test_another_environment_does_not_mind(exported: tuple[Path, Manifest], target: Lane) -> None:
