@@ -45,7 +45,7 @@ for command in (
 ):
     cli.add_command(command)
 runs.runs.add_command(prune.prune)
-for command in (exports.export, exports.replay_, exports.import_):
+for command in (exports.export, exports.replay_, exports.import_, exports.fixture):
     audit.audit.add_command(command)
 
 

@@ -16,7 +16,7 @@ from runlane.cli import show
 from runlane.cli.options import Instant, actor_option, operator
 from runlane.cli.program import Program, program_options
 from runlane.errors import ConfigurationInvalid
-from runlane.export import FORMATS, Replayed, import_events, replay
+from runlane.export import FORMATS, Replayed, fixtures, import_events, replay
 
 _FILE = click.Path(path_type=Path)
 _public_key = click.option("--public-key", type=_FILE, metavar="FILE", help="Whose signature it must have (PEM).")
@@ -79,6 +79,31 @@ def replay_(program: Program, /, path: Path, public_key: Path | None) -> None:
     _report(program, found)
     if not found.clean:
         raise click.exceptions.Exit(1)
+
+
+@click.command(short_help="Write a run's history as a pytest module.")
+@program_options
+@click.argument("run", metavar="RUN")
+@click.option("--output", type=_FILE, metavar="FILE", help="Where to, instead of standard output; a new file.")
+@click.pass_obj
+def fixture(program: Program, /, run: str, output: Path | None) -> None:
+    """Write a run's history as a pytest module that calls the task's handler for each attempt as it was called then.
+
+    It expects the same kind of outcome: success, release, or failure with the same code.
+    """
+    module = fixtures.module_of(program.started().runs.events(run))
+    if output is None:
+        click.echo(module, nl=False)
+        return
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(module)
+    except OSError as error:
+        raise ConfigurationInvalid(f"{output} cannot be written: {error.strerror or error}") from error
+    if program.json:
+        show.json_lines([{"path": str(output)}])
+    else:
+        show.say(f"wrote {output}")
 
 
 def _report(program: Program, found: Replayed) -> None:
