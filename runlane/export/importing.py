@@ -205,7 +205,7 @@ class _Import:
                 if is_there and late:
                     late_found.add(UUID(stream_id))
                 elif is_there and begun is not None:
-                    raise self._refused(event)
+                    raise self._refused(None)
         if mine is not None:
             raise self._refused(mine)
         if late_found and begun is not None:

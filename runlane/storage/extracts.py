@@ -73,7 +73,7 @@ def read(
 @cache
 def _reading(dialect: str, recent: bool, behind: bool) -> Select[Any]:
     c = _EVENTS.c
-    chosen = select(*_COLUMNS).where(c.environment == bindparam("environment"), _BEFORE[dialect])
+    chosen: Any = select(*_COLUMNS).where(c.environment == bindparam("environment"), _BEFORE[dialect])
     if recent:
         moved = (
             select(1)
@@ -90,7 +90,8 @@ def _reading(dialect: str, recent: bool, behind: bool) -> Select[Any]:
                 bindparam("after_stream", type_=c.stream_id.type), bindparam("after_sequence", type_=c.sequence.type)
             )
         )
-    return chosen.order_by(c.stream_id, c.sequence).execution_options(yield_per=_BATCH)
+    ordered: Select[Any] = chosen.order_by(c.stream_id, c.sequence).execution_options(yield_per=_BATCH)
+    return ordered
 
 
 def _is_of_a_run() -> ColumnElement[bool]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -247,7 +249,9 @@ def old(app: Runlane, clock: SettableClock) -> Prepared:
 
 def to_file(app: Runlane, clock: SettableClock) -> Prepared:
     """A file that is not there yet."""
-    return (Path(tempfile.mkdtemp(prefix="runlane-export-")) / "export.jsonl",), {}
+    folder = tempfile.mkdtemp(prefix="runlane-export-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return (Path(folder) / "export.jsonl",), {}
 
 
 OPERATIONS = [
