@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from uuid import UUID
 
 from runlane import attribution, travel
 from runlane.attribution import Attribution
 from runlane.auditing import Audit
 from runlane.bridge import ThreadCalls
+from runlane.export import Manifest, formats
 from runlane.projections.differences import RunDiff
 from runlane.projections.fleet import Fleet
 from runlane.projections.timeline import Moment
@@ -81,3 +83,19 @@ class AsyncAudit:
     ) -> Rebuilt:
         """See ``Audit.rebuild``."""
         return await self._call(self._sync.rebuild, progress=progress, swap=swap, actor=actor, reason=reason)
+
+    async def export(
+        self,
+        path: str | Path,
+        format: str = formats.CANONICAL,
+        since: datetime | None = None,
+        key: str | Path | None = None,
+        *,
+        resume: bool = False,
+        actor: Actor | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Manifest:
+        """See ``Audit.export``."""
+        return await self._call(
+            self._sync.export, path, format, since, key, resume=resume, actor=actor, progress=progress
+        )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from uuid import UUID
 
 from runlane import attribution, requests, travel
 from runlane.attribution import Attribution
 from runlane.capabilities import Capability
 from runlane.errors import RunNotFound
+from runlane.export import Manifest, formats, writing
+from runlane.export.signing import Signer
 from runlane.projections.differences import RunDiff
 from runlane.projections.fleet import Fleet
 from runlane.projections.timeline import Moment
@@ -203,3 +206,46 @@ class Audit:
 
     def _not_found(self, wanted: UUID) -> RunNotFound:
         return RunNotFound(f"no run has the id {wanted} in environment {self._runtime.environment!r}")
+
+    def export(
+        self,
+        path: str | Path,
+        format: str = formats.CANONICAL,
+        since: datetime | None = None,
+        key: str | Path | None = None,
+        *,
+        resume: bool = False,
+        actor: Actor | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Manifest:
+        """Write every event of this environment into a file, as of one moment, with a manifest beside it.
+
+        Events come stream by stream, by stream id and then by sequence, so that a reader can fold one stream after the
+        other; memory is constant.  Nothing has the name `path` before it is whole.
+
+        Args:
+            path: the data file; ``PATH.manifest.json`` tells of it, ``PATH.lines`` has the digests of lines of JSON.
+            format: ``jsonl``, the canonical one, ``csv``, ``cloudevents`` or ``parquet``, which needs pyarrow.
+            since: of runs, only those with an event at or after this instant, and of those all events.
+            key: sign the manifest with this Ed25519 private key, a PEM file; needs the package cryptography.
+            resume: go on with an interrupted export of the same, which ends in the identical files.
+            actor: who asks; it stands in the manifest.
+            progress: called with the number of events written so far.
+
+        Raises:
+            ConfigurationInvalid: an argument is not valid, the file exists, or a package is missing.
+            StorageUnavailable: the database or the disk failed on the way; it can be resumed.
+        """
+        self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.export")
+        formats.require(format)
+        asked = writing.Asked(
+            Path(path),
+            self._runtime.environment,
+            requests.actor_of(actor).text,
+            format,
+            None if since is None else instant("since", since),
+            None if key is None else Signer(key),
+            resume,
+        )
+        self._runtime.start()
+        return writing.write(self._runtime.database, self._runtime.clock, asked, progress)

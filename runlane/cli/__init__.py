@@ -8,7 +8,21 @@ from collections.abc import Sequence
 
 import click
 
-from runlane.cli import audit, completion, demo, dev, operate, prune, queues, rebuild, runs, schedules, travel, work
+from runlane.cli import (
+    audit,
+    completion,
+    demo,
+    dev,
+    exports,
+    operate,
+    prune,
+    queues,
+    rebuild,
+    runs,
+    schedules,
+    travel,
+    work,
+)
 from runlane.cli.program import Program, program_options
 from runlane.cli.show import complain
 from runlane.errors import ConfigurationInvalid, RunlaneError
@@ -45,7 +59,18 @@ for command in (
 ):
     cli.add_command(command)
 runs.runs.add_command(prune.prune)
-for command in (travel.as_of, travel.diff, travel.timeline, travel.who, rebuild.repair, rebuild.rebuild):
+for command in (
+    travel.as_of,
+    travel.diff,
+    travel.timeline,
+    travel.who,
+    rebuild.repair,
+    rebuild.rebuild,
+    exports.export,
+    exports.replay_,
+    exports.import_,
+    exports.fixture,
+):
     audit.audit.add_command(command)
 
 

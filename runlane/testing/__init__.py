@@ -7,6 +7,7 @@ With pytest, the fixtures ``runlane_app``, ``drain`` and ``assert_triggered`` co
 from runlane.clock import SettableClock
 from runlane.testing.assertions import ANY_PAYLOAD, assert_triggered, drain, on_memory
 from runlane.testing.recording import Misbehaviour, RecordingTransport
+from runlane.testing.replays import assert_same_outcome
 from runlane.testing.states import (
     cancellation_requested_run,
     cancelled_run,
@@ -25,6 +26,7 @@ __all__ = [
     "Misbehaviour",
     "RecordingTransport",
     "SettableClock",
+    "assert_same_outcome",
     "assert_triggered",
     "cancellation_requested_run",
     "cancelled_run",

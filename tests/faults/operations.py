@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -254,6 +258,13 @@ def old(app: Runlane, clock: SettableClock) -> Prepared:
     return (clock(),), {}
 
 
+def to_file(app: Runlane, clock: SettableClock) -> Prepared:
+    """A file that is not there yet."""
+    folder = tempfile.mkdtemp(prefix="runlane-export-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return (Path(folder) / "export.jsonl",), {}
+
+
 OPERATIONS = [
     Operation("trigger", "trigger", given(echo, 1)),
     Operation("trigger with a key", "trigger", fresh_key),
@@ -313,6 +324,7 @@ OPERATIONS = [
     Operation("audit.repair", "audit.repair", ended, False),  # that these two write is seen in test_repairs.py
     Operation("audit.rebuild", "audit.rebuild", given(), False),
     Operation("audit.rebuild, dry", "audit.rebuild", given(swap=False), False),
+    Operation("audit.export", "audit.export", to_file, False),
 ]
 #: These are called before anything else works.
 FIRST = [Operation("start", "start", given(), False), Operation("migrate", "migrate", given(), False)]
