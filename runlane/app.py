@@ -19,6 +19,8 @@ from runlane.engine.deliver import Consumer, Delivery, DeliveryOutcome, IgnoreRe
 from runlane.engine.tick import TickReport
 from runlane.engine.trigger import Triggered
 from runlane.errors import ConfigurationInvalid, LeaseLost
+from runlane.events import Event
+from runlane.following import DEFAULT_BATCH, Follower, Stop
 from runlane.inline import Inline
 from runlane.intake import Intake
 from runlane.lanes import Lane, lane_of
@@ -364,6 +366,36 @@ class Runlane:
         """
         self.start()
         return self._runtime.tick()
+
+    def follow(
+        self,
+        cursor: str | None = None,
+        *,
+        batch: int = DEFAULT_BATCH,
+        types: Iterable[str | type[Event]] | None = None,
+        stop: Stop | None = None,
+        poll: float | None = 0.5,
+    ) -> Follower:
+        """Follow the log of this environment: an iterator over batches of committed events, none missed, none twice.
+
+        Events come in the order of their positions, which keeps to the sequence of each stream.  On PostgreSQL an event
+        comes when every transaction that was writing before it has ended.
+
+        Args:
+            cursor: where to begin: ``start`` (or None), ``end`` (what is written from now on), the `cursor` of a batch,
+                or ``name:billing``: where ``batch.commit()`` has left the cursor of this name, at first at the start.
+            batch: the greatest number of events in one batch, 1 to 10,000.
+            types: only events of these types, by stored name (``run.failed``) or class.
+            stop: ends the iteration when it is set, or returns True.
+            poll: seconds between looks while nothing is new; None ends the iteration behind what had been written when
+                it began.
+
+        Raises:
+            ConfigurationInvalid: an argument is not valid, or the cursor is not of this log: from another database, or
+                from beyond the point to which this one was restored.
+            StorageUnavailable: the database cannot be reached; raised by the iteration too, which can go on later.
+        """
+        return Follower(self._runtime, cursor, batch, types, stop, poll)
 
     def _queue_names(self, queues: Sequence[Queue] | None) -> list[str]:
         if queues is None:

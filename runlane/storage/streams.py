@@ -20,7 +20,7 @@ from runlane.storage.transaction import Transaction
 from runlane.values import Actor
 
 _EVENTS = tables.events.c
-_ENVELOPE = (
+ENVELOPE = (
     _EVENTS.stream_id,
     _EVENTS.sequence,
     _EVENTS.type,
@@ -32,12 +32,12 @@ _ENVELOPE = (
     _EVENTS.position,
 )
 # Constants, so that SQLAlchemy knows them again: building one costs more than executing it.
-_STREAM = select(*_ENVELOPE).where(_EVENTS.stream_id == bindparam("stream_id")).order_by(_EVENTS.sequence)
+_STREAM = select(*ENVELOPE).where(_EVENTS.stream_id == bindparam("stream_id")).order_by(_EVENTS.sequence)
 _BEHIND = _STREAM.where(_EVENTS.sequence > bindparam("sequence")).limit(bindparam("most"))
 _IN_ENVIRONMENT = _STREAM.where(_EVENTS.environment == bindparam("environment"))
 _LENGTH = select(func.count()).where(_EVENTS.stream_id == bindparam("stream_id"))
 _NEWEST = (
-    select(*_ENVELOPE)
+    select(*ENVELOPE)
     .where(_EVENTS.stream_id == bindparam("stream_id"), _EVENTS.type.in_(bindparam("types", expanding=True)))
     .order_by(_EVENTS.sequence.desc())
     .execution_options(yield_per=200)
@@ -95,7 +95,7 @@ def read_streams(
 
 @cache
 def _streams(prefix: str, everywhere: bool, batch: int) -> Any:
-    statement = select(*_ENVELOPE).where(_EVENTS.type.startswith(prefix)).order_by(_EVENTS.stream_id, _EVENTS.sequence)
+    statement = select(*ENVELOPE).where(_EVENTS.type.startswith(prefix)).order_by(_EVENTS.stream_id, _EVENTS.sequence)
     if not everywhere:
         statement = statement.where(_EVENTS.environment == bindparam("environment"))
     return statement.execution_options(yield_per=batch)

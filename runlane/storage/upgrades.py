@@ -36,5 +36,21 @@ def _to_4(connection: Connection, schema: str | None) -> None:
             sqlite_ddl.renew(connection, table)
 
 
+def _to_5(connection: Connection, schema: str | None) -> None:
+    """Everything that version 5 brings, part by part."""
+    _followers(connection, schema)
+
+
+def _followers(connection: Connection, schema: str | None) -> None:
+    """Followers of the log: epochs, named cursors, and on PostgreSQL the bounds of positions on each few pages."""
+    for table in (tables.log_epochs, tables.cursors):
+        table.create(connection)
+    if schema is not None:
+        connection.exec_driver_sql(
+            f'create index events_position on "{schema}".events using brin (position)'
+            " with (pages_per_range = 16, autosummarize = on)"
+        )
+
+
 #: What leads to each version from the one before, in the transaction of the migration.
-STEPS: Mapping[int, Callable[[Connection, str | None], None]] = {2: _to_2, 3: _to_3, 4: _to_4}
+STEPS: Mapping[int, Callable[[Connection, str | None], None]] = {2: _to_2, 3: _to_3, 4: _to_4, 5: _to_5}

@@ -63,13 +63,16 @@ def _listed(compared: re.Match[str]) -> str:
 
 
 def back_to_1(database: Database) -> None:
-    """Undo what versions 2 to 4 brought."""
+    """Undo what versions 2 to 5 brought."""
     with raw(database) as connection:
         if database.schema is None:
             lists_of_statuses(connection)
         else:
             connection.exec_driver_sql("alter index runlane.events_pkey reset (fillfactor)")
             connection.exec_driver_sql("alter table runlane.runs set (fillfactor = 60)")
+            connection.exec_driver_sql("drop index runlane.events_position")
+        for table in ("log_epochs", "cursors"):
+            connection.exec_driver_sql(f"drop table {named(database, table)}")
         connection.exec_driver_sql(f"drop index {named(database, 'runs_failed')}")
         for table in ("outbox", "maintainers"):
             connection.exec_driver_sql(f"drop table {named(database, table)}")
@@ -112,6 +115,8 @@ def test_what_others_have_put_on_the_tables_of_a_file_stays(sqlite_url: str) -> 
         back_to_3 = "update schema_version set version = 3"
         with raw(database) as connection:
             lists_of_statuses(connection)
+            for table in ("log_epochs", "cursors"):
+                connection.exec_driver_sql(f"drop table {table}")
             connection.exec_driver_sql(back_to_3)
         app = Runlane(sqlite_url, tasks=[echo])
         assert app.migrate() == VERSION
