@@ -34,7 +34,9 @@ _SOON = 0.01
 #: How many positions may have been passed since the bounds of new pages were last noted.
 _NOTED = 50_000
 # What a consumer's own statements are planned with, rather than with what suits ours.
-_PLAN = "select set_config(name, 'on', true) from unnest(array['enable_bitmapscan', 'enable_seqscan', 'enable_mergejoin']) name"
+_PLAN = """
+    select set_config(name, 'on', true)
+    from unnest(array['enable_bitmapscan', 'enable_seqscan', 'enable_mergejoin']) name"""
 
 
 class _Theirs(BaseException):
@@ -143,7 +145,9 @@ class Follower:
     def cursor(self) -> str:
         """The place up to which everything has been read, also what was of no interest."""
         reached = self._reader.reached
-        return (self._place if reached == self._place.position else evolve(self._place, position=reached, mark=None)).text
+        return (
+            self._place if reached == self._place.position else evolve(self._place, position=reached, mark=None)
+        ).text
 
     @property
     def name(self) -> str | None:
@@ -195,10 +199,12 @@ class Follower:
             except Elsewhere:
                 self._horizon = None
                 return None
-            if self._until is None:
-                self._until = self._horizon.drawn
-            found = self._reader.read(tx, settled, self._batch)
-            records = tuple(streams.recorded(row) for row in found)
+        if self._until is None:
+            self._until = self._horizon.drawn
+        if settled <= self._reader.reached:
+            return None
+        with self._runtime.reading() as tx:
+            records = tuple(streams.recorded(row) for row in self._reader.read(tx, settled, self._batch))
         if not records:
             return None
         position = records[-1].position or 0

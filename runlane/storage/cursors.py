@@ -22,7 +22,10 @@ _MOVE = (
     update(_TABLE)
     .where(*_MINE, _C.version == bindparam("seen"))
     .values(
-        cursor=bindparam("to_cursor"), version=bindparam("to_version"), moved_by=bindparam("by"), updated_at=bindparam("at")
+        cursor=bindparam("to_cursor"),
+        version=bindparam("to_version"),
+        moved_by=bindparam("by"),
+        updated_at=bindparam("at"),
     )
 )
 _ALL = (

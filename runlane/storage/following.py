@@ -87,7 +87,9 @@ class Horizon:
         return bool(self._marks)
 
     def look(self, tx: Transaction) -> int:
-        """The last settled position, as of now; what this very transaction reads next sees all up to there.
+        """The last settled position, as of now; who reads later sees all up to there.
+
+        It has to be a transaction of its own, as it may draw an id, which others wait for.
 
         Raises:
             Elsewhere: the server has changed; forget everything.
@@ -144,22 +146,22 @@ class Reader:
         self._span = max(self._span, most)
         if tx.dialect.name == "postgresql":
             tx.statements.exec_driver_sql(_PLAN)
-        while self.reached < settled:
+        rows: list[Any] = []
+        while self.reached < settled and len(rows) < most:
             until = min(settled, self.reached + self._span)
             asked: dict[str, Any] = {"environment": self.environment, "behind": self.reached, "until": until}
             if self.types is not None:
                 asked["types"] = list(self.types)
-            found: Sequence[Any] = tx.execute(_stretch(self.types is not None), {**asked, "most": most}).all()
-            if len(found) == most:
+            left = most - len(rows)
+            found: Sequence[Any] = tx.execute(_stretch(self.types is not None), {**asked, "most": left}).all()
+            rows += found
+            if len(found) == left:
                 self._span = max(most, self._span // 2)
                 self.reached = found[-1].position
-                return list(found)
-            self.reached = until
-            if len(found) < most // 4:
+            else:
                 self._span = min(_WIDEST, 2 * self._span)
-            if found:
-                return list(found)
-        return []
+                self.reached = until
+        return rows
 
 
 def summarize(tx: Transaction) -> None:
@@ -182,4 +184,3 @@ def _stretch(of_types: bool) -> Select[Any]:
     if of_types:
         wanted.append(_EVENTS.type.in_(bindparam("types", expanding=True)))
     return select(*streams.ENVELOPE).where(*wanted).order_by(_EVENTS.position).limit(bindparam("most"))
-

@@ -343,7 +343,7 @@ queues = Table(
 log_epochs = Table(
     "log_epochs",
     metadata,
-    _not_null("epoch", Integer),
+    _not_null("epoch", Integer, autoincrement=False),
     _not_null("token", Text),
     _not_null("identity", Text),
     _not_null("since", BigInteger),
