@@ -315,9 +315,10 @@ def test_the_upper_end_of_a_snapshot_would_not_do(postgres_url: str) -> None:
                 )
             assert seen[0] <= mine
             horizon = Horizon()
-            with database.read() as other:
-                assert horizon.look(other) == 0
-            assert horizon.waits
+            for _ in range(3):
+                with database.read() as other:
+                    assert horizon.look(other) == 0
+                assert horizon.waits
 
 
 @pytest.mark.timeout(60)
