@@ -19,12 +19,12 @@ from runlane.engine.deliver import Consumer, Delivery, DeliveryOutcome, IgnoreRe
 from runlane.engine.tick import TickReport
 from runlane.engine.trigger import Triggered
 from runlane.errors import ConfigurationInvalid, LeaseLost
-from runlane.events import Event
-from runlane.following import DEFAULT_BATCH, Follower, Stop
 from runlane.inline import Inline
 from runlane.intake import Intake
 from runlane.lanes import Lane, lane_of
+from runlane.logface import ReadsLog
 from runlane.operators import IdempotencyKeys, Runs
+from runlane.projecting import Projection, Projections
 from runlane.projections.runs import Run
 from runlane.registry import Registry
 from runlane.requests import Trigger, build
@@ -48,7 +48,7 @@ class Executed:
     executed: bool
 
 
-class Runlane:
+class Runlane(ReadsLog):
     """A durable run engine on one database.
 
     Args:
@@ -64,6 +64,7 @@ class Runlane:
         lease_duration: for how long it is believed (default 30 s).
         max_events: the greatest length of a run's history.
         redact_failures: store "Task failed." instead of the messages of unknown exceptions.
+        projections: tables folded from the log, for ``project`` and the command line.
 
     Raises:
         ConfigurationInvalid: naming the argument that is not valid.
@@ -84,6 +85,7 @@ class Runlane:
         lease_duration: timedelta | str = LEASE_DURATION,
         max_events: int = MAX_EVENTS,
         redact_failures: bool = False,
+        projections: Iterable[Projection] = (),
     ) -> None:
         if dispatch not in ("eager", "deferred"):
             raise ConfigurationInvalid(f"dispatch must be 'eager' or 'deferred'; got {dispatch!r}")
@@ -105,6 +107,7 @@ class Runlane:
         self.schedules = Schedules(self._runtime)
         self.queues = Queues(self._runtime)
         self.audit = Audit(self._runtime)
+        self.projections = Projections(self._runtime, projections)
 
     @property
     def lane(self) -> Lane:
@@ -366,36 +369,6 @@ class Runlane:
         """
         self.start()
         return self._runtime.tick()
-
-    def follow(
-        self,
-        cursor: str | None = None,
-        *,
-        batch: int = DEFAULT_BATCH,
-        types: Iterable[str | type[Event]] | None = None,
-        stop: Stop | None = None,
-        poll: float | None = 0.5,
-    ) -> Follower:
-        """Follow the log of this environment: an iterator over batches of committed events, none missed, none twice.
-
-        Events come in the order of their positions, which keeps to the sequence of each stream.  On PostgreSQL an event
-        comes when every transaction that was writing before it has ended.
-
-        Args:
-            cursor: where to begin: ``start`` (or None), ``end`` (what is written from now on), the `cursor` of a batch,
-                or ``name:billing``: where ``batch.commit()`` has left the cursor of this name, at first at the start.
-            batch: the greatest number of events in one batch, 1 to 10,000.
-            types: only events of these types, by stored name (``run.failed``) or class.
-            stop: ends the iteration when it is set, or returns True.
-            poll: seconds between looks while nothing is new; None ends the iteration behind what had been written when
-                it began.
-
-        Raises:
-            ConfigurationInvalid: an argument is not valid, or the cursor is not of this log: from another database, or
-                from beyond the point to which this one was restored.
-            StorageUnavailable: the database cannot be reached; raised by the iteration too, which can go on later.
-        """
-        return Follower(self._runtime, cursor, batch, types, stop, poll)
 
     def _queue_names(self, queues: Sequence[Queue] | None) -> list[str]:
         if queues is None:

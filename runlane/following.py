@@ -73,12 +73,12 @@ class Batch:
         """Process the batch and move the named cursor in one transaction: exactly once.
 
         Args:
-            connection: as in ``trigger``: yours, in whose transaction the cursor moves at the end of the block; to
+            connection: as in ``trigger``: yours, in whose transaction the cursor moves before the block begins; to
                 commit it is your business.  Without one, the block is given a SQLAlchemy connection of Runlane's, whose
                 transaction is committed at its end, or rolled back by an exception.
 
         Raises:
-            StorageConflict: another follower has moved the cursor meanwhile.
+            StorageConflict: another follower has moved the cursor meanwhile; the block is not entered.
         """
         with self._follower.transaction(self, connection) as given:
             yield given
@@ -98,6 +98,8 @@ class Follower:
         types: Iterable[str | type[Event]] | None,
         stop: Stop | None,
         poll: float | None,
+        *,
+        name: str | None = None,
     ) -> None:
         if not isinstance(batch, int) or isinstance(batch, bool) or not 1 <= batch <= MAX_BATCH:
             raise ConfigurationInvalid(f"batch must be a number from 1 to {MAX_BATCH}; got {batch!r}")
@@ -119,19 +121,20 @@ class Follower:
         runtime.start()
         runtime.database.open_epoch()
         with runtime.reading() as tx:
-            self._open(tx, "start" if cursor is None else cursor)
+            self._open(tx, "start" if cursor is None else cursor, name)
 
-    def _open(self, tx: Transaction, cursor: str) -> None:
+    def _open(self, tx: Transaction, cursor: str, name: str | None) -> None:
         known = epochs.history(tx)
-        name, _, rest = cursor.partition(":")
+        kind, _, rest = cursor.partition(":")
+        if name is None and kind == "name" and rest:
+            name = identifier("cursor name", rest)
         start = Place(known[-1].number, known[-1].token, 0)
-        if cursor == "end":
-            start = evolve(start, position=epochs.last_position(tx))
-        elif name == "name" and rest:
-            named = cursors.find(tx, self._runtime.environment, identifier("cursor name", rest))
-            named = Named(rest, start.text, 0) if named is None else named
+        if name is not None:
+            named = cursors.find(tx, self._runtime.environment, name) or Named(name, start.text, 0)
             start = places.check(tx, places.parsed(named.cursor), known)
             self._moves = [(start.position, named)]
+        elif cursor == "end":
+            start = evolve(start, position=epochs.last_position(tx))
         elif cursor != "start":
             start = places.check(tx, places.parsed(cursor), known)
         self._begin(start)
@@ -259,20 +262,16 @@ class Follower:
     @contextmanager
     def transaction(self, batch: Batch, connection: Any = None) -> Iterator[Any]:
         """See ``Batch.transaction``."""
+        # The cursor first: who has lost the race waits there for the other one, and does not even begin.
         if connection is not None:
-            yield connection
             self.commit(batch, connection)
+            yield connection
             return
         self._runtime.start()
-        try:
-            with self._runtime.database.write(self._runtime.clock) as tx:
-                try:
-                    yield prepared(tx)
-                except BaseException as error:
-                    raise _Theirs(error) from None
-                self._move(tx, batch)
-        except _Theirs as theirs:
-            raise theirs.error
+        with theirs_raised(), self._runtime.database.write(self._runtime.clock) as tx:
+            self._move(tx, batch)
+            with theirs():
+                yield prepared(tx)
 
     def _move(self, tx: Transaction, batch: Batch | None) -> None:
         if not self._moves:
@@ -286,6 +285,27 @@ class Follower:
         cursor = self.cursor if batch is None else batch.cursor
         moved = cursors.move(tx, self._runtime.environment, before[-1][1], cursor, self._me, tx.now())
         self._moves = [*before[-1:], (position, moved)]
+
+
+@contextmanager
+def theirs() -> Iterator[None]:
+    """What is raised within belongs to a consumer, and is not translated on its way to ``theirs_raised``."""
+    try:
+        yield
+    except BaseException as error:
+        raise _Theirs(error) from None
+
+
+@contextmanager
+def theirs_raised() -> Iterator[None]:
+    """Where it comes out again."""
+    try:
+        yield
+    except _Theirs as theirs:
+        error = theirs.error
+    else:
+        return
+    raise error
 
 
 def prepared(tx: Transaction) -> Connection:
