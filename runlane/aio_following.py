@@ -40,6 +40,10 @@ class AsyncBatch:
         """See ``Batch``."""
         return self._batch.cursor
 
+    def cursor_behind(self, record: Recorded) -> str:
+        """See ``Batch.cursor_behind``."""
+        return self._batch.cursor_behind(record)
+
     def __iter__(self) -> Iterator[Recorded]:
         return iter(self._batch)
 

@@ -64,6 +64,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.records)
 
+    def cursor_behind(self, record: Recorded) -> str:
+        """The place behind one of its events."""
+        epoch, token, *_ = self.cursor.split(".")
+        return Place(int(epoch), token, record.position or 0, places.mark_of(record)).text
+
     def commit(self, connection: Any = None) -> None:
         """See ``Follower.commit``."""
         self._follower.commit(self, connection)
@@ -156,6 +161,15 @@ class Follower:
     def name(self) -> str | None:
         """The name of its cursor, if it has one."""
         return self._moves[-1][1].name if self._moves else None
+
+    def settle(self) -> None:
+        """At the end: move the named cursor, if everything was committed, past what was of no interest."""
+        if self._moves and self._moves[-1][0] == self._place.position < self._reader.reached:
+            self.commit()
+
+    def goes_on_behind(self, other: Follower, batch: Batch) -> bool:
+        """Whether it found its named cursor where the other one has moved it with this batch."""
+        return bool(self._moves) and (self._moves[0][1].moved_by, self._moves[0][0]) == (other._me, batch.position)
 
     def __enter__(self) -> Self:
         return self
@@ -270,8 +284,9 @@ class Follower:
         self._runtime.start()
         with theirs_raised(), self._runtime.database.write(self._runtime.clock) as tx:
             self._move(tx, batch)
+            ready = prepared(tx)
             with theirs():
-                yield prepared(tx)
+                yield ready
 
     def _move(self, tx: Transaction, batch: Batch | None) -> None:
         if not self._moves:

@@ -16,11 +16,11 @@ from attrs import frozen
 from sqlalchemy import Connection
 
 from runlane.capabilities import Capability
-from runlane.errors import ConfigurationInvalid
+from runlane.errors import ConfigurationInvalid, StorageUnavailable
 from runlane.events import Recorded
-from runlane.following import DEFAULT_BATCH, Follower, Stop, prepared, theirs, theirs_raised
+from runlane.following import DEFAULT_BATCH, Follower, Stop, prepared
 from runlane.runtime import Runtime
-from runlane.storage import cursors, epochs, places
+from runlane.storage import commits, cursors, epochs, faults, places
 from runlane.storage.cursors import Named
 from runlane.storage.places import Place
 from runlane.storage.transaction import Transaction
@@ -115,10 +115,8 @@ class Projections:
 
     def read(self, query: Callable[[Connection], T]) -> T:
         """What `query` returns, which is given a connection in a transaction that reads."""
-        with theirs_raised(), self._reading() as tx:
-            connection = prepared(tx)
-            with theirs():
-                return query(connection)
+        with self._reading() as tx:
+            return query(prepared(tx))
 
     def rebuild(self, projection: Projection | str, *, stop: Stop | None = None, batch: int = DEFAULT_BATCH) -> int:
         """Empty a projection and fold the whole log again, up to what is there now; how many events that were.
@@ -173,21 +171,32 @@ class Projections:
             cursors.remove(tx, environment, stored)
             cursors.move(tx, environment, Named(_name_of(projection), start, 0), start, me, tx.now())
             connection = prepared(tx)
-            with theirs():
-                projection.clear(connection, environment)
-                projection.setup(connection)
+            projection.clear(connection, environment)
+            projection.setup(connection)
 
-        with theirs_raised():
-            self._runtime.transact(begin)
+        self._runtime.transact(begin)
 
     def _fold(self, projection: Projection, stop: Stop | None, poll: float | None, batch: int) -> int:
         types: Any = getattr(projection, "types", None)
         folded = 0
-        follower = Follower(self._runtime, None, batch, types, stop, poll, name=_name_of(projection))
-        for one in follower:
-            with one.transaction() as connection:
-                projection.fold(connection, one.records)
+
+        def opened() -> Follower:
+            return Follower(self._runtime, None, batch, types, stop, poll, name=_name_of(projection))
+
+        follower = opened()
+        while (one := next(follower, None)) is not None:
+            try:
+                with one.transaction() as connection, faults.translated(self._runtime.database.where):
+                    projection.fold(connection, one.records)
+            except StorageUnavailable as error:
+                if commits.outcome(error) is None:
+                    raise
+                # Lost during the commit: the cursor has moved if that happened, and the batch comes again if not.
+                before, follower = follower, opened()
+                if not follower.goes_on_behind(before, one):
+                    continue
             folded += len(one)
+        follower.settle()
         return folded
 
 

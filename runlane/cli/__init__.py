@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from runlane.cli import audit, completion, demo, dev, operate, prune, queues, runs, schedules, work
+from runlane.cli import audit, completion, demo, dev, follow, operate, prune, queues, runs, schedules, work
 from runlane.cli.program import Program, program_options
 from runlane.cli.show import complain
 from runlane.errors import ConfigurationInvalid, RunlaneError
@@ -40,6 +40,8 @@ for command in (
     schedules.schedules,
     queues.queues,
     audit.audit,
+    follow.follow,
+    follow.projections,
     demo.demo,
     completion.completion,
 ):

@@ -219,6 +219,8 @@ def test_statistics_by_hour(app: Runlane, clock: SettableClock) -> None:
     assert found[0].runs.quantile(0.99) == LEAST
     (later,) = app.projections.read(lambda c: hours.hours(c, task_id="echo", since=START + HOUR))
     assert later == found[2]
+    assert app.project("failures", poll=None) == 2
+    assert {one.behind for one in app.projections.list() if one.name != "tally"} == {0}, "also past other types"
     assert app.projections.rebuild(hours, batch=3) == sum(counted(app).values())
     again = app.projections.read(lambda c: hours.hours(c))
     assert again == found

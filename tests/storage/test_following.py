@@ -77,6 +77,7 @@ def test_each_cursor_goes_on_behind_its_batch(app: Runlane) -> None:
     for batch in app.follow(batch=3, poll=None):
         done += len(batch)
         assert followed(app, batch.cursor) == everything[done:]
+        assert followed(app, batch.cursor_behind(batch.records[0])) == everything[done - len(batch) + 1 :]
     follower = app.follow("end", poll=None)
     assert list(follower) == []
     assert followed(app, follower.cursor) == []
