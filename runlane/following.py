@@ -209,17 +209,19 @@ class Follower:
             with self._runtime.reading() as tx:
                 self._begin(places.check(tx, self._place, epochs.history(tx)))
         assert self._horizon is not None
-        self._note_bounds()
-        with self._runtime.reading() as tx:
-            try:
-                settled = self._horizon.look(tx)
-            except Elsewhere:
-                self._horizon = None
+        if self._reader.reached >= self._horizon.settled:
+            with self._runtime.reading() as tx:
+                try:
+                    self._horizon.look(tx)
+                except Elsewhere:
+                    self._horizon = None
+                    return None
+            if self._until is None:
+                self._until = self._horizon.drawn
+            if self._reader.reached >= self._horizon.settled:
                 return None
-        if self._until is None:
-            self._until = self._horizon.drawn
-        if settled <= self._reader.reached:
-            return None
+        settled = self._horizon.settled
+        self._note_bounds()
         with self._runtime.reading() as tx:
             records = tuple(streams.recorded(row) for row in self._reader.read(tx, settled, self._batch))
         if not records:

@@ -453,12 +453,14 @@ def test_cursors_of_another_database_or_of_lost_events_are_refused(shared_url: s
 def test_a_follower_under_way_notices_that_the_server_has_changed(postgres_url: str) -> None:
     with Runlane(postgres_url, tasks=[echo]) as app:
         app.trigger_many(echo, range(3))
-        follower = app.follow(batch=2, poll=None)
+        follower = app.follow(batch=4, poll=0.01)
         seen = keys(next(follower).records)
         assert follower._horizon is not None
         follower._horizon._server = "before the failover"
         other_cluster(database_of(app))
-        for batch in follower:
+        app.trigger(echo, 4)
+        while len(seen) < 8:
+            batch = next(follower)
             seen += keys(batch.records)
         assert seen == stored(database_of(app))
         assert batch.cursor.startswith("2.")
