@@ -10,8 +10,8 @@
 --
 -- `sessions` is liveness, not history: one row per running worker process, extended by its heartbeat. Putting
 -- heartbeats into the log would bury it, and putting them on `runs` would rewrite a row per run and beat. `maintainers`
--- says which of those processes keeps house at present, and `outbox` how far the publishing of wakeups has come: what is
--- known only there decides nothing about a run.
+-- says which of those processes keeps house at present, `outbox` how far the publishing of wakeups has come, and `cursors`
+-- how far the followers of the log: what is known only there decides nothing about a run.
 --
 -- There are no foreign keys: the log must survive whatever happens to the tables folded from it, and a foreign key to
 -- a hot row takes a lock on it. There is no index that no query needs: each one costs about 4 % of the drain rate.
@@ -41,8 +41,10 @@ create type run_status as enum (
   'succeeded', 'failed', 'cancelled'
 );
 
--- The log. `position` orders what one transaction wrote; across transactions identity values commit out of order, so
--- a reader that follows the log goes by (tx, position) below the snapshot horizon. Only `sequence` decides anything.
+-- The log. `position` is the order in which a follower reads it: event n+1 of a stream is written when n is there, so
+-- positions keep to sequences. They are drawn before the commit and appear out of order, so a follower stops at the last
+-- one that is settled (storage/following.py); for that `tx` has to stand before `position`, as a writer must have his
+-- transaction id before he draws one. Only `sequence` decides anything.
 create table events (
   stream_id uuid not null,
   sequence integer not null,
@@ -59,6 +61,9 @@ create table events (
   constraint events_pkey primary key (stream_id, sequence) with (fillfactor = 45),
   constraint events_sequence_from_one check (sequence >= 1)
 ) with (autovacuum_vacuum_insert_scale_factor = 0.05);
+-- Following the log, stretch by stretch. Rows lie nearly in the order of positions, so the bounds of each few pages do:
+-- writers pay nothing for them (a btree would cost 67 bytes of write-ahead log an event, and a tenth of the insert).
+create index events_position on events using brin (position) with (pages_per_range = 16, autosummarize = on);
 
 -- The digest of an event (runlane/digests.py says what it is worth): over that of the event before it in its stream,
 -- empty for the first one, and over its own facts, one a line. Of one expression, so that the planner puts it in place.
@@ -213,6 +218,29 @@ create table queues (
   reason text,
   constraint queues_pkey primary key (environment, name)
 );
+
+-- Which history a position belongs to: a row for each time that the database was found to be another one than before,
+-- after a restore or a failover. Up to `since` its log is that of the epoch before. Cursors of followers carry the token.
+create table log_epochs (
+  epoch integer not null,
+  token text not null,
+  identity text not null,
+  since bigint not null,
+  opened_at timestamptz not null,
+  constraint log_epochs_pkey primary key (epoch)
+);
+
+-- How far each named follower has come. `version` grows with every move, so that of two who hold the same one only the
+-- first moves it; `moved_by` is the follower who did, for one whose commit was not answered.
+create table cursors (
+  environment text not null,
+  name text not null,
+  cursor text not null,
+  version bigint not null,
+  moved_by uuid not null,
+  updated_at timestamptz not null,
+  constraint cursors_pkey primary key (environment, name)
+) with (fillfactor = 50);
 
 -- The fold of each schedule.
 create table schedules (

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 from uuid import UUID
 
 from runlane.aio_auditing import AsyncAudit
+from runlane.aio_following import AsyncProjections, AsyncReadsLog
 from runlane.aio_operators import AsyncIdempotencyKeys, AsyncQueues, AsyncRuns, AsyncSchedules
 from runlane.app import Executed, Runlane
 from runlane.bridge import Bridged, ThreadCalls
@@ -25,6 +26,7 @@ from runlane.engine.deliver import Delivery
 from runlane.engine.tick import TickReport
 from runlane.engine.trigger import Triggered
 from runlane.lanes import Lane
+from runlane.projecting import Projection
 from runlane.projections.runs import Run
 from runlane.registry import Registry
 from runlane.requests import Trigger
@@ -42,7 +44,7 @@ T = TypeVar("T")
 _THREADS = 16
 
 
-class AsyncRunlane:
+class AsyncRunlane(AsyncReadsLog):
     """``Runlane`` for asyncio programs; constructor and methods are the same, and the methods are awaited.
 
     Handlers may be ``def`` or ``async def``; a worker runs the latter on an event loop of its own.  A call that is
@@ -63,6 +65,7 @@ class AsyncRunlane:
         lease_duration: timedelta | str = LEASE_DURATION,
         max_events: int = MAX_EVENTS,
         redact_failures: bool = False,
+        projections: Iterable[Projection] = (),
     ) -> None:
         self._app = Runlane(
             lane,
@@ -76,6 +79,7 @@ class AsyncRunlane:
             lease_duration=lease_duration,
             max_events=max_events,
             redact_failures=redact_failures,
+            projections=projections,
         )
         self._call = ThreadCalls(_THREADS)
         self.runs = AsyncRuns(self._app.runs, self._call)
@@ -83,6 +87,7 @@ class AsyncRunlane:
         self.schedules = AsyncSchedules(self._app.schedules, self._call)
         self.queues = AsyncQueues(self._app.queues, self._call)
         self.audit = AsyncAudit(self._app.audit, self._call)
+        self.projections = AsyncProjections(self._app.projections, self._call)
 
     @property
     def lane(self) -> Lane:

@@ -22,7 +22,9 @@ from runlane.errors import ConfigurationInvalid, LeaseLost
 from runlane.inline import Inline
 from runlane.intake import Intake
 from runlane.lanes import Lane, lane_of
+from runlane.logface import ReadsLog
 from runlane.operators import IdempotencyKeys, Runs
+from runlane.projecting import Projection, Projections
 from runlane.projections.runs import Run
 from runlane.registry import Registry
 from runlane.requests import Trigger, build
@@ -46,7 +48,7 @@ class Executed:
     executed: bool
 
 
-class Runlane:
+class Runlane(ReadsLog):
     """A durable run engine on one database.
 
     Args:
@@ -62,6 +64,7 @@ class Runlane:
         lease_duration: for how long it is believed (default 30 s).
         max_events: the greatest length of a run's history.
         redact_failures: store "Task failed." instead of the messages of unknown exceptions.
+        projections: tables folded from the log, for ``project`` and the command line.
 
     Raises:
         ConfigurationInvalid: naming the argument that is not valid.
@@ -82,6 +85,7 @@ class Runlane:
         lease_duration: timedelta | str = LEASE_DURATION,
         max_events: int = MAX_EVENTS,
         redact_failures: bool = False,
+        projections: Iterable[Projection] = (),
     ) -> None:
         if dispatch not in ("eager", "deferred"):
             raise ConfigurationInvalid(f"dispatch must be 'eager' or 'deferred'; got {dispatch!r}")
@@ -103,6 +107,7 @@ class Runlane:
         self.schedules = Schedules(self._runtime)
         self.queues = Queues(self._runtime)
         self.audit = Audit(self._runtime)
+        self.projections = Projections(self._runtime, projections)
 
     @property
     def lane(self) -> Lane:

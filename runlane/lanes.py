@@ -148,6 +148,7 @@ class Lane:
             self.database.migrate()
         else:
             self.database.check()
+            self.database.open_epoch(if_allowed=True)
         try:
             self.transport.start()
         except BaseException:

@@ -14,6 +14,7 @@ from runlane.cli import (
     demo,
     dev,
     exports,
+    follow,
     operate,
     prune,
     queues,
@@ -54,6 +55,8 @@ for command in (
     schedules.schedules,
     queues.queues,
     audit.audit,
+    follow.follow,
+    follow.projections,
     demo.demo,
     completion.completion,
 ):

@@ -19,7 +19,7 @@ from runlane import jsontext
 from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
 from runlane.clock import Clock
 from runlane.errors import ConfigurationInvalid, ConflictKind, RunlaneError, StorageConflict, StorageUnavailable
-from runlane.storage import commits, faults, install, log, rebuild, urls
+from runlane.storage import commits, epochs, faults, install, log, rebuild, urls
 from runlane.storage.compiled import Compiled
 from runlane.storage.dialect import EventRow, Stamping, StorageDialect
 from runlane.storage.direct import shortest
@@ -334,6 +334,7 @@ class Database:
         version, outdated = self.transact(lambda tx: install.migrate(tx.connection, self.schema))
         if outdated:
             rebuild.renew(self)
+        self.open_epoch(if_allowed=True)
         return version
 
     def check(self) -> None:
@@ -342,6 +343,17 @@ class Database:
             connection.execution_options(runlane_read_only=True)
             with connection.begin():
                 install.check(connection, self.schema, self.where)
+
+    def open_epoch(self, *, if_allowed: bool = False) -> None:
+        """Note it, once, if this database is another one than before: see ``storage.epochs``.
+
+        Args:
+            if_allowed: a role that may not is not told.
+        """
+        with self.read() as tx:
+            due = (not if_allowed or epochs.may_open(tx)) and epochs.is_due(tx)
+        if due:
+            self.transact(epochs.open_if_due)
 
     def dispose(self) -> None:
         """Close every connection; those that are in use close later."""

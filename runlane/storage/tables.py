@@ -149,7 +149,8 @@ projection_version = Table(
     _not_null("folded_at", Instant),
 )
 
-# On SQLite `position` is the rowid, and the single writer makes it commit order.
+# On SQLite `position` is the rowid, and the single writer makes it commit order; PostgreSQL has an index of its own
+# kind on it.
 events = Table(
     "events",
     metadata,
@@ -347,6 +348,30 @@ queues = Table(
     _not_null("actor", Text),
     Column("reason", Text),
     PrimaryKeyConstraint("environment", "name", name="queues_pkey"),
+)
+
+log_epochs = Table(
+    "log_epochs",
+    metadata,
+    _not_null("epoch", Integer, autoincrement=False),
+    _not_null("token", Text),
+    _not_null("identity", Text),
+    _not_null("since", BigInteger),
+    _not_null("opened_at", Instant),
+    PrimaryKeyConstraint("epoch", name="log_epochs_pkey"),
+)
+
+cursors = Table(
+    "cursors",
+    metadata,
+    _not_null("environment", Text),
+    _not_null("name", Text),
+    _not_null("cursor", Text),
+    _not_null("version", BigInteger),
+    _not_null("moved_by", Guid),
+    _not_null("updated_at", Instant),
+    PrimaryKeyConstraint("environment", "name", name="cursors_pkey"),
+    postgresql_with={"fillfactor": "50"},
 )
 
 schedules = Table(

@@ -37,8 +37,10 @@ def _to_4(connection: Connection, schema: str | None) -> None:
 
 
 def _to_5(connection: Connection, schema: str | None) -> None:
-    """Digests, and by which version of the folds the tables were made: up to here there has been only the first."""
+    """Everything that version 5 brings, part by part."""
     _digests(connection, schema)
+    _followers(connection, schema)
+    # By which version of the folds the tables were made: up to here there has been only the first.
     tables.projection_version.create(connection)
     connection.execute(insert(tables.projection_version).values(version=1, folded_at=datetime.now(UTC)))
 
@@ -48,6 +50,17 @@ def _digests(connection: Connection, schema: str | None) -> None:
         backfill.on_postgres(connection, schema, script.function("event_digest"))
     else:
         backfill.on_sqlite(connection)
+
+
+def _followers(connection: Connection, schema: str | None) -> None:
+    """Followers of the log: epochs, named cursors, and on PostgreSQL the bounds of positions on each few pages."""
+    for table in (tables.log_epochs, tables.cursors):
+        table.create(connection)
+    if schema is not None:
+        connection.exec_driver_sql(
+            f'create index events_position on "{schema}".events using brin (position)'
+            " with (pages_per_range = 16, autosummarize = on)"
+        )
 
 
 #: What leads to each version from the one before, in the transaction of the migration.

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from attrs import field, frozen
+from sqlalchemy import select
 
 from runlane import AsyncRunlane, Queue, Runlane, Schedule, SettableClock, TickReport, task
 from runlane.bulk import Bulk
@@ -21,9 +22,11 @@ from runlane.engine import lease
 from runlane.engine.deliver import Delivery
 from runlane.engine.lease import Holder
 from runlane.engine.trigger import Triggered
+from runlane.following import Batch
 from runlane.projections.runs import Run
 from runlane.pruning import Pruned
-from runlane.storage import sessions
+from runlane.readmodels import TaskHours
+from runlane.storage import sessions, tables
 from runlane.storage.rebuild import Rebuilt
 from runlane.wakeup import Wakeup
 from tests.engine.tasks import echo, flaky
@@ -52,6 +55,7 @@ def timed(payload: Any) -> Any:
     return payload
 
 
+HOURS = TaskHours()
 TASKS = [echo, flaky, keyed, doomed, bounded, timed]
 OPTIONS: dict[str, Any] = {"queues": [MAIN, TIGHT], "tasks": TASKS}
 
@@ -77,7 +81,7 @@ class Operation:
         for part in self.path.split("."):
             found = getattr(found, part)
         done = found(*positional, **named)
-        return done.run() if self.path == "worker" else done
+        return done.run() if self.path == "worker" else next(done, None) if self.path == "follow" else done
 
     async def call_async(self, app: AsyncRunlane, arguments: Prepared) -> Any:
         """Call it on the async face."""
@@ -86,6 +90,8 @@ class Operation:
         for part in self.path.split("."):
             found = getattr(found, part)
         done = found(*positional, **named)
+        if self.path == "follow":
+            return await anext(done, None)
         return await (done.run() if self.path == "worker" else done)
 
 
@@ -265,6 +271,13 @@ def to_file(app: Runlane, clock: SettableClock) -> Prepared:
     return (Path(folder) / "export.jsonl",), {}
 
 
+def unfolded(app: Runlane, clock: SettableClock) -> Prepared:
+    """A projection, and events that it has not seen."""
+    app.project(HOURS, poll=None)
+    app.trigger(echo, 1)
+    return (HOURS,), {"poll": None}
+
+
 OPERATIONS = [
     Operation("trigger", "trigger", given(echo, 1)),
     Operation("trigger with a key", "trigger", fresh_key),
@@ -325,6 +338,14 @@ OPERATIONS = [
     Operation("audit.rebuild", "audit.rebuild", given(), False),
     Operation("audit.rebuild, dry", "audit.rebuild", given(swap=False), False),
     Operation("audit.export", "audit.export", to_file, False),
+    Operation("follow", "follow", given(poll=None), False),
+    Operation("follow of a name", "follow", given("name:x", poll=None), False),
+    Operation("project", "project", unfolded, steps=True),
+    Operation("projections.list", "projections.list", given(), False),
+    Operation(
+        "projections.read", "projections.read", given(lambda c: c.execute(select(tables.log_epochs)).first()), False
+    ),
+    Operation("projections.rebuild", "projections.rebuild", given(HOURS), steps=True),
 ]
 #: These are called before anything else works.
 FIRST = [Operation("start", "start", given(), False), Operation("migrate", "migrate", given(), False)]
@@ -349,6 +370,8 @@ def shape(result: Any) -> Any:
             return result.rows, result.swapped
         case TickReport():
             return result.runs_recovered, result.schedules_fired, result.errors
+        case Batch():
+            return len(result) > 0
         case Mapping() | None | bool() | int():
             return result
     return type(result), getattr(result, "executed", None), getattr(result, "paused", None)

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from runlane import AsyncRunlane, Lane, Runlane, RunlaneError, SettableClock
 from runlane.auditing import Audit
 from runlane.operators import IdempotencyKeys, Runs
+from runlane.projecting import Projections
 from runlane.steering import Queues, Schedules
 from runlane.storage import database as databases
 from runlane.storage.database import Database
@@ -40,6 +41,7 @@ def test_the_table_has_every_public_operation() -> None:
         "schedules": Schedules,
         "queues": Queues,
         "audit": Audit,
+        "projections": Projections,
     }
     public = {f"{part}.{name}" for part, cls in parts.items() for name, _ in methods(cls)}
     public |= {name for name, _ in methods(Runlane)} - {"close"}  # that one has a test of its own

@@ -6,7 +6,18 @@ import inspect
 
 import pytest
 
-from runlane import aio, aio_auditing, aio_operators, app, auditing, operators, steering, worker
+from runlane import (
+    aio,
+    aio_auditing,
+    aio_following,
+    aio_operators,
+    app,
+    auditing,
+    operators,
+    projecting,
+    steering,
+    worker,
+)
 
 PAIRS = [
     (app.Runlane, aio.AsyncRunlane),
@@ -15,13 +26,16 @@ PAIRS = [
     (operators.IdempotencyKeys, aio_operators.AsyncIdempotencyKeys),
     (steering.Queues, aio_operators.AsyncQueues),
     (auditing.Audit, aio_auditing.AsyncAudit),
+    (projecting.Projections, aio_following.AsyncProjections),
     (worker.Worker, aio.AsyncWorker),
 ]
-DIFFERENT = {"__init__", "worker"}  # a worker's constructor is the engine's business; `worker` makes an AsyncWorker
+# A worker's constructor is the engine's business; `worker` makes an AsyncWorker, `follow` an AsyncFollower.
+DIFFERENT = {"__init__", "worker", "follow"}
 
 
 def public(cls: type) -> dict[str, object]:
-    return {name: value for name, value in vars(cls).items() if not name.startswith("_")}
+    found = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
+    return {name: value for name, value in found.items() if not name.startswith("_")}
 
 
 @pytest.mark.parametrize(("sync", "asynchronous"), PAIRS)
@@ -38,5 +52,6 @@ def test_both_faces_take_the_same_parameters(sync: type, asynchronous: type) -> 
             assert inspect.iscoroutinefunction(other), f"{name} is to be awaited"
     if sync is app.Runlane:
         assert inspect.signature(sync) == inspect.signature(asynchronous)
-        ours, theirs = (inspect.signature(cls.worker).parameters for cls in (sync, asynchronous))
-        assert list(ours.values()) == list(theirs.values())
+        for name in ("worker", "follow"):
+            ours, theirs = (inspect.signature(getattr(cls, name)).parameters for cls in (sync, asynchronous))
+            assert list(ours.values()) == list(theirs.values())
