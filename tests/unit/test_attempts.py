@@ -140,6 +140,14 @@ SENTENCES = [
         e.RunsPruned(1, 7, T0, ("failed",), ""),
         "1 run with 7 events pruned by operator:ann, last updated before 2026-01-01 12:00:00.000Z",
     ),
+    (
+        e.RowRepaired(RUN_ID, ("status", "due_at"), "looked wrong"),
+        f"row of run {RUN_ID} repaired by operator:ann (status, due_at): looked wrong",
+    ),
+    (
+        e.TablesRebuilt(2, 0, 0, 0, 0, 1, 1),
+        "tables rebuilt by operator:ann: 2 runs, 1 difference",
+    ),
 ]
 
 
