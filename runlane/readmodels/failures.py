@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
-from attrs import frozen
+from attrs import fields, frozen
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -194,7 +194,7 @@ class FailureShapes:
         for column, value in ((c.code, code), (c.task_id, task_id)):
             wanted = wanted if value is None else wanted.where(column == value)
         wanted = wanted if since is None else wanted.where(c.last_at >= since)
-        names = FailureShape.__attrs_attrs__
+        names = fields(FailureShape)
         return [
             FailureShape(**{one.name: getattr(row, one.name) for one in names})
             for row in connection.execute(wanted.order_by(c.times.desc(), c.last_at.desc(), c.id).limit(limit))

@@ -42,7 +42,7 @@ class Sketch:
         """The duration, in seconds, that `part` of all (0 to 1) do not exceed; None if nothing was counted."""
         if not self.counts:
             return None
-        left = max(1, math.ceil(part * len(self)))
+        left, bucket = max(1, math.ceil(part * len(self))), 0
         for bucket in sorted(self.counts):
             left -= self.counts[bucket]
             if left <= 0:
