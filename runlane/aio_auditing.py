@@ -32,10 +32,14 @@ class AsyncAudit:
         return await self._call(self._sync.count)
 
     async def verify(
-        self, id: UUID | str | None = None, *, progress: Callable[[int], None] | None = None
+        self,
+        id: UUID | str | None = None,
+        *,
+        since: datetime | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> Verification:
         """See ``Audit.verify``."""
-        return await self._call(self._sync.verify, id, progress=progress)
+        return await self._call(self._sync.verify, id, since=since, progress=progress)
 
     async def as_of(
         self,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
 import click
 from attrs import asdict
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from runlane.cli import show
+from runlane.cli.options import Instant
 from runlane.cli.program import Program, program_options
+from runlane.errors import RunlaneError
 from runlane.storage.findings import Verification
 
 
@@ -20,21 +26,43 @@ def audit() -> None:
 @audit.command(short_help="Fold the whole log, and compare with what is stored.")
 @program_options
 @click.option("--run", metavar="RUN", help="Only this run.")
+@click.option("--since", type=Instant(), help="Only what moved since then, each run from its beginning.")
 @click.pass_obj
-def verify(program: Program, /, run: str | None) -> None:
-    """Fold the whole log and compare it, field by field, with what is stored; exit code 1 on any difference."""
-    app = program.started()
-    screen = show.console(stderr=True)
-    if screen.is_terminal and not program.json:
-        columns = (SpinnerColumn(), TextColumn("replaying: {task.completed:,.0f} events"), TimeElapsedColumn())
-        with Progress(*columns, console=screen, transient=True) as bar:
-            shown = bar.add_task("", total=None)
-            found = app.audit.verify(run, progress=lambda events: bar.update(shown, completed=events))
-    else:
-        found = app.audit.verify(run)
+def verify(program: Program, /, run: str | None, since: datetime | None) -> None:
+    """Fold the whole log and compare it, digest by digest and field by field, with what is stored.
+
+    Exit code 0 if all is as the log says, 1 on any difference, 2 if it could not be checked.
+    """
+    with _or_unchecked(program), _counting(program) as progress:
+        found = program.started().audit.verify(run, since=since, progress=progress)
     _report(program, found)
     if not found.identical:
         raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def _or_unchecked(program: Program) -> Iterator[None]:
+    """What goes wrong on the way is no finding."""
+    try:
+        yield
+    except Exception as error:
+        if program.debug or isinstance(error, click.ClickException):
+            raise
+        told = error.message if isinstance(error, RunlaneError) else f"{type(error).__name__}: {error}"
+        raise click.ClickException(f"could not be checked: {told}") from error
+
+
+@contextmanager
+def _counting(program: Program) -> Iterator[Callable[[int], None] | None]:
+    """What to tell the number of events to, on a terminal."""
+    screen = show.console(stderr=True)
+    if not screen.is_terminal or program.json:
+        yield None
+        return
+    columns = (SpinnerColumn(), TextColumn("replaying: {task.completed:,.0f} events"), TimeElapsedColumn())
+    with Progress(*columns, console=screen, transient=True) as bar:
+        shown = bar.add_task("", total=None)
+        yield lambda events: bar.update(shown, completed=events)
 
 
 def _report(program: Program, found: Verification) -> None:
@@ -44,9 +72,9 @@ def _report(program: Program, found: Verification) -> None:
         return
     if found.differences:
         show.table(
-            ("id", "#", "field", "stored", "folded"),
-            [(d.stream_id, d.sequence, d.field, d.stored, d.folded) for d in found.differences],
-            right=("#",),
+            ("id", "#", "field", "stored", "folded", "since #"),
+            [(d.stream_id, d.sequence, d.field, d.stored, d.folded, d.since) for d in found.differences],
+            right=("#", "since #"),
         )
     counts = [(found.events, "event"), (found.runs, "run"), (found.schedules, "schedule")]
     counts += [(found.queues, "queue")] if found.queues else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from datetime import datetime
 from functools import cache
 from heapq import merge
 from operator import itemgetter
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from attrs import frozen
-from sqlalchemy import Select, and_, bindparam, exists, or_, select
+from sqlalchemy import Select, bindparam, select
 
 from runlane.decisions import environment_stream
 from runlane.errors import InvariantViolation
@@ -20,7 +21,7 @@ from runlane.events import IdempotencyReset, RunsPruned, ScheduleFired
 from runlane.projections import queues as queue_fold
 from runlane.projections import runs as run_fold
 from runlane.projections import schedules as schedule_fold
-from runlane.storage import keys, outbox, rows, run_rows, streams, tables
+from runlane.storage import keys, outbox, ownership, rows, run_rows, streams, tables
 from runlane.storage.findings import Difference, Verification
 from runlane.storage.scan import scan
 from runlane.storage.streams import Stream
@@ -35,17 +36,23 @@ _OCCURRENCES = select(tables.occurrences.c.scheduled_for, tables.occurrences.c.i
 
 
 def verify(
-    tx: Transaction, environment: str | None, progress: Callable[[int], None] | None, most: int = 1000
+    tx: Transaction,
+    environment: str | None,
+    progress: Callable[[int], None] | None,
+    most: int = 1000,
+    since: datetime | None = None,
 ) -> Verification:
     """Fold every stream and compare; reports at most `most` differences.
+
+    With `since` only what moved at or after that instant; keys and wakeups are compared by a whole check only.
 
     `progress` is called with the number of events folded so far.
     """
     differences: list[Difference] = []
     counts = Counter[str]()
     pruned_at: dict[str, int] = {}
-    with closing(streams.read_streams(tx, "", environment)) as histories, ExitStack() as open_rows:
-        for stream, row in _paired(histories, _stored(tx, environment, open_rows)):
+    with closing(streams.read_streams(tx, "", environment, since)) as histories, ExitStack() as open_rows:
+        for stream, row in _paired(histories, _stored(tx, environment, since, open_rows)):
             kind = _kind_of(stream, row)
             counts[kind.name] += stream is not None
             if stream is not None:
@@ -63,7 +70,9 @@ def verify(
                 progress(counts["events"])
             if len(differences) >= most:
                 return _verification(counts, differences[:most])
-    differences.extend(_keys(tx, environment, pruned_at))
+    if since is not None:
+        return _verification(counts, differences[:most])
+    differences.extend(ownership.differences(tx, environment, pruned_at))
     differences.extend(
         Difference(run_id, sequence, "outbox", "present", "an event run.delivery_requested at this place")
         for run_id, sequence in outbox.orphans(tx, environment, most)
@@ -71,15 +80,19 @@ def verify(
     return _verification(counts, differences[:most])
 
 
-def _stored(tx: Transaction, environment: str | None, opened: ExitStack) -> Iterator[tuple[str, tuple[Kind, Any]]]:
+def _stored(
+    tx: Transaction, environment: str | None, since: datetime | None, opened: ExitStack
+) -> Iterator[tuple[str, tuple[Kind, Any]]]:
     """All rows that are folded from streams of their own, in the order of the streams, by the names of these."""
-    asked = {} if environment is None else {"environment": environment}
+    asked: dict[str, Any] = {} if environment is None else {"environment": environment}
+    if since is not None:
+        asked["since"] = since
 
     def of(kind: Kind) -> Iterator[tuple[str, tuple[Kind, Any]]]:
-        found = opened.enter_context(tx.execute(_rows_by(kind.key, environment is None), asked))
+        found = opened.enter_context(tx.execute(_rows_by(kind.key, environment is None, since is not None), asked))
         return ((str(row._mapping[kind.key]), (kind, row._mapping)) for row in found)
 
-    runs = opened.enter_context(closing(scan(tx, tables.runs, run_rows.COLUMNS, ("id",), environment)))
+    runs = opened.enter_context(closing(scan(tx, tables.runs, run_rows.COLUMNS, ("id",), environment, since=since)))
     of_runs = ((row[0], (_RUNS, row)) for row in runs)
     return merge(of_runs, *(of(kind) for kind in KINDS if kind.key is not None), key=itemgetter(0))
 
@@ -93,10 +106,12 @@ def _kind_of(stream: Stream | None, row: tuple[Kind, Any] | None) -> Kind:
 
 
 @cache
-def _rows_by(key: Any, everywhere: bool) -> Select[Any]:
+def _rows_by(key: Any, everywhere: bool, recent: bool) -> Select[Any]:
     """The rows of a table in the order of its key."""
     table = key.table
     statement = select(table).order_by(key).execution_options(yield_per=2000)
+    if recent:
+        statement = statement.where(table.c.updated_at >= bindparam("since"))
     return statement if everywhere else statement.where(table.c.environment == bindparam("environment"))
 
 
@@ -272,73 +287,3 @@ def _fields(stream_id: UUID, sequence: int, stored: Mapping[str, Any], folded: d
         for name, value in folded.items()
         if stored.get(name) != value
     ]
-
-
-def _keys(tx: Transaction, environment: str | None, pruned_at: Mapping[str, int]) -> list[Difference]:
-    """Keys whose stored owner is not the last run that was created with them.
-
-    A key goes with its owner.  So where there was a prune (at the positions `pruned_at`), ended runs from before it may
-    be left without a key that they had lost to that owner.
-    """
-    wrong_owner, without = _of_keys(environment is None)
-    first = tables.events
-    if pruned_at:
-        c = tables.runs.c
-        bereft = [
-            and_(c.environment == name, c.finished_at.is_not(None), first.c.position < position)
-            for name, position in pruned_at.items()
-        ]
-        without = without.where(~or_(*bereft))
-    asked = {} if environment is None else {"environment": environment}
-    untold = [
-        Difference(stream, 0, "idempotency_keys.reset_at", reset_at, "an event idempotency.reset at that time")
-        for stream, reset_at in keys.untold_resets(tx, environment)
-    ]
-    return (
-        untold
-        + [
-            Difference(run_id, 1, "idempotency_keys.run_id", run_id, "the last run created with the key")
-            for run_id in tx.execute(wrong_owner, asked).scalars()
-        ]
-        + [
-            Difference(run_id, 1, "idempotency_keys", "absent", "present")
-            for run_id in tx.execute(without, asked).scalars()
-        ]
-    )
-
-
-@cache
-def _of_keys(everywhere: bool) -> tuple[Select[Any], Select[Any]]:
-    """The owners of keys that are not the last runs created with them, and the runs whose keys are not there."""
-    owned, runs, first = tables.idempotency_keys, tables.runs, tables.events
-    later_runs, later_first = runs.alias("later_runs"), first.alias("later_first")
-
-    def same(table: Any) -> Any:
-        return and_(
-            table.c.environment == owned.c.environment,
-            table.c.task_id == owned.c.task_id,
-            table.c.idempotency_key == owned.c.key,
-        )
-
-    newer = (
-        exists()
-        .where(same(later_runs), later_first.c.stream_id == later_runs.c.id, later_first.c.sequence == 1)
-        .where(later_first.c.position > first.c.position)
-    )
-    wrong_owner = (
-        select(owned.c.run_id)
-        .outerjoin(runs, and_(runs.c.id == owned.c.run_id, same(runs)))
-        .outerjoin(first, and_(first.c.stream_id == runs.c.id, first.c.sequence == 1))
-        .where(runs.c.id.is_(None) | newer)
-    )
-    without = (
-        select(runs.c.id)
-        .join(first, and_(first.c.stream_id == runs.c.id, first.c.sequence == 1))
-        .where(runs.c.idempotency_key.is_not(None), ~exists().where(same(runs)))
-    )
-    if everywhere:
-        return wrong_owner, without
-    return (
-        wrong_owner.where(owned.c.environment == bindparam("environment")),
-        without.where(runs.c.environment == bindparam("environment")),
-    )

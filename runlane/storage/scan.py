@@ -8,6 +8,7 @@ what the database keeps (text on SQLite).
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from datetime import datetime
 from functools import cache
 from itertools import count
 from typing import Any
@@ -33,21 +34,26 @@ def scan(
     environment: str | None,
     prefix: str = "",
     only: tuple[str, UUID] | None = None,
+    since: datetime | None = None,
 ) -> Generator[tuple[Any, ...], None, None]:
     """The rows of `table`, these columns, in this order, of one environment or of all.
 
     Args:
         prefix: how the column ``type`` has to begin.
         only: a column that has to hold this id, and the id.
+        since: of events only the streams, of other tables only the rows that moved at or after this instant.
 
     Raises:
         DBAPIError: what SQLAlchemy would have raised.
     """
-    conditions = {
+    conditions: dict[str, Any] = {
         "environment =": environment,
         "type like": prefix and f"{prefix}%",
         f"{only[0] if only else ''} =": only and (only[1] if tx.schema else str(only[1])),
     }
+    if since is not None:
+        moved = tables.instant_to_text(since) if tx.schema is None else since
+        conditions["moved since" if table is tables.events else "updated_at >="] = moved
     given = {condition: value for condition, value in conditions.items() if value}
     text, asked = _select(table, tuple(columns), tuple(order), tx.schema, tuple(given)), list(given.values())
     connection = tx.connection.connection.driver_connection
@@ -74,5 +80,7 @@ def _select(
     read = [
         f"{one}::text" if schema is not None and isinstance(table.c[one].type, _AS_TEXT) else one for one in columns
     ]
-    where = " where " + " and ".join(f"{one} {mark}" for one in conditions) if conditions else ""
+    moved = f"stream_id in (select m.stream_id from {name} m where m.occurred_at >= {mark})"
+    told = [moved if one == "moved since" else f"{one} {mark}" for one in conditions]
+    where = f" where {' and '.join(told)}" if told else ""
     return f"select {', '.join(read)} from {name}{where} order by {', '.join(f'{name}.{one}' for one in order)}"

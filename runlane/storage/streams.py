@@ -106,10 +106,13 @@ def read_run(tx: Transaction, environment: str, run_id: UUID) -> Stream | None:
     return _stream(run_id, str(run_id), envelopes) if envelopes else None
 
 
-def read_streams(tx: Transaction, prefix: str, environment: str | None) -> Generator[Stream, None, None]:
+def read_streams(
+    tx: Transaction, prefix: str, environment: str | None, since: datetime | None = None
+) -> Generator[Stream, None, None]:
     """Every stream in the order of the ids, or of each those events whose types begin with `prefix`, in constant
-    memory."""
-    with closing(scan(tx, tables.events, _SCANNED, ("stream_id", "sequence"), environment, prefix)) as found:
+    memory; with `since` only streams with an event at or after that instant."""
+    order = ("stream_id", "sequence")
+    with closing(scan(tx, tables.events, _SCANNED, order, environment, prefix, since=since)) as found:
         for name, envelopes in groupby(found, key=itemgetter(0)):
             yield _scanned(name, envelopes)
 

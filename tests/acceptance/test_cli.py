@@ -183,6 +183,22 @@ def test_verify_finds_what_was_altered(sqlite_shell: Shell, sqlite_url: str) -> 
     assert any("failure" in d.get("field", "") and d["stored"] == 7 for d in found)
 
 
+def test_what_verify_could_not_check_is_no_finding(sqlite_shell: Shell, sqlite_url: str) -> None:
+    shell = sqlite_shell
+    shell("trigger", "emails.welcome", '{"user_id": "u1"}')
+    assert shell("audit", "verify", "--since", "1h").returncode == 0
+    done = shell("audit", "verify", "--run", "00000000-0000-0000-0000-000000000000")
+    assert done.returncode == 2
+    assert "could not be checked: no run has the id" in done.stderr
+    engine = sqlalchemy.create_engine(sqlite_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("alter table events rename to elsewhere")
+    engine.dispose()
+    done = shell("audit", "verify")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
 def test_the_app_may_be_named_in_four_ways(sqlite_shell: Shell) -> None:
     shell = sqlite_shell
     assert shell("--app", "shop:app", "tick", app=None).returncode == 0

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from runlane import Difference, Runlane, RunlaneError, Schedule, SettableClock, Trigger, task
+from runlane import ConfigurationInvalid, Difference, Runlane, RunlaneError, Schedule, SettableClock, Trigger, task
 from tests.engine.tasks import echo, flaky, patient
 from tests.support import database_of, execute, types_of
 
@@ -266,3 +266,36 @@ def test_one_broken_run_does_not_hide_another(app: Runlane) -> None:
     for broken in (ids[2], ids[7]):
         execute(database_of(app), f"update {{runs}} set priority = 5 where id = '{broken}'")
     assert [one.stream_id for one in app.audit.verify().differences] == [ids[2], ids[7]]
+
+
+def test_a_difference_names_the_event_from_which_on_it_holds(app: Runlane, run: UUID) -> None:
+    """As after an old backup of a table was put back: the row is as the log says, but for the latest events."""
+    execute(database_of(app), "create table kept as select * from {runs}")
+    app.execute_next()
+    (third,) = [one.id for one in app.runs.list().data if one.sequence > 2 and one.id != run]
+    columns = "status, sequence, due_at, updated_at, started_at, finished_at, attempt_count, failure_count, failure"
+    columns += ", retry_count, lease_session_id, lease_worker_id, leased_at, digest"
+    back = ", ".join(f"{one} = (select {one} from kept where kept.id = ID)" for one in columns.split(", "))
+    found = tamper(app, f"update {{runs}} set {back} where id = ID", third)
+    since = {one.field: one.since for one in found}
+    assert {"status", "sequence", "digest", "updated_at"} <= set(since)
+    assert (since["sequence"], since["digest"]) == (3, 3)
+    made_up = tamper(app, "update {runs} set task_id = 'never' where id = ID", run)
+    assert [one.since for one in made_up if one.stream_id == run] == [1], "it never was so"
+
+
+def test_what_moved_since_an_instant_is_checked_by_itself(app: Runlane, clock: SettableClock) -> None:
+    old = app.trigger(echo, 1).run.id
+    app.queues.pause("default")
+    app.queues.resume("default")
+    clock.advance(timedelta(days=1))
+    then = clock()
+    new = app.trigger(echo, 2).run.id
+    recent = app.audit.verify(since=then)
+    assert (recent.runs, recent.queues, recent.differences) == (1, 0, ())
+    assert app.audit.verify(since=then - timedelta(days=2)).events == app.audit.verify().events
+    execute(database_of(app), f"update {{runs}} set priority = 9 where id in ('{old}', '{new}')")
+    assert [one.stream_id for one in app.audit.verify(since=then).differences] == [new]
+    assert {one.stream_id for one in app.audit.verify().differences} == {old, new}
+    with pytest.raises(ConfigurationInvalid, match="not both"):
+        app.audit.verify(new, since=then)
