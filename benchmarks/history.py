@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import random
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from attrs import evolve
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from benchmarks.counting import counted
 from benchmarks.jobs import noop
 from benchmarks.places import Place, execute
 from runlane import Runlane, RunStatus
+from runlane.digests import digest, microseconds
 from runlane.storage import tables
+from runlane.storage.database import Database
 
 _AT_ONCE = 50_000
 _SAMPLE = 20
@@ -29,6 +34,33 @@ _COUNTER = {
     "sqlite": "(with recursive n(i) as (select :first union all select i + 1 from n where i < :last)"
     " select i from n) n",
 }
+
+
+_NOTHING = {"postgresql": "''::bytea", "sqlite": "x''"}
+
+
+def _digest_of_texts(before: bytes, *facts: Any) -> bytes:
+    """What a SQLite connection calls ``event_digest``."""
+    stream_id, sequence, type_, version, at, *rest = facts
+    since = microseconds(datetime.fromisoformat(at))
+    return digest(before, stream_id, sequence, type_, version, since, *rest)
+
+
+@contextmanager
+def _able_to_digest(database: Database) -> Iterator[None]:
+    """PostgreSQL has the function; connections to SQLite are given it for as long as this lasts."""
+    if database.schema is not None:
+        yield
+        return
+
+    def taken(raw: Any, *_: Any) -> None:
+        raw.create_function("event_digest", 9, _digest_of_texts)
+
+    event.listen(database.engine, "checkout", taken)
+    try:
+        yield
+    finally:
+        event.remove(database.engine, "checkout", taken)
 
 
 class History:
@@ -48,6 +80,7 @@ class History:
             self._template = beside.trigger(noop, 0).run
             if finished:
                 beside.worker("drain", concurrency=1).run()
+                self._template = beside.runs.get(self._template.id)
             status = RunStatus.SUCCEEDED if finished else RunStatus.QUEUED
             counted(beside, status, 1, events_per_run=4 if finished else 2)
 
@@ -58,8 +91,9 @@ class History:
             SystemExit: the copies are not what the engine itself would have written.
         """
         first, self._made = self._made + 1, self._made + copies
-        for start in range(first, self._made + 1, _AT_ONCE):
-            self._copy(start, min(start + _AT_ONCE - 1, self._made))
+        with _able_to_digest(self._app.lane.database):
+            for start in range(first, self._made + 1, _AT_ONCE):
+                self._copy(start, min(start + _AT_ONCE - 1, self._made))
         self._tidy()
         drawn = random.Random(copies)
         for number in sorted({drawn.randint(first, self._made) for _ in range(_SAMPLE)}):
@@ -73,17 +107,36 @@ class History:
             "template": self._as_stored(self._template.id),
             "environment": self._app.environment,
         }
-        for table, key, left in (("runs", "id", ()), ("events", "stream_id", ("position", "tx"))):
-            columns = [column.name for column in tables.metadata.tables[f"{tables.SCHEMA}.{table}"].columns]
-            others = ", ".join(name for name in columns if name not in (key, "environment", *left))
-            order = "order by i" + (", sequence" if table == "events" else "")
+        ids, counter = _NEW_ID[dialect], _COUNTER[dialect]
+        columns = [column.name for column in tables.events.columns if column.name not in ("position", "digest")]
+        others = ", ".join(name for name in columns if name not in ("stream_id", "environment"))
+        # Each event behind the digest of the one before it: one statement for each place in a history.
+        for sequence in range(1, self._template.sequence + 1):
+            before = "select p.digest from {events} p where p.stream_id = c.id and p.sequence = c.sequence - 1"
+            copies = (
+                f"(select {ids} as id, t.* from {counter} cross join"
+                " (select * from {events} where stream_id = :template and sequence = :sequence) t) c"
+            )
+            facts = "c.id, c.sequence, c.type, c.version, c.occurred_at, cast(:environment as text), c.actor"
             execute(
                 self._app,
-                f"insert into {{{table}}} ({key}, environment, {others})"
-                f" select {_NEW_ID[dialect]}, :environment, {others}"
-                f" from {_COUNTER[dialect]} cross join (select * from {{{table}}} where {key} = :template) t {order}",
+                f"insert into {{events}} (stream_id, environment, {others}, digest) select c.id, :environment, "
+                + ", ".join(f"c.{name}" for name in others.split(", "))
+                + f", {{event_digest}}(coalesce(({before}), {_NOTHING[dialect]}), {facts}, cast(c.data as text))"
+                + f" from {copies} order by c.id",
                 **values,
+                sequence=sequence,
             )
+        named = [column.name for column in tables.runs.columns if column.name not in ("id", "environment", "digest")]
+        others = ", ".join(named)
+        execute(
+            self._app,
+            f"insert into {{runs}} (id, environment, {others}, digest) select c.id, :environment, {others}, "
+            "(select e.digest from {events} e where e.stream_id = c.id and e.sequence = c.sequence)"
+            f" from (select {ids} as id, {others} from {counter} cross join"
+            " (select * from {runs} where id = :template) t) c order by c.id",
+            **values,
+        )
 
     def _named(self, first: int, last: int) -> dict[str, object]:
         """What their ids are made of: as if they had been made ten days before the one that is copied."""

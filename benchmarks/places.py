@@ -50,13 +50,15 @@ class Place:
 def execute(app: Runlane, statement: str, **parameters: Any) -> Any:
     """Execute SQL on a connection of Runlane's; ``{runs}`` and ``{events}`` stand for the tables.
 
+    ``{event_digest}`` stands for the function that works out digests.
+
     Returns the rows, or how many were changed.
     """
     from sqlalchemy import text
 
     database = app.lane.database
     schema = "" if database.schema is None else f"{database.schema}."
-    names = {name: schema + name for name in ("runs", "events")}
+    names = {name: schema + name for name in ("runs", "events", "event_digest")}
     with database.engine.begin() as connection:
         result = connection.execute(text(statement.format(**names)), parameters)
         return result.all() if result.returns_rows else result.rowcount

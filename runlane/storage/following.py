@@ -33,15 +33,13 @@ from functools import cache
 from typing import Any
 
 from attrs import define, field, frozen
-from sqlalchemy import Select, Text, bindparam, cast, select
+from sqlalchemy import Select, bindparam, select
 
 from runlane.errors import StorageUnavailable
 from runlane.storage import epochs, streams, tables
 from runlane.storage.transaction import Transaction
 
 _EVENTS = tables.events.c
-#: With the data as it is stored: to have the driver take it apart would be for nothing.
-_ENVELOPE = [cast(one, Text).label("data") if one is _EVENTS.data else one for one in streams.ENVELOPE]
 #: How many positions are looked through at once, at most.
 _WIDEST = 1 << 20
 #: How many looks are kept in mind while transactions are in flight.
@@ -185,4 +183,4 @@ def _stretch(of_types: bool) -> Select[Any]:
     ]
     if of_types:
         wanted.append(_EVENTS.type.in_(bindparam("types", expanding=True)))
-    return select(*_ENVELOPE).where(*wanted).order_by(_EVENTS.position).limit(bindparam("most"))
+    return select(*streams.ENVELOPE).where(*wanted).order_by(_EVENTS.position).limit(bindparam("most"))

@@ -46,9 +46,9 @@ def test_damage_is_told_by_exit_code_1_and_what_cannot_be_checked_by_2(sqlite_sh
     done = shell("audit", "replay", "log.jsonl")
     assert done.returncode == 1
     assert "is not the event that was exported here" in done.stdout
-    assert "2 problems" in done.stdout.splitlines()[-1]
+    assert "3 problems" in done.stdout.splitlines()[-1]
     *problems, told = [json.loads(line) for line in shell("audit", "replay", "log.jsonl", "--json").stdout.splitlines()]
-    assert (told["problems"], told["clean"], problems[0]["sequence"]) == (2, False, 1)
+    assert (told["problems"], told["clean"], problems[0]["sequence"]) == (3, False, 1)
     done = shell("audit", "import", "log.jsonl", "--database", "sqlite:///incident.db")
     assert (done.returncode, "is damaged, and nothing was imported" in done.stderr) == (1, True)
     assert not Path("incident.db").exists()
