@@ -55,10 +55,10 @@ def _statements(everywhere: bool) -> tuple[Select[Any], Select[Any]]:
     """The owners of keys that are not the last runs created with them, and the runs whose keys are not there."""
     owned, runs, first = tables.idempotency_keys, tables.runs, tables.events
     key = (runs.c.environment, runs.c.task_id, runs.c.idempotency_key)
-    newest_first = func.row_number().over(partition_by=key, order_by=first.c.position.desc())
+    newest_first = func.row_number().over(partition_by=key, order_by=first.c.position.desc().nulls_last())
     ranked = (
         select(*key, runs.c.id, newest_first.label("rank"))
-        .join(first, and_(first.c.stream_id == runs.c.id, first.c.sequence == 1))
+        .outerjoin(first, and_(first.c.stream_id == runs.c.id, first.c.sequence == 1))
         .where(runs.c.idempotency_key.is_not(None))
     )
     if not everywhere:
