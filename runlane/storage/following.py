@@ -183,4 +183,5 @@ def _stretch(of_types: bool) -> Select[Any]:
     ]
     if of_types:
         wanted.append(_EVENTS.type.in_(bindparam("types", expanding=True)))
-    return select(*streams.ENVELOPE).where(*wanted).order_by(_EVENTS.position).limit(bindparam("most"))
+    envelope: list[Any] = list(streams.ENVELOPE)
+    return select(*envelope).where(*wanted).order_by(_EVENTS.position).limit(bindparam("most"))

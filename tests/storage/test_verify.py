@@ -282,7 +282,7 @@ def test_a_difference_names_the_event_from_which_on_it_holds(app: Runlane, run: 
     assert {"status", "sequence", "digest"} <= set(since)
     assert (since["sequence"], since["digest"]) == (before[third] + 1, before[third] + 1)
     made_up = tamper(app, "update {runs} set task_id = 'never' where id = ID", run)
-    assert [one.since for one in made_up if one.stream_id == run] == [1], "it never was so"
+    assert [one.since for one in made_up if one.field == "task_id"] == [1], "it never was so"
 
 
 def test_what_moved_since_an_instant_is_checked_by_itself(app: Runlane, clock: SettableClock) -> None:
