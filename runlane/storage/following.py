@@ -33,7 +33,7 @@ from functools import cache
 from typing import Any
 
 from attrs import define, field, frozen
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import bindparam, select
 
 from runlane.errors import StorageUnavailable
 from runlane.storage import epochs, streams, tables
@@ -174,7 +174,7 @@ def summarize(tx: Transaction) -> None:
 
 
 @cache
-def _stretch(of_types: bool) -> Select[Any]:
+def _stretch(of_types: bool) -> Any:
     """The events of a stretch of positions."""
     wanted = [
         _EVENTS.position > bindparam("behind"),
@@ -183,5 +183,4 @@ def _stretch(of_types: bool) -> Select[Any]:
     ]
     if of_types:
         wanted.append(_EVENTS.type.in_(bindparam("types", expanding=True)))
-    envelope: list[Any] = list(streams.ENVELOPE)
-    return select(*envelope).where(*wanted).order_by(_EVENTS.position).limit(bindparam("most"))
+    return select(*streams.ENVELOPE).where(*wanted).order_by(_EVENTS.position).limit(bindparam("most"))
