@@ -164,10 +164,12 @@ _actor = lru_cache(4096)(Actor.parse)
 
 def _event(type_: str, version: int, data: str) -> Event:
     """The event of stored data; most but the first of each run say the same as many others."""
-    return codec.decode(type_, version, data) if type_ == _CREATED else _alike(type_, version, data)
+    is_its_own = type_ == _CREATED or len(data) > _LONGEST_KEPT  # results and metas may be large, and stay theirs
+    return codec.decode(type_, version, data) if is_its_own else _alike(type_, version, data)
 
 
 _CREATED = codec.STORED_AS[RunCreated][0]
+_LONGEST_KEPT = 256
 _alike = lru_cache(4096)(codec.decode)
 
 

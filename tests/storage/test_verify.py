@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from runlane import ConfigurationInvalid, Difference, Runlane, RunlaneError, Schedule, SettableClock, Trigger, task
+from runlane.storage import streams
 from tests.engine.tasks import echo, flaky, patient
 from tests.support import database_of, execute, types_of
 
@@ -283,6 +284,18 @@ def test_a_difference_names_the_event_from_which_on_it_holds(app: Runlane, run: 
     assert (since["sequence"], since["digest"]) == (before[third] + 1, before[third] + 1)
     made_up = tamper(app, "update {runs} set task_id = 'never' where id = ID", run)
     assert [one.since for one in made_up if one.field == "task_id"] == [1], "it never was so"
+
+
+def test_a_check_keeps_no_large_results_in_memory(app: Runlane) -> None:
+    app.run_now(echo, "x" * 100_000)
+    streams._alike.cache_clear()
+    assert app.audit.verify().events > 0
+    assert all(len(key) < 1000 for key in map(repr, _kept_by(streams._alike)))
+
+
+def _kept_by(cached: Any) -> list[Any]:
+    """What the garbage collector knows a cache to hold on to."""
+    return [one for one in gc.get_referents(cached) if not callable(one) and not isinstance(one, type)]
 
 
 def test_what_moved_since_an_instant_is_checked_by_itself(app: Runlane, clock: SettableClock) -> None:
