@@ -19,7 +19,7 @@ from runlane import jsontext
 from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
 from runlane.clock import Clock
 from runlane.errors import ConfigurationInvalid, ConflictKind, RunlaneError, StorageConflict, StorageUnavailable
-from runlane.storage import commits, epochs, faults, install, log, rebuild, urls
+from runlane.storage import commits, engines, epochs, faults, install, log, rebuild, urls
 from runlane.storage.compiled import Compiled
 from runlane.storage.dialect import EventRow, Stamping, StorageDialect
 from runlane.storage.direct import shortest
@@ -105,7 +105,7 @@ class Database:
             connect_args: dict[str, Any] = {"timeout": self._busy_timeout, "check_same_thread": False}
         else:
             connect_args = {
-                "options": _options(url, self._synchronous),
+                "options": engines.options(url, self._synchronous),
                 "connect_timeout": 10,
                 "prepare_threshold": 2,
                 "application_name": "runlane",
@@ -137,9 +137,9 @@ class Database:
         except ModuleNotFoundError as error:
             raise ConfigurationInvalid(f"{self.where} needs a driver: pip install 'runlane[postgres]'") from error
         if url.get_backend_name() == "sqlite":
-            _prepare_sqlite(engine, self._synchronous)
+            engines.prepare_sqlite(engine, self._synchronous)
         self._close_late_ones(engine)
-        _name_schema(engine, self.schema)
+        engines.name_schema(engine, self.schema)
         return engine
 
     def _close_late_ones(self, engine: Engine) -> None:
@@ -363,50 +363,3 @@ class Database:
         self.engine.dispose()
         if self.beat_engine is not self.engine:
             self.beat_engine.dispose()
-
-
-def _options(url: URL, synchronous: bool) -> str:
-    """Server settings of our own connections: instants in UTC, no endless waits, and plans that stay put.
-
-    Every hot statement is made for one plan, the walk along an index in order.  Statistics of a table whose rows all
-    change status within seconds are never right, and with them the planner would rather sort the whole backlog for a
-    claim (measured: 47 ms instead of 3 ms for 500 of 20,000 runs), or walk all of two tables side by side to join them.
-
-    READ COMMITTED whatever the server's default is: who waited for a lock must see what its holder committed.
-    """
-    own = r"-c default_transaction_isolation=read\ committed "
-    own += "-c timezone=UTC -c jit=off -c idle_in_transaction_session_timeout=60000"
-    own += (
-        " -c enable_bitmapscan=off -c enable_seqscan=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
-    )
-    if not synchronous:
-        own += " -c synchronous_commit=off"
-    given = url.query.get("options")
-    return f"{own} {given}" if isinstance(given, str) else own
-
-
-def _name_schema(engine: Engine, schema: str | None) -> None:
-    """Statements of our own engines name the configured schema as they are compiled, which happens once for each.
-
-    SQLAlchemy's schema_translate_map, which callers' engines need, has it put into their text at every execution.
-    """
-    named = {SCHEMA: schema or "main"}  # as SQLite calls the file; without any name SQLAlchemy makes up aliases
-    preparer: Any = engine.dialect.identifier_preparer
-    preparer.schema_for_object = lambda item: named.get(item.schema, item.schema)
-
-
-def _prepare_sqlite(engine: Engine, synchronous: bool) -> None:
-    @event.listens_for(engine, "connect")
-    def connected(raw: Any, _: Any) -> None:
-        raw.isolation_level = None  # transactions begin where we say, not where the driver guesses
-        cursor = raw.cursor()
-        cursor.execute("pragma journal_mode = wal")
-        cursor.execute(f"pragma synchronous = {'full' if synchronous else 'normal'}")
-        cursor.execute("pragma cache_size = -65536")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def begun(connection: Connection) -> None:
-        # Taking the write lock at once: a transaction that reads first and writes later can only fail.
-        reading = connection.get_execution_options().get("runlane_read_only")
-        shortest(connection).exec_driver_sql("begin" if reading else "begin immediate")

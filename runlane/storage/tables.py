@@ -34,7 +34,7 @@ from runlane.storage import guards
 from runlane.storage.choices import OneOf
 from runlane.values import RunStatus
 
-#: The schema that statements name; the database puts the real one in its place (``storage.database``).
+#: The schema that statements name; the real one is put in its place (``storage.engines``).
 SCHEMA = "runlane"
 VERSION = 5
 #: The statuses of runs that wait for their time.
