@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from runlane.engine.lease import Holder, claim, claim_unlimited, is_open, may_claim
+from runlane.engine.lease import Holder, any_due, claim, claim_unlimited, is_open, may_claim
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
 from runlane.storage.floors import Floors
@@ -46,6 +46,17 @@ class Claims:
         passes_over = self._floors.in_use
         runs = claim(*what, self._floors)
         return claim(*what) if passes_over and self._drain and not runs else runs
+
+    def passed_over(self, holder: Holder) -> bool:
+        """Whether something is due that a claim has just not found: another transaction has it locked.
+
+        It may be a claim of another worker's; or one of this worker's own, whose connection is gone and whose
+        transaction the server has not ended yet.
+        """
+        runtime = self._runtime
+        unlimited = [queue for queue in self._queues if queue not in self.limits]
+        with runtime.database.read(runtime.clock) as tx:
+            return any_due(tx, runtime.environment, holder, unlimited, self._tasks)
 
     def alone(self, holder: Holder, wanted: int) -> tuple[list[Run], bool]:
         """Lease up to `wanted` runs in one statement, which commits itself, so that an idle worker begins sooner.

@@ -306,6 +306,8 @@ class Exchange:
             session = self._runtime.session()
             current = [ended for ended in batch if session_of(ended[0].run) == session.holder.session_id]
             claimed, open_still = self._trips.go(current, wanted, session.holder)
+            ends = self._drain and not (batch or claimed or self._executing or self._in_flight > 1)
+            passed_over = ends and self._claims.passed_over(session.holder)
             if not open_still:
                 session.distrust("maintenance has ended it")
                 self.ring()  # under another session there may be something
@@ -318,6 +320,8 @@ class Exchange:
             return
         if len(current) < len(batch):
             log.warning("dropped %d outcomes of a lost worker session", len(batch) - len(current))
+        if passed_over:
+            self._wait_for_locks()
         self._settle(batch, len(current), wanted, claimed, stores)
         if wanted and self._ahead is not None:
             with self._changed:
@@ -361,6 +365,13 @@ class Exchange:
             called = self._executor.admit(executions)
             self._changed.notify_all()
         self._executor.call(called)
+
+    def _wait_for_locks(self) -> None:
+        """What is due is locked: it is not the end of a drain, and worth another look in a moment."""
+        log.info("runs that are due are locked by another transaction")
+        with self._changed:
+            self._rang = True
+            self._backoff = monotonic() + _BACKOFF
 
     def _isolate(self, batch: list[Ended], error: RunlaneError) -> list[Ended]:
         """Store outcomes one by one after a batch was refused, so that one that cannot be stored fails alone.

@@ -131,9 +131,13 @@ def _lease(
 
 def may_claim(tx: Transaction, environment: str, holder: Holder, queues: Sequence[str], tasks: Sequence[str]) -> bool:
     """Whether a claim would find something, or find that the session has ended; only reads, for SQLite."""
+    return any_due(tx, environment, holder, queues, tasks) or not is_open(tx, holder)
+
+
+def any_due(tx: Transaction, environment: str, holder: Holder, queues: Sequence[str], tasks: Sequence[str]) -> bool:
+    """Whether a run of queues without a limit is due, be it that another transaction has it locked; only reads."""
     everywhere = [Stretch(queue) for queue in queues]
-    due = claims.lock_due(tx, environment, holder.session_id, everywhere, tasks, tx.now(), 1)
-    return bool(due) or not is_open(tx, holder)
+    return claims.any_due(tx, environment, holder.session_id, everywhere, tasks, tx.now())
 
 
 def _rank(run: Run) -> tuple[int, datetime | None, UUID]:

@@ -78,6 +78,20 @@ def lock_due(
     return [rows.run_from_row(row, rows.created_from(row[-2], row[-1], row[0])) for row in found]
 
 
+def any_due(
+    tx: Transaction,
+    environment: str,
+    session_id: UUID,
+    stretches: Sequence[Stretch],
+    tasks: Sequence[str],
+    now: datetime,
+) -> bool:
+    """Whether ``lock_due`` would find a run if nobody else had locked any; only reads."""
+    if not stretches or not tasks:
+        return False
+    return tx.dialect.any_due(tx.statements, environment, session_id, stretches, tasks, now)
+
+
 def lease_due(
     tx: Transaction,
     environment: str,

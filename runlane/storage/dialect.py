@@ -115,6 +115,18 @@ class StorageDialect(Protocol):
         """
         ...
 
+    def any_due(
+        self,
+        conn: Statements,
+        environment: str,
+        session_id: UUID,
+        stretches: Sequence[Stretch],
+        tasks: Sequence[str],
+        now: datetime,
+    ) -> bool:
+        """Whether ``lock_due`` would find a run if nobody else had locked any; only reads."""
+        ...
+
     def lease_runs(
         self,
         conn: Statements,

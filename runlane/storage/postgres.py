@@ -80,6 +80,7 @@ class Postgres:
             )
             select count(*) from e"""
         self._lock_due = claims.lock_due(schema)
+        self._any_due = claims.any_due(schema)
         self._claim = claims.claim(schema)
         self._lock_due_in = claims.lock_due_in(schema)
 
@@ -274,6 +275,18 @@ class Postgres:
     ) -> list[tuple[Any, ...]]:
         parameters = self._best(environment, session_id, stretches, tasks, now, limit)
         return [tuple(row) for row in conn.exec_driver_sql(self._lock_due, parameters)]
+
+    def any_due(
+        self,
+        conn: Statements,
+        environment: str,
+        session_id: UUID,
+        stretches: Sequence[Stretch],
+        tasks: Sequence[str],
+        now: datetime,
+    ) -> bool:
+        parameters = self._best(environment, session_id, stretches, tasks, now, 1)
+        return bool(conn.exec_driver_sql(self._any_due, parameters).all())
 
     def lease_runs(
         self,

@@ -13,6 +13,8 @@ from runlane.storage import rows
 ABOVE_ALL = 32768
 #: What a claim returns of each run: ``rows.LEASED``, then its first event's version and data.
 _ORDER = "priority desc, due_at, id"
+#: Only what nobody else has locked, and locked from now on.
+_UNLOCKED = " for update skip locked"
 _JSON = frozenset({"failure", "reservation", "cancellation"})
 
 
@@ -40,7 +42,7 @@ def _best(schema: str) -> str:
           select r.* from {{source}} cross join lateral (
             select {{columns}} from {schema}.runs
             where environment = %t and queue = name and {{status}} and due_at <= (select at from clock)
-            and task_id = any(%b::text[]) order by {_ORDER} limit %b for update skip locked
+            and task_id = any(%b::text[]) order by {_ORDER} limit %b{_UNLOCKED}
           ) r"""
     return f"""
         clock as materialized (
@@ -83,6 +85,12 @@ def lock_due(schema: str) -> str:
         with recursive {_best(schema).format(columns="*")}
         select {read}, e.version, e.data::text from best c {_first(schema, "c")}
         order by {_ORDER.replace("priority", "c.priority").replace("due_at", "c.due_at").replace(", id", ", c.id")}""")
+
+
+def any_due(schema: str) -> str:
+    """The best due run of unlimited queues, locked or not."""
+    best = _best(schema).format(columns="id, priority, due_at").replace(_UNLOCKED, "")
+    return flat(f"with recursive {best} select 1 from best")
 
 
 def claim(schema: str) -> str:

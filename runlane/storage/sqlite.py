@@ -240,6 +240,17 @@ class Sqlite:
         best = self._best(conn, rows.READ, environment, session_id, stretches, tasks, now, limit)
         return [(*_rich(row[2:-2]), row[-2], row[-1]) for row in best]
 
+    def any_due(
+        self,
+        conn: Statements,
+        environment: str,
+        session_id: UUID,
+        stretches: Sequence[Stretch],
+        tasks: Sequence[str],
+        now: datetime,
+    ) -> bool:
+        return bool(self._best(conn, ("id",), environment, session_id, stretches, tasks, now, 1))
+
     def lease_runs(
         self,
         conn: Statements,

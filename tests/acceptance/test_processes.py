@@ -342,9 +342,12 @@ def sessions_of(app: Runlane, run_ids: set[UUID]) -> set[UUID]:
 
 
 def assert_interrupted(app: Runlane, run_id: UUID) -> None:
-    """The run waits again, and nothing but its attempt was counted."""
-    last = app.runs.events(run_id)[-1].event
-    assert isinstance(last, RunInterrupted)
-    assert last.reason == "worker_stopping"
+    """The run waits again, and nothing but its attempts were counted.
+
+    A process that stood still for two of its short heartbeats may have given a lease back that it had just taken.
+    """
+    ends = [one.event.reason for one in app.runs.events(run_id) if isinstance(one.event, RunInterrupted)]
+    assert ends == ["stray"] * (len(ends) - 1) + ["worker_stopping"]
     run = app.runs.get(run_id)
-    assert (run.status, run.attempt_count, run.lost_count, run.failure_count) == ("queued", 1, 0, 0)
+    counts = (run.status, run.attempt_count, run.lost_count, run.failure_count)
+    assert counts == ("queued", len(ends), 0, 0), app.runs.events(run_id)

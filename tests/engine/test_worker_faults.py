@@ -15,7 +15,7 @@ from runlane import Context, Runlane, RunlaneError, RunStatus, SettableClock, sq
 from tests.engine.sessions import EXPIRY, session_of
 from tests.engine.tasks import echo, echo_async
 from tests.storage.test_faults import kill_connections
-from tests.support import PATIENCE, database_of, eventually, execute
+from tests.support import PATIENCE, database_of, eventually, execute, raw
 
 Make = Callable[..., Runlane]
 
@@ -169,3 +169,21 @@ def test_a_drain_takes_what_came_back_to_it(postgres_url: str, clock: SettableCl
         worker = app.worker("drain", maintenance=False)
         worker.run()
         assert app.runs.get(run.id).result == 2
+
+
+def test_a_drain_waits_for_a_run_that_a_dying_transaction_has_locked(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A claim whose connection is lost keeps its locks until the server hears of it; to others it looks as if nothing
+    were due."""
+    caplog.set_level(logging.INFO, "runlane.worker")
+    with Runlane(postgres_url, tasks=[echo]) as app:
+        run = app.trigger(echo, 1).run
+        worker = app.worker("drain", maintenance=False)
+        with raw(database_of(app)) as dying:
+            dying.exec_driver_sql(f"select from runlane.runs where id = '{run.id}' for update")
+            worker.start()
+            eventually(lambda: "locked by another transaction" in caplog.text, "the worker having met the lock")
+            assert not worker.closed
+        assert worker.wait(PATIENCE)
+        assert app.runs.get(run.id).result == 1

@@ -31,6 +31,8 @@ NARROW = Queue("narrow", concurrency_limit=1, dispatch_timeout="1m")
 #: The same for a deployment that has given it a second slot.
 WIDER = Queue("narrow", concurrency_limit=2, dispatch_timeout="1m")
 CLAIMED, PAGE = 50, 50
+#: No session beats by itself: it would give back what the claims took, in the middle of some other scenario.
+CALM: Mapping[str, Any] = {"heartbeat": "1h", "lease_duration": "2h"}
 #: The payload that fails.
 FAILS = 13
 
@@ -106,7 +108,7 @@ class World:
     def deployed(self, *queues: Queue, transport: Any = None) -> Runlane:
         """An application with these queues."""
         lane = Lane(self._database()) if transport is None else Lane(self._database(), transport)
-        self._made.append(Runlane(lane, tasks=[work, ticking], queues=[*queues, UNUSED]).start())
+        self._made.append(Runlane(lane, tasks=[work, ticking], queues=[*queues, UNUSED], **CALM).start())
         return self._made[-1]
 
     def close(self) -> None:
@@ -128,7 +130,7 @@ class World:
         known = self.known
 
         def claimed(*queues: Queue, most: int = CLAIMED, least: int = 0) -> Callable[[], None]:
-            app = Runlane(self.app.lane, tasks=[work], queues=[*queues, UNUSED])
+            app = Runlane(self.app.lane, tasks=[work], queues=[*queues, UNUSED], **CALM)
             self._made.append(app)
             return lambda: _at_least(len(take(app, known.clock, most)), least)
 
