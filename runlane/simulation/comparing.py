@@ -188,7 +188,8 @@ def _notes(trace: Trace, asked: WhatIf) -> tuple[str, ...]:
                 f"queue {trace.queues[queue]} had the limits {', '.join(map(str, sorted(seen)))} in this time; "
                 f"the last one, {seen[-1]}, counts as the recorded one"
             )
-    notes += [f"{count:,} runs are left out: {why}" for why, count in trace.left_out.items()]
+    for why, count in trace.left_out.items():
+        notes.append(f"{count:,} {'run is' if count == 1 else 'runs are'} left out: {why}")
     if asked == WhatIf(seed=asked.seed):
         notes.append("nothing is changed: give another retry, limit, number of workers or concurrency")
     return tuple(notes)

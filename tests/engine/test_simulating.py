@@ -196,4 +196,4 @@ def test_a_damaged_history_is_left_out(shared_url: str, world: World) -> None:
         )
         found = app.audit.simulate()
     assert (found.left_out, found.recorded.runs) == ({"damaged history": 1}, 7)
-    assert found.notes[0] == "1 runs are left out: damaged history"
+    assert found.notes[0] == "1 run is left out: damaged history"
