@@ -291,8 +291,8 @@ class Audit:
         """What if: play recorded runs again, as they came and as long as they lasted, under another policy.
 
         Nothing is executed and nothing written.  The runs are played under the recorded policy too, so that the error
-        of the model shows; ``assumptions`` of the result says what is taken for granted.  It reads the log in constant
-        memory, and keeps about 150 bytes of each run.
+        of the model shows; ``assumptions`` of the result says what is taken for granted.  A million runs take about
+        300 MB while they are played, and a minute.
 
         Args:
             since, until: runs created from that aware instant, and before the other one; all, unless given.

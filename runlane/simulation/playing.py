@@ -228,7 +228,7 @@ class _Playing:
             rank, place = heappop(heads)
             partition = self._partitions[place]
             if not partition.waiting or partition.waiting[0] != rank or not self._is_open(partition):
-                continue  # out of date
+                continue  # out of date: its better is there too, or comes when there is room
             if self._state[rank[2]] == _READY:
                 heappop(partition.waiting)
                 self._start(at, rank[2], partition)
@@ -305,7 +305,6 @@ class _Playing:
             self._state[run] = _DONE
             if state == _READY:
                 self._told.left(run, self._due[run], at)
-                self._offer(self._partition(run), self._place(run))
             self._told.ended(run, RunStatus.CANCELLED, at)
 
     def _pause(self, at: int, number: int) -> None:

@@ -1,4 +1,4 @@
-"""What the log recorded of the runs of a while, in compact arrays: about 150 bytes for a run with one attempt."""
+"""What the log recorded of the runs of a while, in compact arrays: about 70 bytes for a run with one attempt."""
 
 from __future__ import annotations
 
