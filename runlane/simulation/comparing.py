@@ -28,8 +28,8 @@ ASSUMPTIONS = (
     ),
     (
         "The recorded crew is what the log shows: processes from their first lease to their last outcome, and the most "
-        "leases that one of them held at once. Slots that nobody used do not show, and before the first lease there "
-        "are none."
+        "leases that one of them held at once. What is claimed ahead counts, slots that nobody used do not show, and "
+        "before the first lease there are none."
     ),
     (
         "Attempt n of a run comes to what its attempt n came to. Where none is recorded, an outcome is drawn by the "
