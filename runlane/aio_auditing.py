@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from runlane import attribution, travel
@@ -12,11 +13,14 @@ from runlane.attribution import Attribution
 from runlane.auditing import Audit
 from runlane.bridge import ThreadCalls
 from runlane.export import Manifest, formats
+from runlane.policy import Retry
 from runlane.projections.differences import RunDiff
 from runlane.projections.fleet import Fleet
 from runlane.projections.timeline import Moment
+from runlane.simulation import Simulation
 from runlane.storage.findings import Difference, Verification
 from runlane.storage.rebuild import Rebuilt
+from runlane.tasks import Queue, Task
 from runlane.values import Actor
 
 
@@ -102,4 +106,33 @@ class AsyncAudit:
         """See ``Audit.export``."""
         return await self._call(
             self._sync.export, path, format, since, key, resume=resume, actor=actor, progress=progress
+        )
+
+    async def simulate(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        retry: Retry | Mapping[str, Retry] | None = None,
+        limit: Mapping[str, int | None] | None = None,
+        workers: int | None = None,
+        concurrency: int | None = None,
+        tasks: Iterable[Task[..., Any] | str] | None = None,
+        queues: Iterable[Queue | str] | None = None,
+        seed: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> Simulation:
+        """See ``Audit.simulate``."""
+        return await self._call(
+            self._sync.simulate,
+            since=since,
+            until=until,
+            retry=retry,
+            limit=limit,
+            workers=workers,
+            concurrency=concurrency,
+            tasks=tasks,
+            queues=queues,
+            seed=seed,
+            progress=progress,
         )

@@ -21,6 +21,7 @@ from runlane.cli import (
     rebuild,
     runs,
     schedules,
+    simulate,
     travel,
     work,
 )
@@ -73,6 +74,7 @@ for command in (
     exports.replay_,
     exports.import_,
     exports.fixture,
+    simulate.simulate,
 ):
     audit.audit.add_command(command)
 

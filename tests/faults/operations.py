@@ -334,6 +334,7 @@ OPERATIONS = [
     Operation("audit.timeline", "audit.timeline", ended, False),
     Operation("audit.who", "audit.who", given(actor="app"), False),
     Operation("audit.who of a key", "audit.who", given(key="x"), False),
+    Operation("audit.simulate", "audit.simulate", given(workers=2), False),
     Operation("audit.repair", "audit.repair", ended, False),  # that these two write is seen in test_repairs.py
     Operation("audit.rebuild", "audit.rebuild", given(), False),
     Operation("audit.rebuild, dry", "audit.rebuild", given(swap=False), False),
