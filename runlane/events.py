@@ -222,11 +222,25 @@ class QueueResumed:
 
 
 @struct
+class Head:
+    """The last event of a stream within a stretch of the log; `digest` is its digest in hex."""
+
+    stream_id: UUID
+    sequence: int
+    position: int
+    digest: str
+
+
+@struct
 class RunsPruned:
     """Ended runs were removed with their histories, in the environment's own stream.
 
     `digest` is the SHA-256, in hex, of the lines ``id:sequence`` of the removed runs (their last sequence) in the order
     of their ids, joined by newlines: whoever holds a copy of those histories can prove which ones it speaks of.
+
+    `heads` are what is left of them: of each run its last event in each stretch between two checkpoints that it has
+    events in, and its last one of all.  Events of version 1 have none.  `archive` is the SHA-256, in hex, of what they
+    were kept in, if anything.
     """
 
     runs: int
@@ -234,6 +248,9 @@ class RunsPruned:
     before: datetime
     statuses: tuple[str, ...]
     digest: str
+    heads: tuple[Head, ...] = ()
+    reason: str | None = None
+    archive: str | None = None
 
 
 @struct

@@ -141,6 +141,10 @@ SENTENCES = [
         "1 run with 7 events pruned by operator:ann, last updated before 2026-01-01 12:00:00.000Z",
     ),
     (
+        e.RunsPruned(2, 9, T0, ("failed",), "", reason="older than a year"),
+        "2 runs with 9 events pruned by operator:ann, last updated before 2026-01-01 12:00:00.000Z: older than a year",
+    ),
+    (
         e.RowRepaired(RUN_ID, ("status", "due_at"), "looked wrong"),
         f"row of run {RUN_ID} repaired by operator:ann (status, due_at): looked wrong",
     ),
