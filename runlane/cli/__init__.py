@@ -10,6 +10,7 @@ import click
 
 from runlane.cli import (
     audit,
+    checkpoints,
     completion,
     demo,
     dev,
@@ -67,6 +68,7 @@ for command in (
     travel.diff,
     travel.timeline,
     travel.who,
+    checkpoints.checkpoint,
     rebuild.repair,
     rebuild.rebuild,
     exports.export,

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, bindparam, select
+from sqlalchemy import BigInteger, ColumnElement, and_, bindparam, func, select
 
 from runlane.errors import InvariantViolation
 from runlane.events import Head, Recorded
@@ -44,6 +44,9 @@ _HISTORIES = (
     .order_by(_EVENTS.c.stream_id, _EVENTS.c.sequence)
     .execution_options(yield_per=1000)
 )
+_LOWEST = select(func.min(_EVENTS.c.position, type_=BigInteger)).where(
+    _EVENTS.c.stream_id.in_(bindparam("ids", expanding=True)), _EVENTS.c.sequence == 1
+)
 _OWNED = (
     select(_KEYS.c.run_id)
     .join(_RUNS, _OWNS)
@@ -73,6 +76,12 @@ def ended_runs(
     else:
         found = tx.execute(_FIND_BEHIND[lock], {**asked, "behind": after})
     return {row.id: row.sequence for row in found}
+
+
+def lowest_position(tx: Transaction, ids: Sequence[UUID]) -> int:
+    """Where in the log the first of these runs begins."""
+    found: int | None = tx.execute(_LOWEST, {"ids": list(ids)}).scalar()
+    return found or 0
 
 
 def read_heads(tx: Transaction, sequences: Mapping[UUID, int], bounds: Sequence[int]) -> list[Head]:
