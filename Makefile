@@ -44,8 +44,8 @@ stateful: $(VENV)/.dev ## random histories of every command beside the model, on
 defects: $(VENV)/.dev ## plant one-line defects, each to be killed by its test; ARGS="policy cron" chooses by name
 	$(BIN)/python -m tests.defects $(ARGS)
 
-chaos: $(VENV)/.dev ## worker processes killed at default settings, crowds of processes at once; about four minutes
-	$(BIN)/python -m pytest -q tests/chaos $(ARGS)
+chaos: $(VENV)/.dev ## workers killed at default settings, crowds at once, a log followed (FOLLOW=seconds); about five minutes
+	$(if $(FOLLOW),RUNLANE_FOLLOW_SECONDS=$(FOLLOW) )$(BIN)/python -m pytest -q tests/chaos $(ARGS)
 
 bench: $(VENV)/.dev ## measure everything, half an hour on each database; results in bench-results/
 	$(BIN)/python -m benchmarks all --database postgres --database sqlite --out bench-results/all $(ARGS)

@@ -31,6 +31,7 @@ _UNITS = (
     Unit("_percent", "%", True, "higher", "lower"),
     Unit("_ms", "ms", False, "slower", "faster"),
     Unit("_us_per_run", "µs/run", False, "slower", "faster"),
+    Unit("_mib", "MiB", False, "larger", "smaller"),
     Unit("_bytes_per_run", "bytes/run", False, "larger", "smaller"),
 )
 

@@ -20,7 +20,7 @@ from benchmarks.jobs import QUEUE
 from benchmarks.places import Place
 from runlane import Queue, Runlane
 
-_SPAWN = multiprocessing.get_context("spawn")
+SPAWN = multiprocessing.get_context("spawn")
 _READY = 60.0  # seconds for a process to begin
 _PATIENCE = 600.0  # seconds for it to end
 
@@ -40,8 +40,8 @@ def drain_together(place: Place, workers: int, concurrency: int, queues: Sequenc
     Raises:
         SystemExit: one of them failed.
     """
-    gate: Barrier = _SPAWN.Barrier(workers + 1)
-    reports: SimpleQueue[tuple[float, float]] = _SPAWN.SimpleQueue()
+    gate: Barrier = SPAWN.Barrier(workers + 1)
+    reports: SimpleQueue[tuple[float, float]] = SPAWN.SimpleQueue()
     crew = [_started(_drain, gate, place, concurrency, queues, reports) for _ in range(workers)]
     _pass(gate, crew)
     began = time.perf_counter()  # the same clock in all processes of a machine
@@ -53,7 +53,7 @@ def drain_together(place: Place, workers: int, concurrency: int, queues: Sequenc
 @contextmanager
 def polling(place: Place, workers: int, concurrency: int, poll_interval: float = 1.0) -> Iterator[None]:
     """`workers` processes that poll, at the latest every `poll_interval` seconds, until the block ends."""
-    gate: Barrier = _SPAWN.Barrier(workers + 1)
+    gate: Barrier = SPAWN.Barrier(workers + 1)
     crew = [_started(_poll, gate, place, concurrency, poll_interval) for _ in range(workers)]
     _pass(gate, crew)
     try:
@@ -69,7 +69,7 @@ def polling(place: Place, workers: int, concurrency: int, poll_interval: float =
 def beside(target: Any, *args: Any, processes: int = 1) -> Iterator[None]:
     """`processes` that run ``target(ready, place, *args)`` beside the block, which begins when all have called
     ``ready()`` and ends when all have ended."""
-    gate: Barrier = _SPAWN.Barrier(processes + 1)
+    gate: Barrier = SPAWN.Barrier(processes + 1)
     crew = [_started(target, gate, *args) for _ in range(processes)]
     _pass(gate, crew)
     yield
@@ -100,7 +100,7 @@ def work_off(app: Runlane, concurrency: int, runs: int) -> float:
 
 
 def _started(target: Any, gate: Barrier, *args: Any) -> SpawnProcess:
-    process = _SPAWN.Process(target=_guarded, args=(target, gate, *args), daemon=True)
+    process = SPAWN.Process(target=_guarded, args=(target, gate, *args), daemon=True)
     process.start()
     return process
 

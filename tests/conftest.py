@@ -116,6 +116,20 @@ def postgres_server() -> Iterator[PostgresServer]:
         packaged.cleanup()
 
 
+#: Their tests wait by the clock on the wall for other processes and servers, some of them with leases of seconds.
+WAITING = ("tests/acceptance/", "tests/sqs/")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A machine that stands still for half a minute breaks tests that wait for others: they may try twice more.
+
+    The report says so where it was needed; what fails three times in a row is a fault.
+    """
+    if item.nodeid.startswith(WAITING):
+        item.add_marker(pytest.mark.flaky(reruns=2))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Each test process begins with its share of the tests that ask for a long timeout.
 

@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-import random
-import time
-
+import click
 from attrs import frozen
 
-from benchmarks.counting import verified
+from benchmarks.counting import counted
 from benchmarks.databases import Databases
 from benchmarks.figures import Sample
-from benchmarks.jobs import backlog, noop
-from benchmarks.scenarios.contract import Scenario, option, repeated
+from benchmarks.history import History
+from benchmarks.readings import READINGS, read
+from benchmarks.scenarios.contract import Scenario, each, option, timed
+from runlane import RunStatus
+
+_PER_RUN = 4
 
 
 @frozen
 class Options:
-    """How long the log is."""
+    """How the log is read, and how long it is."""
 
+    read: str = each(tuple(READINGS), "What reads it.", click.Choice(list(READINGS)))
     runs: int = option(20_000, "Finished runs of four events each.")
 
 
-def once(places: Databases, options: Options, _: random.Random) -> Sample:
-    """Verify once."""
-    with places.fresh().app() as app:
-        backlog(app, noop, options.runs)
-        app.worker("drain", concurrency=500).run()
-        began = time.perf_counter()
-        events = verified(app)
-        took = time.perf_counter() - began
-    if events != 4 * options.runs:
-        raise SystemExit(f"expected {4 * options.runs} events; found {events}")
-    return Sample({"verified_events_per_s": events / took})
+def measure(places: Databases, options: Options, _: int, repeat: int) -> list[Sample]:
+    """Make the log once, and read it so many times, each time in a new process."""
+    place = places.fresh()
+    with place.app() as app:
+        History(place, app, finished=True).add(options.runs)
+        counted(app, RunStatus.SUCCEEDED, options.runs, events_per_run=_PER_RUN)
+
+    def once() -> Sample:
+        reading = read(place, options.read)
+        # Each rebuild notes itself in the log.
+        if not _PER_RUN * options.runs <= reading.events <= _PER_RUN * options.runs + repeat:
+            raise SystemExit(f"expected {_PER_RUN * options.runs} events; {options.read} read {reading.events}")
+        return Sample({"events_per_s": reading.events / reading.took_s, "grown_mib": reading.grown_mib})
+
+    return [timed(once) for _ in range(repeat)]
 
 
 SCENARIO = Scenario(
     "replay",
-    "The whole log folded again.  Events per second of audit verify on a finished history.",
+    "The whole log read again: verified, as of an instant, rebuilt beside the live tables, followed, projected,"
+    " exported, and an export replayed and imported.  Events per second, and by how much the reading process grows."
+    "  The history is copied by the database from a real run.",
     Options,
-    repeated(once),
-    lambda options: "verify",
+    measure,
+    lambda options: options.read,
     tiny={"runs": 100},
-    in_memory=lambda options: True,
 )

@@ -233,8 +233,8 @@ def test_a_second_signal_gives_even_a_deaf_run_back_at_once(fleet: Fleet, app: R
     fleet.until(lambda: "stopping gracefully" in fleet.errors(), "the first signal is heeded")
     with suppress(subprocess.TimeoutExpired):
         assert fleet.terminate(worker, within=5) == 0
-    if worker.returncode is None:  # the second one came too soon after the first: see the next test
-        assert fleet.terminate(worker, within=10) == 0
+    if worker.returncode is None:  # the second one came too soon after the first (see the next test), or it is slow:
+        assert fleet.terminate(worker, within=10) in (0, -signal.SIGTERM)  # run() may have ended, and heeds no more
     assert_interrupted(app, run_id)
 
 

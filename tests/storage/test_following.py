@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 import tempfile
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,32 +25,13 @@ from runlane.storage import epochs, log
 from runlane.storage.database import Database
 from runlane.storage.following import Horizon
 from tests.engine.tasks import echo, hopeless
+from tests.storage.jittering import Key, in_order, keys, stored, write
 from tests.support import birth, count, database_at, database_of, eventually, execute, named, raw, step
-
-Key = tuple[UUID, int]
-
-
-def keys(records: Sequence[Recorded]) -> list[Key]:
-    return [(record.stream_id, record.sequence) for record in records]
-
-
-def stored(database: Database) -> list[Key]:
-    """Every event of the log, in the order of positions."""
-    found = execute(database, "select stream_id, sequence from {events} order by position")
-    return [(UUID(str(row[0])), row[1]) for row in found]
 
 
 def followed(app: Runlane, cursor: str | None = None, **options: Any) -> list[Recorded]:
     """What there is at present."""
     return [record for batch in app.follow(cursor, poll=None, **options) for record in batch]
-
-
-def in_order(seen: Sequence[Key]) -> None:
-    """Each stream's sequences are 1, 2, 3 … and nothing comes twice."""
-    lengths: dict[UUID, int] = defaultdict(int)
-    for stream, sequence in seen:
-        lengths[stream] += 1
-        assert sequence == lengths[stream]
 
 
 @pytest.fixture
@@ -329,31 +310,6 @@ def test_eight_jittering_writers_and_a_long_transaction(postgres_url: str) -> No
     with Runlane(postgres_url, tasks=[echo]) as app, database_at(postgres_url) as database:
         done, begun = threading.Event(), threading.Event()
 
-        def write(seed: int) -> None:
-            rng, mine = random.Random(seed), [birth()]
-            append(database, mine)
-            runs = [mine[0].after]
-            pause = threading.Event()
-            for _ in range(transactions):
-                try:
-                    with database.write() as tx:
-                        n = rng.randrange(len(runs))
-                        old = rng.random() < 0.5
-                        change = birth() if rng.random() < 0.4 else step(runs[n], RunDeliveryRequested())
-                        if old:
-                            tx.connection.exec_driver_sql("select pg_current_xact_id()")
-                            pause.wait(rng.random() * 0.004)
-                        assert not log.append_runs(tx, [change])
-                        pause.wait(rng.random() * 0.004)
-                        if rng.random() < 0.2:
-                            raise ZeroDivisionError
-                except ZeroDivisionError:
-                    continue
-                if change.before is None:
-                    runs.append(change.after)
-                else:
-                    runs[n] = change.after
-
         def keep_open() -> None:
             for _ in range(4):
                 with database.write() as tx:
@@ -361,7 +317,12 @@ def test_eight_jittering_writers_and_a_long_transaction(postgres_url: str) -> No
                     begun.set()
                     done.wait(0.15)
 
-        threads = [threading.Thread(target=write, args=(n,)) for n in range(writers)]
+        threads = [
+            threading.Thread(
+                target=write, args=(database, n, partial(next, chain(repeat(True, transactions), [False])))
+            )
+            for n in range(writers)
+        ]
         threads.append(threading.Thread(target=keep_open))
         seen: list[Key] = []
         followers = [app.follow(batch=7, poll=0.005), app.follow(batch=500, poll=0.005)]
