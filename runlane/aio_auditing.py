@@ -41,9 +41,18 @@ class AsyncAudit:
         key: str | Path | Sequence[str | Path] = (),
         checkpoints: Sequence[str | Path] = (),
         progress: Callable[[int], None] | None = None,
+        processes: int = 1,
     ) -> Verification:
         """See ``Audit.verify``."""
-        return await self._call(self._sync.verify, id, since=since, key=key, checkpoints=checkpoints, progress=progress)
+        return await self._call(
+            self._sync.verify,
+            id,
+            since=since,
+            key=key,
+            checkpoints=checkpoints,
+            progress=progress,
+            processes=processes,
+        )
 
     async def checkpoint(
         self, sign: str | Path | None = None, *, actor: Actor | None = None, timeout: float = sealing.PATIENCE

@@ -20,7 +20,7 @@ from runlane.proofs import Proof
 from runlane.reading import whole_number
 from runlane.runtime import Runtime
 from runlane.sealing import Checkpointed, Sealer
-from runlane.storage import proving, queries, rebuild, repair, replay
+from runlane.storage import proving, queries, rebuild, repair, replay, sharing
 from runlane.storage.findings import Difference, Verification
 from runlane.storage.rebuild import Rebuilt
 from runlane.values import Actor, instant, run_id
@@ -46,6 +46,7 @@ class Audit:
         key: str | Path | Sequence[str | Path] = (),
         checkpoints: Sequence[str | Path] = (),
         progress: Callable[[int], None] | None = None,
+        processes: int = 1,
     ) -> Verification:
         """Fold the whole log of this environment (or one run's), and compare it field by field with what is stored.
 
@@ -60,6 +61,8 @@ class Audit:
             key: a public key (Ed25519, a PEM file), or several: every checkpoint has to be signed by one of them.
             checkpoints: files of checkpoints that were kept elsewhere, which have to be in the log unchanged.
             progress: called with the number of events folded so far.
+            processes: how many share the work, 1 to 64, ranges of ids each; a database in memory is read by this one
+                alone.  On a SQLite file that others write to meanwhile each range is as of a moment of its own.
 
         Raises:
             RunNotFound: there is no such run, neither in the log nor in the tables.
@@ -73,12 +76,16 @@ class Audit:
         evidence = sealing.evidence(self._runtime.environment, key, checkpoints)
         recent = None if since is None else instant("since", since)
         self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.verify")
+        share = whole_number("processes", processes, 64)
         self._runtime.start()
-        with self._runtime.database.snapshot() as tx:
+        database, environment = self._runtime.database, self._runtime.environment
+        if id is None and share > 1 and not database.is_memory:
+            return sharing.verify(database, environment, share, progress, recent, evidence)
+        with database.snapshot() as tx:
             if id is None:
-                return replay.verify(tx, self._runtime.environment, progress, since=recent, evidence=evidence)
+                return replay.verify(tx, environment, progress, since=recent, evidence=evidence)
             wanted = run_id(id)
-            found = replay.compare_run(tx, self._runtime.environment, wanted)
+            found = replay.compare_run(tx, environment, wanted)
         if not found.events and not found.differences:
             raise self._not_found(wanted)
         return found

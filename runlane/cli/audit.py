@@ -32,6 +32,7 @@ def audit() -> None:
 @click.option("--since", type=Instant(), help="Only what moved since then, each run from its beginning.")
 @click.option("--key", "keys", multiple=True, type=FILE, help="A public key (PEM) that signs checkpoints; repeatable.")
 @click.option("--checkpoint", "checkpoints", multiple=True, type=FILE, help="A checkpoint kept elsewhere; repeatable.")
+@click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="How many share the work.")
 @click.pass_obj
 def verify(
     program: Program,
@@ -40,6 +41,7 @@ def verify(
     since: datetime | None,
     keys: tuple[Path, ...],
     checkpoints: tuple[Path, ...],
+    processes: int,
 ) -> None:
     """Fold the whole log and compare it, digest by digest and field by field, with what is stored.
 
@@ -50,7 +52,9 @@ def verify(
     """
     with _or_unchecked(program), _counting(program) as progress:
         audit = program.started().audit
-        found = audit.verify(run, since=since, key=keys, checkpoints=checkpoints, progress=progress)
+        found = audit.verify(
+            run, since=since, key=keys, checkpoints=checkpoints, progress=progress, processes=processes
+        )
     _report(program, found)
     if not found.identical:
         raise click.exceptions.Exit(1)

@@ -19,7 +19,7 @@ from runlane import codec, digests
 from runlane.errors import InvariantViolation
 from runlane.events import Event, LogCheckpointed, Recorded, RunCreated, RunsPruned
 from runlane.storage import tables
-from runlane.storage.scan import scan
+from runlane.storage.scan import EVERYTHING, Range, scan
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor
 
@@ -107,12 +107,16 @@ def read_run(tx: Transaction, environment: str, run_id: UUID) -> Stream | None:
 
 
 def read_streams(
-    tx: Transaction, prefix: str, environment: str | None, since: datetime | None = None
+    tx: Transaction,
+    prefix: str,
+    environment: str | None,
+    since: datetime | None = None,
+    within: Range = EVERYTHING,
 ) -> Generator[Stream, None, None]:
     """Every stream in the order of the ids, or of each those events whose types begin with `prefix`, in constant
     memory; with `since` only streams with an event at or after that instant."""
     order = ("stream_id", "sequence")
-    with closing(scan(tx, tables.events, _SCANNED, order, environment, prefix, since=since)) as found:
+    with closing(scan(tx, tables.events, _SCANNED, order, environment, prefix, since=since, within=within)) as found:
         for name, envelopes in groupby(found, key=itemgetter(0)):
             yield _scanned(name, envelopes)
 
