@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from runlane import attribution, travel
+from runlane import attribution, sealing, travel
 from runlane.attribution import Attribution
 from runlane.auditing import Audit
 from runlane.bridge import ThreadCalls
@@ -17,6 +17,8 @@ from runlane.policy import Retry
 from runlane.projections.differences import RunDiff
 from runlane.projections.fleet import Fleet
 from runlane.projections.timeline import Moment
+from runlane.proofs import Proof
+from runlane.sealing import Checkpointed
 from runlane.simulation import Simulation
 from runlane.storage.findings import Difference, Verification
 from runlane.storage.rebuild import Rebuilt
@@ -40,10 +42,31 @@ class AsyncAudit:
         id: UUID | str | None = None,
         *,
         since: datetime | None = None,
+        key: str | Path | Sequence[str | Path] = (),
+        checkpoints: Sequence[str | Path] = (),
         progress: Callable[[int], None] | None = None,
+        processes: int = 1,
     ) -> Verification:
         """See ``Audit.verify``."""
-        return await self._call(self._sync.verify, id, since=since, progress=progress)
+        return await self._call(
+            self._sync.verify,
+            id,
+            since=since,
+            key=key,
+            checkpoints=checkpoints,
+            progress=progress,
+            processes=processes,
+        )
+
+    async def checkpoint(
+        self, sign: str | Path | None = None, *, actor: Actor | None = None, timeout: float = sealing.PATIENCE
+    ) -> Checkpointed:
+        """See ``Audit.checkpoint``."""
+        return await self._call(self._sync.checkpoint, sign, actor=actor, timeout=timeout)
+
+    async def prove(self, id: UUID | str, sequence: int | None = None) -> Proof:
+        """See ``Audit.prove``."""
+        return await self._call(self._sync.prove, id, sequence)
 
     async def as_of(
         self,

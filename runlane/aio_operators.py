@@ -192,6 +192,7 @@ class AsyncRuns:
         limit: int = pruning.DEFAULT_LIMIT,
         cursor: str | None = None,
         actor: Actor | None = None,
+        reason: str | None = None,
         dry_run: bool = False,
     ) -> Pruned:
         """See ``Runs.prune``."""
@@ -202,6 +203,7 @@ class AsyncRuns:
             limit=limit,
             cursor=cursor,
             actor=actor,
+            reason=reason,
             dry_run=dry_run,
         )
 

@@ -47,13 +47,16 @@ STORED_AS: dict[type[e.Event], tuple[str, int]] = {
     e.IdempotencyReset: ("idempotency.reset", 1),
     e.QueuePaused: ("queue.paused", 1),
     e.QueueResumed: ("queue.resumed", 1),
-    e.RunsPruned: ("environment.pruned", 1),
+    e.RunsPruned: ("environment.pruned", 2),
+    e.LogCheckpointed: ("environment.checkpointed", 1),
     e.RowRepaired: ("environment.repaired", 1),
     e.TablesRebuilt: ("environment.rebuilt", 1),
 }
 
 #: (stored name, old version) to the function that turns its JSON into the next version's.
-UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+UPCASTERS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    ("environment.pruned", 1): lambda values: values,  # what version 2 adds was not kept
+}
 
 _MARK = "\x01"
 _MARKED = orjson.dumps(_MARK).decode()
@@ -81,7 +84,7 @@ def _converter() -> Converter:
     converter.register_unstructure_hook(UUID, _as_is)
     converter.register_structure_hook(datetime, lambda value, _: datetime.fromisoformat(value))
     converter.register_structure_hook(UUID, lambda value, _: UUID(value))
-    for cls in (Source, Failure, *STORED_AS):
+    for cls in (Source, Failure, e.Head, e.Part, *STORED_AS):
         plain = {f.name for f in fields(cls)} & _PLAIN
         converter.register_unstructure_hook(
             cls,

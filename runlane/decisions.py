@@ -15,6 +15,7 @@ from attrs import evolve
 
 from runlane.errors import ErrorCode, RunStateInvalid
 from runlane.events import (
+    Head,
     IdempotencyReset,
     QueueEvent,
     QueuePaused,
@@ -323,11 +324,19 @@ def environment_stream(environment: str) -> UUID:
     return uuid5(NAMESPACE, f"environment:{environment}")
 
 
-def pruned(heads: Mapping[UUID, int], before: datetime, statuses: Iterable[RunStatus]) -> RunsPruned:
-    """The event that tells which runs are removed; `heads` has the last sequence of each."""
-    lines = "\n".join(f"{run_id}:{heads[run_id]}" for run_id in sorted(heads))
+def pruned(
+    sequences: Mapping[UUID, int],
+    before: datetime,
+    statuses: Iterable[RunStatus],
+    heads: Iterable[Head] = (),
+    reason: str | None = None,
+    archive: str | None = None,
+) -> RunsPruned:
+    """The event that tells which runs are removed; `sequences` has the last one of each."""
+    lines = "\n".join(f"{run_id}:{sequences[run_id]}" for run_id in sorted(sequences))
     digest = hashlib.sha256(lines.encode()).hexdigest()
-    return RunsPruned(len(heads), sum(heads.values()), before, tuple(sorted(statuses)), digest)
+    counts = (len(sequences), sum(sequences.values()))
+    return RunsPruned(*counts, before, tuple(sorted(statuses)), digest, tuple(heads), reason, archive)
 
 
 def pause_queue(state: QueueControl | None, name: str, reason: str | None) -> tuple[QueueEvent, ...]:

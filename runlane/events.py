@@ -222,11 +222,25 @@ class QueueResumed:
 
 
 @struct
+class Head:
+    """The last event of a stream within a stretch of the log; `digest` is its digest in hex."""
+
+    stream_id: UUID
+    sequence: int
+    position: int
+    digest: str
+
+
+@struct
 class RunsPruned:
     """Ended runs were removed with their histories, in the environment's own stream.
 
     `digest` is the SHA-256, in hex, of the lines ``id:sequence`` of the removed runs (their last sequence) in the order
     of their ids, joined by newlines: whoever holds a copy of those histories can prove which ones it speaks of.
+
+    `heads` are what is left of them: of each run its last event in each stretch between two checkpoints that it has
+    events in, and its last one of all.  Events of version 1 have none.  `archive` is the SHA-256, in hex, of what they
+    were kept in, if anything.
     """
 
     runs: int
@@ -234,6 +248,41 @@ class RunsPruned:
     before: datetime
     statuses: tuple[str, ...]
     digest: str
+    heads: tuple[Head, ...] = ()
+    reason: str | None = None
+    archive: str | None = None
+
+
+@struct
+class Part:
+    """A subtree of a checkpoint's tree; the place of its last leaf."""
+
+    stream_id: UUID
+    sequence: int
+    position: int
+    root: str
+
+
+@struct
+class LogCheckpointed:
+    """A stretch of the log was sealed, in the environment's own stream: all behind `from_position` up to `to_position`.
+
+    `root` is that of a Merkle tree (in hex) over the last event that each stream of the environment has there, in the
+    order of positions; `parts` are its subtrees of one size (the last one may be smaller), one for each leaf where they
+    are few, so that a change can be found.  `previous` is the digest of the event of the checkpoint before, `epoch` the
+    token of the history that positions belong to.  `signature` is that of the key with the fingerprint `key`.
+    """
+
+    number: int
+    from_position: int
+    to_position: int
+    leaves: int
+    root: str
+    parts: tuple[Part, ...]
+    epoch: str
+    previous: str | None = None
+    key: str | None = None
+    signature: str | None = None
 
 
 @struct
@@ -284,7 +333,7 @@ ScheduleStep = ScheduleChanged | ScheduleFired | SchedulePaused | ScheduleResume
 ScheduleEvent = ScheduleRegistered | ScheduleStep
 KeyEvent = IdempotencyReset
 QueueEvent = QueuePaused | QueueResumed
-EnvironmentEvent = RunsPruned | RowRepaired | TablesRebuilt
+EnvironmentEvent = RunsPruned | LogCheckpointed | RowRepaired | TablesRebuilt
 Event = RunEvent | ScheduleEvent | QueueEvent | KeyEvent | EnvironmentEvent
 
 

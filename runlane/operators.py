@@ -297,6 +297,7 @@ class Runs:
         limit: int = pruning.DEFAULT_LIMIT,
         cursor: str | None = None,
         actor: Actor | None = None,
+        reason: str | None = None,
         dry_run: bool = False,
     ) -> Pruned:
         """Remove ended runs of this environment with their events and the idempotency keys they own, for good.
@@ -310,6 +311,7 @@ class Runs:
             limit: the most runs of this call, 1 to 10000.
             cursor: ``next_cursor`` of the call before, to go on behind it.
             actor: who does it; else the application.
+            reason: why; kept in the log.
             dry_run: only count; nothing is removed or recorded.
 
         Raises:
@@ -317,14 +319,14 @@ class Runs:
             InvariantViolation: the history of a run is damaged; nothing is removed.
         """
         self._runtime.lane.require(Capability.PRUNES_RUNS, "runs.prune")
-        environment, by = self._runtime.environment, requests.actor_of(actor)
+        environment, by = self._runtime.environment, requests.said(actor, reason)
         old = pruning.old_runs(environment, older_than, statuses, limit, cursor)
         if dry_run:
             with self._runtime.reading() as tx:
                 return pruning.answer(environment, old, prune.find(tx, environment, old))
         self._runtime.start()
         removed = self._runtime.database.transact(
-            lambda tx: prune.remove(tx, environment, old, by), self._runtime.clock
+            lambda tx: prune.remove(tx, environment, old, by.actor, by.reason), self._runtime.clock
         )
         return pruning.answer(environment, old, removed)
 

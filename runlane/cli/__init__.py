@@ -10,6 +10,7 @@ import click
 
 from runlane.cli import (
     audit,
+    checkpoints,
     completion,
     demo,
     dev,
@@ -68,6 +69,9 @@ for command in (
     travel.diff,
     travel.timeline,
     travel.who,
+    checkpoints.checkpoint,
+    checkpoints.prove,
+    checkpoints.check_proof,
     rebuild.repair,
     rebuild.rebuild,
     exports.export,

@@ -10,7 +10,7 @@ from attrs import asdict
 
 from runlane.app import Runlane
 from runlane.cli import show
-from runlane.cli.options import AgeOrInstant, actor_option, operator, status_option
+from runlane.cli.options import AgeOrInstant, actor_option, operator, reason_option, status_option
 from runlane.cli.program import Program, program_options
 from runlane.pruning import DEFAULT_LIMIT as BATCH
 from runlane.pruning import Pruned
@@ -37,6 +37,7 @@ def _prune_all(app: Runlane, older_than: timedelta | datetime, limit: int | None
 @status_option(sorted(TERMINAL), "Repeatable (default: all three)")
 @click.option("--limit", type=click.IntRange(min=1), help="The most runs to remove (default: all that are old enough).")
 @actor_option
+@reason_option
 @click.option("--dry-run", is_flag=True, help="Only count; remove nothing.")
 @click.pass_obj
 def prune(
@@ -46,10 +47,12 @@ def prune(
     statuses: tuple[str, ...],
     limit: int | None,
     actor: str,
+    reason: str | None,
     dry_run: bool,
 ) -> None:
     """Remove ended runs with their histories, for good; a thousand per transaction, each recorded in the log."""
-    options: dict[str, Any] = {"statuses": statuses or None, "actor": operator(actor), "dry_run": dry_run}
+    said = {"actor": operator(actor), "reason": reason}
+    options: dict[str, Any] = {"statuses": statuses or None, **said, "dry_run": dry_run}
     total = _prune_all(program.started(), older_than, limit, options)
     if program.json:
         show.json_lines([{**asdict(total), "more": total.more, "dry_run": dry_run}])

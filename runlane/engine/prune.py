@@ -10,9 +10,12 @@ from attrs import frozen
 
 from runlane import decisions
 from runlane.errors import ConfigurationInvalid
-from runlane.storage import log, prune
+from runlane.storage import checkpoints, log, prune
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor, RunStatus
+
+#: How many runs one event tells of: each adds some 170 bytes to it, and the log is read many events at a time.
+_TOLD_AT_ONCE = 100
 
 
 @frozen
@@ -56,8 +59,18 @@ def find(tx: Transaction, environment: str, old: Old) -> Removed:
     return _find(tx, environment, old, old.cutoff(tx.now()), lock=False)[0]
 
 
-def remove(tx: Transaction, environment: str, old: Old, actor: Actor) -> Removed:
-    """Remove ended runs with their events and keys, and append ``environment.pruned`` if there were any.
+def remove(
+    tx: Transaction,
+    environment: str,
+    old: Old,
+    actor: Actor,
+    reason: str | None = None,
+    archive: str | None = None,
+) -> Removed:
+    """Remove ended runs with their events and keys, and append ``environment.pruned`` for each hundred of them.
+
+    Args:
+        archive: the SHA-256 (hex) of what their histories are kept in; the events say it.
 
     Raises:
         InvariantViolation: the history of a run is damaged; nothing is removed.
@@ -65,11 +78,14 @@ def remove(tx: Transaction, environment: str, old: Old, actor: Actor) -> Removed
     # First of all, so that two at once see each other's work: neither counts what the other removes.
     log.lock_environment(tx, environment)
     now = tx.now()
-    found, heads = _find(tx, environment, old, old.cutoff(now), lock=True)
-    if heads:
-        prune.check_histories(tx, heads)
-        told = log.append_environment(tx, environment, decisions.pruned(heads, found.cutoff, old.statuses), now, actor)
-        prune.remove(tx, told, heads)
+    found, sequences = _find(tx, environment, old, old.cutoff(now), lock=True)
+    ids = list(sequences)
+    bounds = checkpoints.bounds(tx, environment, prune.lowest_position(tx, ids) - 1) if ids else []
+    for some in (ids[start : start + _TOLD_AT_ONCE] for start in range(0, len(ids), _TOLD_AT_ONCE)):
+        part = {run_id: sequences[run_id] for run_id in some}
+        heads = prune.read_heads(tx, part, bounds)
+        event = decisions.pruned(part, found.cutoff, old.statuses, heads, reason, archive)
+        prune.remove(tx, log.append_environment(tx, environment, event, now, actor), part)
     return found
 
 

@@ -177,14 +177,20 @@ class Database:
                 yield self._of_our_own(connection, clock)
 
     @contextmanager
-    def snapshot(self) -> Iterator[Transaction]:
-        """A transaction that reads one and the same state throughout, whatever others commit meanwhile."""
+    def snapshot(self, of: str | None = None) -> Iterator[Transaction]:
+        """A transaction that reads one and the same state throughout, whatever others commit meanwhile.
+
+        Args:
+            of: the snapshot of another transaction of PostgreSQL's, which has exported it and is open still.
+        """
         with faults.translated(self.where), self.engine.connect() as connection:
             if self.schema is not None:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             connection.execution_options(runlane_read_only=True)
             with connection.begin():
                 tx = self.join(connection)
+                if of is not None:
+                    connection.exec_driver_sql(f"set transaction snapshot '{of}'")
                 rebuild.stay(tx)
                 yield tx
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, select
+from sqlalchemy import BigInteger, ColumnElement, and_, bindparam, func, select
 
 from runlane.errors import InvariantViolation
-from runlane.events import Recorded
+from runlane.events import Head, Recorded
 from runlane.storage import outbox, tables
 from runlane.storage.transaction import Transaction
 from runlane.values import RunStatus
@@ -35,10 +38,14 @@ _ENDED = (
     .limit(bindparam("most"))
 )
 _ENDED_BEHIND = _ENDED.where(_RUNS.c.id > bindparam("behind"))
-_HEADS = (
-    select(_EVENTS.c.stream_id, func.max(_EVENTS.c.sequence), func.count())
+_HISTORIES = (
+    select(_EVENTS.c.stream_id, _EVENTS.c.sequence, _EVENTS.c.position, _EVENTS.c.digest)
     .where(_EVENTS.c.stream_id.in_(bindparam("ids", expanding=True)))
-    .group_by(_EVENTS.c.stream_id)
+    .order_by(_EVENTS.c.stream_id, _EVENTS.c.sequence)
+    .execution_options(yield_per=1000)
+)
+_LOWEST = select(func.min(_EVENTS.c.position, type_=BigInteger)).where(
+    _EVENTS.c.stream_id.in_(bindparam("ids", expanding=True)), _EVENTS.c.sequence == 1
 )
 _OWNED = (
     select(_KEYS.c.run_id)
@@ -71,19 +78,43 @@ def ended_runs(
     return {row.id: row.sequence for row in found}
 
 
-def check_histories(tx: Transaction, heads: Mapping[UUID, int]) -> None:
-    """Raise unless the log holds exactly the events that the rows of these runs stand for.
+def lowest_position(tx: Transaction, ids: Sequence[UUID]) -> int:
+    """Where in the log the first of these runs begins."""
+    found: int | None = tx.execute(_LOWEST, {"ids": list(ids)}).scalar()
+    return found or 0
+
+
+def read_heads(tx: Transaction, sequences: Mapping[UUID, int], bounds: Sequence[int]) -> list[Head]:
+    """The last event of each of these runs in each stretch of the log that it has events in.
+
+    Args:
+        sequences: the last one of each run, as its row says.
+        bounds: the last positions of the stretches, ascending; what is behind them all is one more.
 
     Raises:
         InvariantViolation: naming a run whose row and history disagree; what is damaged is evidence, and stays.
     """
-    rows: Sequence[Any] = tx.execute(_HEADS, {"ids": list(heads)}).all()
-    found = {row[0]: (row[1], row[2]) for row in rows}
-    for run_id, head in heads.items():
-        if found.get(run_id) != (head, head):
+    heads: list[Head] = []
+    found: dict[UUID, int] = {}
+    with tx.execute(_HISTORIES, {"ids": list(sequences)}) as events:
+        for run_id, history in groupby(events, key=itemgetter(0)):
+            last: Any = None
+            for place, event in enumerate(history, 1):
+                if last is not None and bisect_left(bounds, last.position) != bisect_left(bounds, event.position):
+                    heads.append(_head(last))
+                found[run_id] = event.sequence if event.sequence == place else -1
+                last = event
+            heads.append(_head(last))
+    for run_id, sequence in sequences.items():
+        if found.get(run_id) != sequence:
             raise InvariantViolation(
                 f"run {run_id} is not pruned: its row and its history disagree; look at `runlane audit verify`"
             )
+    return heads
+
+
+def _head(event: Any) -> Head:
+    return Head(event.stream_id, event.sequence, event.position, event.digest.hex())
 
 
 def lock_keys(tx: Transaction, ids: Sequence[UUID], *, lock: bool) -> int:
@@ -91,9 +122,9 @@ def lock_keys(tx: Transaction, ids: Sequence[UUID], *, lock: bool) -> int:
     return len(tx.execute(_FIND_OWNED[lock], {"ids": list(ids)}).all())
 
 
-def remove(tx: Transaction, told: Recorded, heads: Mapping[UUID, int]) -> None:
+def remove(tx: Transaction, told: Recorded, sequences: Mapping[UUID, int]) -> None:
     """Delete these runs, their events and the keys they own, as the event `told`, just appended, says."""
-    outbox.remove(tx, list(heads))
-    deleted = tx.dialect.delete_runs(tx.statements, (told.stream_id, told.sequence), list(heads))
-    if deleted != sum(heads.values()):
-        raise InvariantViolation(f"{deleted} events were deleted where {sum(heads.values())} were told of")
+    outbox.remove(tx, list(sequences))
+    deleted = tx.dialect.delete_runs(tx.statements, (told.stream_id, told.sequence), list(sequences))
+    if deleted != sum(sequences.values()):
+        raise InvariantViolation(f"{deleted} events were deleted where {sum(sequences.values())} were told of")

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from heapq import merge
 from operator import itemgetter
 from typing import Any, TypeVar
 from uuid import UUID
 
-from attrs import frozen
+from attrs import Factory, define, frozen
 from sqlalchemy import Select, bindparam, select
 
 from runlane.decisions import environment_stream
@@ -21,13 +21,17 @@ from runlane.events import IdempotencyReset, RunsPruned, ScheduleFired
 from runlane.projections import queues as queue_fold
 from runlane.projections import runs as run_fold
 from runlane.projections import schedules as schedule_fold
-from runlane.storage import keys, outbox, ownership, rows, run_rows, streams, tables
+from runlane.storage import keys, outbox, ownership, rows, run_rows, sealed, streams, tables
 from runlane.storage.findings import Difference, Verification
-from runlane.storage.scan import scan
+from runlane.storage.scan import EVERYTHING, Range, scan
+from runlane.storage.sealed import NOTHING, Evidence
 from runlane.storage.streams import Stream
 from runlane.storage.transaction import Transaction
 
 T = TypeVar("T")
+
+#: How many differences are told at most.
+MOST = 1000
 
 _OCCURRENCES = select(tables.occurrences.c.scheduled_for, tables.occurrences.c.id, tables.occurrences.c.run_id).where(
     tables.occurrences.c.environment == bindparam("environment"),
@@ -35,44 +39,94 @@ _OCCURRENCES = select(tables.occurrences.c.scheduled_for, tables.occurrences.c.i
 )
 
 
+@define
+class Part:
+    """What came of a part of the log: counts, differences, and what the rest of the check has to know of it."""
+
+    counts: Counter[str] = Factory(Counter)
+    differences: list[Difference] = Factory(list)
+    environments: set[str] = Factory(set)
+    pruned_at: dict[str, int] = Factory(dict)
+
+    def add(self, other: Part) -> None:
+        """Take in what came of another part."""
+        self.counts += other.counts
+        self.differences += other.differences
+        self.environments |= other.environments
+        self.pruned_at |= other.pruned_at
+
+
 def verify(
     tx: Transaction,
     environment: str | None,
     progress: Callable[[int], None] | None,
-    most: int = 1000,
+    most: int = MOST,
     since: datetime | None = None,
+    evidence: Evidence = NOTHING,
 ) -> Verification:
     """Fold every stream and compare; reports at most `most` differences.
 
-    With `since` only what moved at or after that instant; keys and wakeups are compared by a whole check only.
+    With `since` only what moved at or after that instant; keys and wakeups are compared by a whole check only, and of
+    checkpoints those that were made since.
 
     `progress` is called with the number of events folded so far.
     """
-    differences: list[Difference] = []
-    counts = Counter[str]()
-    pruned_at: dict[str, int] = {}
-    with closing(streams.read_streams(tx, "", environment, since)) as histories, ExitStack() as open_rows:
-        for stream, row in _paired(histories, _stored(tx, environment, since, open_rows)):
+    return conclude(tx, environment, compare(tx, environment, since, EVERYTHING, progress, most), since, evidence, most)
+
+
+def compare(
+    tx: Transaction,
+    environment: str | None,
+    since: datetime | None,
+    within: Range,
+    progress: Callable[[int], None] | None = None,
+    most: int = MOST,
+) -> Part:
+    """Fold the streams with ids in this range, and compare them with their rows, up to so many differences."""
+    part = Part(environments=set() if environment is None else {environment})
+    with closing(streams.read_streams(tx, "", environment, since, within)) as histories, ExitStack() as open_rows:
+        for stream, row in _paired(histories, _stored(tx, environment, since, within, open_rows)):
             kind = _kind_of(stream, row)
-            counts[kind.name] += stream is not None
+            part.counts[kind.name] += stream is not None
             if stream is not None:
-                counts["events"] += len(stream.records)
-                differences.extend(_forged(stream))
+                part.counts["events"] += len(stream.records)
+                part.differences.extend(_forged(stream))
                 if kind is _ENVIRONMENT:
-                    pruned_at |= {
-                        r.environment: r.position or 0 for r in stream.records if isinstance(r.event, RunsPruned)
-                    }
+                    _note(part, stream, environment)
             if row is not None and row[0] is not kind:
-                differences.append(Difference(stream.id, 0, "row", f"one of {row[0].name}", "absent"))  # type: ignore[union-attr]
+                part.differences.append(Difference(stream.id, 0, "row", f"one of {row[0].name}", "absent"))  # type: ignore[union-attr]
                 row = None
-            differences.extend(kind.compare(tx, stream, None if row is None else row[1]))
+            part.differences.extend(kind.compare(tx, stream, None if row is None else row[1]))
             if progress is not None:
-                progress(counts["events"])
-            if len(differences) >= most:
-                return _verification(counts, differences[:most])
+                progress(part.counts["events"])
+            if len(part.differences) >= most:
+                break
+    return part
+
+
+def _note(part: Part, stream: Stream, environment: str | None) -> None:
+    if environment is None:
+        part.environments |= {record.environment for record in stream.records}
+    part.pruned_at |= {r.environment: r.position or 0 for r in stream.records if isinstance(r.event, RunsPruned)}
+
+
+def conclude(
+    tx: Transaction,
+    environment: str | None,
+    part: Part,
+    since: datetime | None,
+    evidence: Evidence,
+    most: int = MOST,
+) -> Verification:
+    """Check what is not about one stream alone, where all of them have been compared: checkpoints, keys, wakeups."""
+    counts, differences = part.counts, part.differences
+    if len(differences) >= most:
+        return _verification(counts, differences[:most])
+    for name in sorted(part.environments):
+        differences.extend(sealed.check(tx, name, evidence, since, counts))
     if since is not None:
         return _verification(counts, differences[:most])
-    differences.extend(ownership.differences(tx, environment, pruned_at))
+    differences.extend(ownership.differences(tx, environment, part.pruned_at))
     differences.extend(
         Difference(run_id, sequence, "outbox", "present", "an event run.delivery_requested at this place")
         for run_id, sequence in outbox.orphans(tx, environment, most)
@@ -81,18 +135,24 @@ def verify(
 
 
 def _stored(
-    tx: Transaction, environment: str | None, since: datetime | None, opened: ExitStack
+    tx: Transaction, environment: str | None, since: datetime | None, within: Range, opened: ExitStack
 ) -> Iterator[tuple[str, tuple[Kind, Any]]]:
     """All rows that are folded from streams of their own, in the order of the streams, by the names of these."""
     asked: dict[str, Any] = {} if environment is None else {"environment": environment}
-    if since is not None:
-        asked["since"] = since
+    asked |= {
+        name: value if name == "since" else UUID(value)  # type: ignore[arg-type]
+        for name, value in (("since", since), ("first", within.first), ("behind", within.behind))
+        if value is not None
+    }
+    statement = partial(_rows_by, asked=frozenset(asked))
 
     def of(kind: Kind) -> Iterator[tuple[str, tuple[Kind, Any]]]:
-        found = opened.enter_context(tx.execute(_rows_by(kind.key, environment is None, since is not None), asked))
+        found = opened.enter_context(tx.execute(statement(kind.key), asked))
         return ((str(row._mapping[kind.key]), (kind, row._mapping)) for row in found)
 
-    runs = opened.enter_context(closing(scan(tx, tables.runs, run_rows.COLUMNS, ("id",), environment, since=since)))
+    runs = opened.enter_context(
+        closing(scan(tx, tables.runs, run_rows.COLUMNS, ("id",), environment, since=since, within=within))
+    )
     of_runs = ((row[0], (_RUNS, row)) for row in runs)
     return merge(of_runs, *(of(kind) for kind in KINDS if kind.key is not None), key=itemgetter(0))
 
@@ -106,18 +166,32 @@ def _kind_of(stream: Stream | None, row: tuple[Kind, Any] | None) -> Kind:
 
 
 @cache
-def _rows_by(key: Any, everywhere: bool, recent: bool) -> Select[Any]:
-    """The rows of a table in the order of its key."""
+def _rows_by(key: Any, asked: frozenset[str]) -> Select[Any]:
+    """The rows of a table in the order of its key; by what is asked for."""
     table = key.table
-    statement = select(table).order_by(key).execution_options(yield_per=2000)
-    if recent:
-        statement = statement.where(table.c.updated_at >= bindparam("since"))
-    return statement if everywhere else statement.where(table.c.environment == bindparam("environment"))
+    conditions = {
+        "environment": table.c.environment == bindparam("environment"),
+        "since": table.c.updated_at >= bindparam("since"),
+        "first": key >= bindparam("first"),
+        "behind": key < bindparam("behind"),
+    }
+    return (
+        select(table)
+        .where(*(condition for name, condition in conditions.items() if name in asked))
+        .order_by(key)
+        .execution_options(yield_per=2000)
+    )
 
 
 def _verification(counts: Counter[str], differences: Sequence[Difference]) -> Verification:
     return Verification(
-        counts["runs"], counts["schedules"], counts["events"], tuple(differences), queues=counts["queues"]
+        counts["runs"],
+        counts["schedules"],
+        counts["events"],
+        tuple(differences),
+        counts["queues"],
+        counts["checkpoints"],
+        counts["foreign"],
     )
 
 

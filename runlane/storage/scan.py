@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
+from attrs import frozen
 from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError
 
@@ -26,6 +27,17 @@ _names = count(1)
 _AS_TEXT = (tables.Guid, tables.Json, tables.Status)
 
 
+@frozen
+class Range:
+    """Ids from `first` on and before `behind`, as they are stored; None is no bound."""
+
+    first: str | None = None
+    behind: str | None = None
+
+
+EVERYTHING = Range()
+
+
 def scan(
     tx: Transaction,
     table: Table,
@@ -35,6 +47,7 @@ def scan(
     prefix: str = "",
     only: tuple[str, UUID] | None = None,
     since: datetime | None = None,
+    within: Range = EVERYTHING,
 ) -> Generator[tuple[Any, ...], None, None]:
     """The rows of `table`, these columns, in this order, of one environment or of all.
 
@@ -42,6 +55,7 @@ def scan(
         prefix: how the column ``type`` has to begin.
         only: a column that has to hold this id, and the id.
         since: of events only the streams, of other tables only the rows that moved at or after this instant.
+        within: only these, by the first column of `order`.
 
     Raises:
         DBAPIError: what SQLAlchemy would have raised.
@@ -54,8 +68,20 @@ def scan(
     if since is not None:
         moved = tables.instant_to_text(since) if tx.schema is None else since
         conditions["moved since" if table is tables.events else "updated_at >="] = moved
+    conditions |= {f"{order[0]} >=": within.first, f"{order[0]} <": within.behind}
     given = {condition: value for condition, value in conditions.items() if value}
-    text, asked = _select(table, tuple(columns), tuple(order), tx.schema, tuple(given)), list(given.values())
+    text = _select(table, tuple(columns), tuple(order), tx.schema, tuple(given))
+    yield from flow(tx, text, list(given.values()))
+
+
+def flow(
+    tx: Transaction, text: str, asked: Sequence[Any], batch: int = BATCH
+) -> Generator[tuple[Any, ...], None, None]:
+    """The rows of a statement in the driver's own words, fetched so many at a time.
+
+    Raises:
+        DBAPIError: what SQLAlchemy would have raised.
+    """
     connection = tx.connection.connection.driver_connection
     assert connection is not None
     server_side = {} if tx.schema is None else {"name": f"runlane_scan_{next(_names)}"}
@@ -64,7 +90,7 @@ def scan(
     cursor = connection.cursor(**server_side)
     try:
         dialect.do_execute(cursor, text, asked)
-        while rows := cursor.fetchmany(BATCH):
+        while rows := cursor.fetchmany(batch):
             yield from rows
     except error_class as error:
         raise DBAPIError.instance(text, asked, error, error_class, dialect=dialect) from error

@@ -40,7 +40,7 @@ from runlane.digests import chained
 from runlane.engine import prune as engine_prune
 from runlane.engine.prune import Old
 from runlane.errors import InvariantViolation
-from runlane.events import Recorded, RunsPruned
+from runlane.events import Head, Recorded, RunsPruned
 from runlane.projections.runs import Run
 from runlane.storage import log, streams
 from runlane.storage import prune as storage_prune
@@ -92,13 +92,26 @@ def digest(runs: Sequence[Run]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def heads_of(app: Runlane, ids: Sequence[UUID]) -> tuple[Head, ...]:
+    """What is left of these runs in the event that tells of their end."""
+    found = [
+        execute(
+            database_of(app),
+            f"select sequence, position, digest from {{events}} where stream_id = '{id}' order by sequence desc",
+        )[0]
+        for id in sorted(ids)
+    ]
+    return tuple(Head(id, row[0], row[1], bytes(row[2]).hex()) for id, row in zip(sorted(ids), found, strict=True))
+
+
 def test_invariant_14_a_pruned_run_leaves_no_orphan_row(make_app: Make, clock: SettableClock) -> None:
     app = make_app(work, clock=clock)
     old = ended(app, 2) + ended(app, payload="bad") + ended(app, idempotency_key="k")
     waiting = app.trigger(work, 1, delay="90d").run
     clock.advance(2 * DAY)
     young = ended(app)
-    pruned = app.runs.prune("1d", actor=Actor.operator("ann"))
+    expected = heads_of(app, [run.id for run in old])
+    pruned = app.runs.prune("1d", actor=Actor.operator("ann"), reason="older than a day")
     assert pruned == Pruned(4, 16, 1, clock() - DAY)
     assert not pruned.more
     assert [rows_of(app, run.id) for run in old] == [0, 0, 0, 0]
@@ -106,7 +119,7 @@ def test_invariant_14_a_pruned_run_leaves_no_orphan_row(make_app: Make, clock: S
     (record,) = told(app)
     assert (record.sequence, record.actor, record.occurred_at) == (1, Actor.operator("ann"), clock())
     statuses = ("cancelled", "failed", "succeeded")
-    assert record.event == RunsPruned(4, 16, clock() - DAY, statuses, digest(old))
+    assert record.event == RunsPruned(4, 16, clock() - DAY, statuses, digest(old), expected, "older than a day")
     for read in (app.runs.get, app.runs.events, app.audit.verify):
         with pytest.raises(RunNotFound):
             read(old[0].id)
@@ -226,6 +239,34 @@ def test_other_environments_are_not_touched(make_app: Make, clock: SettableClock
     assert other.runs.prune("1h").runs == 1
     assert app.audit.verify().identical
     other.close()
+
+
+def test_one_event_tells_of_a_hundred_runs_at_most(make_app: Make, clock: SettableClock) -> None:
+    app = make_app(work, clock=clock)
+    runs = [result.run.id for result in app.trigger_many(work, range(205))]
+    for run in runs:
+        app.runs.cancel(run)
+    clock.advance(DAY)
+    assert app.runs.prune("1h") == Pruned(205, 615, 0, clock() - timedelta(hours=1))
+    events = [record.event for record in told(app)]
+    assert [event.runs for event in events] == [100, 100, 5]
+    assert {head.stream_id for event in events for head in event.heads} == set(runs)
+    assert app.audit.verify().identical
+
+
+def test_a_prune_of_before_there_were_heads_is_read(lane_url: str, clock: SettableClock) -> None:
+    with Runlane(lane_url, tasks=[work], clock=clock) as app:
+        database, event = database_of(app), RunsPruned(1, 4, clock(), ("failed",), "5e0f")
+        with database.write() as tx:
+            append_told(app, tx, event)
+        guard = (
+            "drop trigger events_refuse_update"
+            if database.schema is None
+            else "alter table {events} disable trigger user"
+        )
+        execute(database, guard)
+        execute(database, "update {events} set version = 1")
+        assert [record.event for record in told(app)] == [event]
 
 
 def test_the_key_of_a_pruned_owner_is_free(make_app: Make, clock: SettableClock) -> None:

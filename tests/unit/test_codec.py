@@ -24,7 +24,7 @@ SCHEDULE_NAMES = {
 }  # fmt: skip
 OTHER_NAMES = {
     "queue.paused", "queue.resumed", "idempotency.reset", "environment.pruned", "environment.repaired",
-    "environment.rebuilt",
+    "environment.rebuilt", "environment.checkpointed",
 }  # fmt: skip
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -36,6 +36,9 @@ FULL_JSON = (
     '{"code":"task_failed","message":"bröke","retryable":true,"exception_type":"ValueError",'
     '"traceback":"Traceback","meta":{"a":[1,{"b":null}]}}'
 )
+
+#: Of events whose form has changed.
+VERSIONS = {"environment.pruned": 2}
 
 #: What logs in the field contain.  Never edit a line; when the form of an event changes, its version grows.
 GOLDEN = [
@@ -194,6 +197,34 @@ GOLDEN = [
         ),
     ),
     (
+        "environment.pruned",
+        e.RunsPruned(1, 4, NOON, ("failed",), "5e0f", (e.Head(ONE, 4, 17, "ab" * 32),), "old", "cd" * 32),
+        (
+            '{"runs":1,"events":4,"before":"2026-01-02T12:00:00+00:00","statuses":["failed"],"digest":"5e0f",'
+            '"heads":[{"stream_id":"00000000-0000-4000-8000-000000000001","sequence":4,"position":17,"digest":"'
+            + "ab" * 32
+            + '"}],"reason":"old","archive":"'
+            + "cd" * 32
+            + '"}'
+        ),
+    ),
+    (
+        "environment.checkpointed",
+        e.LogCheckpointed(1, 0, 9, 1, "ab" * 32, (e.Part(ONE, 4, 7, "ab" * 32),), "5e0f"),
+        (
+            f'{{"number":1,"from_position":0,"to_position":9,"leaves":1,"root":"{"ab" * 32}","parts":[{{"stream_id":'
+            f'"00000000-0000-4000-8000-000000000001","sequence":4,"position":7,"root":"{"ab" * 32}"}}],"epoch":"5e0f"}}'
+        ),
+    ),
+    (
+        "environment.checkpointed",
+        e.LogCheckpointed(2, 9, 12, 1, "ab" * 32, (), "5e0f", "cd" * 32, "ef" * 32, "c2ln"),
+        (
+            f'{{"number":2,"from_position":9,"to_position":12,"leaves":1,"root":"{"ab" * 32}","parts":[],'
+            f'"epoch":"5e0f","previous":"{"cd" * 32}","key":"{"ef" * 32}","signature":"c2ln"}}'
+        ),
+    ),
+    (
         "environment.repaired",
         e.RowRepaired(ONE, ("status", "due_at"), "by hand"),
         '{"run_id":"00000000-0000-4000-8000-000000000001","fields":["status","due_at"],"reason":"by hand"}',
@@ -224,12 +255,13 @@ def test_the_golden_lines_cover_every_run_and_schedule_event() -> None:
 
 @pytest.mark.parametrize(("name", "event", "data"), GOLDEN)
 def test_events_are_written_as_they_always_were(name: str, event: e.Event, data: str) -> None:
-    assert codec.encode(event) == codec.Stored(name, 1, data)
+    assert codec.encode(event) == codec.Stored(name, VERSIONS.get(name, 1), data)
 
 
 @pytest.mark.parametrize(("name", "event", "data"), GOLDEN)
 def test_what_was_ever_written_can_be_read(name: str, event: e.Event, data: str) -> None:
-    assert codec.decode(name, 1, data) == event
+    for version in range(1, VERSIONS.get(name, 1) + 1):
+        assert codec.decode(name, version, data) == event
 
 
 @pytest.mark.parametrize(
