@@ -1,5 +1,6 @@
 """Runlane: a durable run engine.  User code is not the durable thing; a run is."""
 
+from runlane.aesgcm import AesGcm
 from runlane.aio import AsyncRunlane, AsyncWorker
 from runlane.app import Executed, Runlane
 from runlane.attribution import Attribution
@@ -7,6 +8,7 @@ from runlane.capabilities import Capability
 from runlane.clock import SettableClock
 from runlane.context import Context, Release, Signal
 from runlane.engine.deliver import Delivery, DeliveryOutcome, IgnoreReason
+from runlane.engine.erase import Erasure
 from runlane.engine.tick import TickReport
 from runlane.engine.trigger import Triggered
 from runlane.errors import (
@@ -22,7 +24,9 @@ from runlane.errors import (
     LeaseLost,
     NonRetryable,
     OperationCancelled,
+    PayloadErased,
     PayloadInvalid,
+    PayloadUnreadable,
     QueueCapacityExceeded,
     RunlaneError,
     RunNotFound,
@@ -30,6 +34,7 @@ from runlane.errors import (
     ScheduleNotFound,
     StorageConflict,
     StorageUnavailable,
+    SubjectNotFound,
     TaskFailed,
     TaskNotFound,
     TransportUnavailable,
@@ -45,6 +50,7 @@ from runlane.projections.timeline import Moment
 from runlane.pruning import Pruned
 from runlane.reading import Page
 from runlane.requests import Trigger
+from runlane.sealing import CodecContext, KeyedCodec, PayloadCodec, Sealed, SealedReason
 from runlane.storage.findings import Difference, Verification
 from runlane.storage.rebuild import Rebuilt
 from runlane.tasks import Queue, Schedule, Task, task
@@ -55,6 +61,7 @@ from runlane.worker import Worker
 __all__ = [
     "Actor",
     "AdapterContractViolation",
+    "AesGcm",
     "AsyncRunlane",
     "AsyncWorker",
     "Attempt",
@@ -62,12 +69,14 @@ __all__ = [
     "Attribution",
     "Capability",
     "CapabilityUnsupported",
+    "CodecContext",
     "ConfigurationInvalid",
     "ConflictKind",
     "Context",
     "Delivery",
     "DeliveryOutcome",
     "Difference",
+    "Erasure",
     "ErrorCode",
     "Executed",
     "Exponential",
@@ -82,6 +91,7 @@ __all__ = [
     "InternalError",
     "InvariantViolation",
     "KeyKind",
+    "KeyedCodec",
     "Lane",
     "Lease",
     "LeaseLost",
@@ -91,7 +101,10 @@ __all__ = [
     "OccurrenceOutcome",
     "OperationCancelled",
     "Page",
+    "PayloadCodec",
+    "PayloadErased",
     "PayloadInvalid",
+    "PayloadUnreadable",
     "Pruned",
     "PublishOutcome",
     "PublishStatus",
@@ -109,10 +122,13 @@ __all__ = [
     "RunlaneError",
     "Schedule",
     "ScheduleNotFound",
+    "Sealed",
+    "SealedReason",
     "SettableClock",
     "Signal",
     "StorageConflict",
     "StorageUnavailable",
+    "SubjectNotFound",
     "Task",
     "TaskFailed",
     "TaskNotFound",

@@ -16,6 +16,7 @@ from runlane.cli import (
     exports,
     follow,
     operate,
+    privacy,
     prune,
     queues,
     rebuild,
@@ -73,6 +74,8 @@ for command in (
     exports.replay_,
     exports.import_,
     exports.fixture,
+    privacy.erase,
+    privacy.rewrap,
 ):
     audit.audit.add_command(command)
 
