@@ -11,7 +11,7 @@ from uuid import UUID
 from attrs import frozen
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from runlane.storage import tables
 from runlane.storage.database import Database
@@ -115,5 +115,5 @@ def scrub(database: Database) -> None:
             else:
                 connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.exec_driver_sql(f'vacuum "{database.schema}".subject_keys')
-    except DBAPIError as error:  # readers are in the way, or the role may not
-        log.info("the pages of erased keys were not scrubbed: %s", error.orig)
+    except SQLAlchemyError as error:  # readers are in the way, or the role may not
+        log.info("the pages of erased keys were not scrubbed: %s", type(error).__name__)
