@@ -116,7 +116,8 @@ class Audit:
         wanted = run_id(id)
         self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.diff")
         with self._runtime.reading() as tx:
-            return travel.difference(tx, self._runtime.environment, wanted, from_sequence, to_sequence)
+            asked = wanted, from_sequence, to_sequence
+            return travel.difference(tx, self._runtime.environment, *asked, self._runtime.vault)
 
     def timeline(self, id: UUID | str) -> tuple[Moment, ...]:
         """The history of a run, one plain sentence for each event, with the time between them.

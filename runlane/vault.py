@@ -317,12 +317,12 @@ class Vault:
         keys = self._look(values, tx)
         return [self._revealed(run, keys) for run in runs]
 
-    def reveal_events(self, records: Sequence[Recorded]) -> tuple[Recorded, ...]:
+    def reveal_events(self, records: Sequence[Recorded], tx: Transaction | None = None) -> tuple[Recorded, ...]:
         """The events of one run as an application sees them."""
         first = records[0].event if records else None
         if not isinstance(first, RunCreated) or not any(is_sealed(_value(one.event)) for one in records):
             return tuple(records)
-        keys = self._look([_value(one.event) for one in records])
+        keys = self._look([_value(one.event) for one in records], tx)
         context = CodecContext(self._environment, records[0].stream_id, first.task_id, Part.PAYLOAD)
         return tuple(self._revealed_event(record, context, keys) for record in records)
 

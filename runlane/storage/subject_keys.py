@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -111,9 +112,20 @@ def scrub(database: Database) -> None:
     try:
         with database.engine.connect() as connection:
             if database.schema is None:
-                connection.exec_driver_sql("pragma wal_checkpoint(truncate)")
+                _checkpoint(connection.connection.driver_connection)
             else:
                 connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.exec_driver_sql(f'vacuum "{database.schema}".subject_keys')
-    except SQLAlchemyError as error:  # readers are in the way, or the role may not
+    except (SQLAlchemyError, sqlite3.Error) as error:  # readers are in the way, or the role may not
         log.info("the pages of erased keys were not scrubbed: %s", type(error).__name__)
+
+
+def _checkpoint(driver: Any) -> None:
+    """Empty SQLite's write-ahead log, outside of any transaction; a reader in the way is waited for no longer than a
+    second."""
+    ((patience,),) = driver.execute("pragma busy_timeout").fetchall()
+    driver.execute("pragma busy_timeout = 1000")
+    try:
+        driver.execute("pragma wal_checkpoint(truncate)").fetchall()
+    finally:
+        driver.execute(f"pragma busy_timeout = {int(patience)}")
