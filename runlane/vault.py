@@ -9,13 +9,14 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
 from threading import Lock
 from time import monotonic
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 from uuid import UUID
 from weakref import WeakSet
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from runlane import jsontext
 from runlane.clock import Clock
@@ -42,7 +43,11 @@ from runlane.storage import subject_keys
 from runlane.storage.database import Database
 from runlane.storage.subject_keys import KeyRow
 from runlane.storage.transaction import Transaction
+from runlane.structs import struct
 from runlane.values import new_run_id
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 #: Seconds for which a process goes by what it has read of a key: so long another one may know an erased subject still.
 KEY_TTL = 60.0
@@ -55,7 +60,7 @@ _NOBODY = ""
 Found = DataKey | RunlaneError
 
 
-@frozen
+@struct
 class Opened:
     """A leased run with its values as they were before they were stored, and what encodes what it comes to.
 
@@ -172,10 +177,8 @@ class Vault:
             made |= self._database.transact(lambda own: self._read_or_make(own, left), self._clock)
         with self._lock:
             if seen == self._generation:
-                _bound(self._current, len(made))
-                self._current.update({name: (now + KEY_TTL, key) for name, key in made.items()})
-                _bound(self._known, len(made))
-                self._known.update({key.id: (now + KEY_TTL, key) for key in made.values()})
+                _remember(self._current, made, now)
+                _remember(self._known, {key.id: key for key in made.values()}, now)
         return found | made
 
     def _read_or_make(self, tx: Transaction, names: Sequence[str]) -> dict[str, DataKey]:
@@ -228,8 +231,7 @@ class Vault:
         lasting = {key_id: one for key_id, one in read.items() if not isinstance(one, KeyUnavailable)}
         with self._lock:
             if seen == self._generation:
-                _bound(self._known, len(lasting))
-                self._known.update({key_id: (now + KEY_TTL, one) for key_id, one in lasting.items()})
+                _remember(self._known, lasting, now)
         return found | read
 
     def _read(self, tx: Transaction, ids: Sequence[UUID]) -> dict[UUID, Found]:
@@ -425,7 +427,11 @@ def fingerprint_under(own: DataKey, subject: str) -> str:
     return hmac.digest(own.secret, b"runlane subject\x00" + subject.encode(), "sha256").hex()
 
 
-def _bound(kept: dict[Any, Any], more: int) -> None:
-    """Make room: the oldest entries go first."""
-    for name in list(kept)[: max(0, len(kept) + more - _MOST_KEYS)]:
-        del kept[name]
+def _remember(kept: dict[K, tuple[float, V]], more: Mapping[K, V], now: float) -> None:
+    """Keep what was read at `now`; what has expired goes, and of too many the oldest."""
+    for name, one in more.items():
+        kept.pop(name, None)
+        kept[name] = (now + KEY_TTL, one)
+    for name, (expires, _) in list(islice(kept.items(), len(more) + 10)):  # the oldest come first
+        if expires <= now or len(kept) > _MOST_KEYS:
+            del kept[name]

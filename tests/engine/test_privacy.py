@@ -32,6 +32,7 @@ from runlane import (
     SubjectNotFound,
     Trigger,
     task,
+    vault,
 )
 from runlane.events import RunCreated, RunReleased, SubjectErased
 from runlane.lanes import Lane
@@ -40,7 +41,7 @@ from runlane.storage.database import Database
 from runlane.vault import KEY_TTL, Vault
 from runlane.wakeup import Wakeup
 from tests.engine.tasks import echo, echo_async, nothing
-from tests.support import START, database_of, execute, named, raw
+from tests.support import START, at_once, database_of, execute, named, raw
 
 Make = Callable[..., Runlane]
 MASTER, OTHER = bytes(range(32)), bytes(range(1, 33))
@@ -454,6 +455,27 @@ def test_another_process_knows_a_key_for_a_minute_at_most(lane: Lane) -> None:
         now = KEY_TTL + 1
         with pytest.raises(PayloadErased):
             elsewhere.open(sealed, context)
+
+
+def test_what_a_process_remembers_is_bounded_and_passes() -> None:
+    kept: dict[int, tuple[float, str]] = {}
+    for n in range(vault._MOST_KEYS + 500):
+        vault._remember(kept, {n: "key"}, 0.0)
+    assert len(kept) == vault._MOST_KEYS
+    assert 499 not in kept
+    for n in range(vault._MOST_KEYS // 10):
+        vault._remember(kept, {-n: "key"}, KEY_TTL)
+    assert set(kept) == {-n for n in range(vault._MOST_KEYS // 10)}
+
+
+def test_many_at_once_make_one_key(lane: Lane) -> None:
+    apps = [at(lane).start() for _ in range(4)]
+    runs = at_once([lambda app=app: app.trigger(mail, {"to": "ann"}).run for app in apps])
+    for app in apps:
+        assert [app.runs.get(run.id).payload for run in runs] == [{"to": "ann"}] * 4
+    assert len({data_of(apps[0], run.id)["payload"]["key"] for run in runs}) == 1
+    for app in apps:
+        app._inline.close()
 
 
 def test_master_keys_are_rotated(lane: Lane) -> None:

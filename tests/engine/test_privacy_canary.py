@@ -115,3 +115,8 @@ def test_an_export_is_checked_and_imported_without_keys(lane_url: str, tmp_path:
         assert incident.audit.verify().identical
         shown = [run.payload for run in incident.runs.list().data]
         assert shown == [Sealed(SealedReason.NO_KEY)] * len(shown)
+    with Runlane(target, tasks=[task("sing")(lambda payload: payload)], clock=clock) as incident:
+        incident.worker("drain", maintenance=False).run()
+        waiting = incident.runs.list(statuses=["queued", "released"]).data
+        assert [(run.status, run.failure) for run in waiting] == [("released", None)] * len(waiting)
+        assert waiting
