@@ -6,7 +6,7 @@ given.  Only what a transaction of its own has seen is remembered, as a caller's
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
@@ -80,6 +80,7 @@ class Vault:
     """
 
     _all: ClassVar[WeakSet[Vault]] = WeakSet()
+    _listing: ClassVar[Lock] = Lock()
 
     def __init__(
         self,
@@ -100,7 +101,8 @@ class Vault:
         self._is_locked = False
         self._known: dict[UUID, tuple[float, Found]] = {}
         self._current: dict[str, tuple[float, DataKey]] = {}  # by fingerprint
-        self._all.add(self)
+        with self._listing:
+            self._all.add(self)
 
     # ---------------------------------------------------------------- keys
 
@@ -248,7 +250,9 @@ class Vault:
     @classmethod
     def forget(cls) -> None:
         """Let nothing in this process go by what it has read of keys before."""
-        for vault in tuple(cls._all):
+        with cls._listing:
+            vaults = tuple(cls._all)
+        for vault in vaults:
             with vault._lock:
                 vault._generation += 1  # what is being read at this moment is not kept
                 vault._known.clear()
@@ -424,7 +428,7 @@ def _value(event: object) -> Any:
 
 def fingerprint_under(own: DataKey, subject: str) -> str:
     """What a subject is called in the database: a hash under the environment's own key."""
-    return hmac.digest(own.secret, b"runlane subject\x00" + subject.encode(), "sha256").hex()
+    return hashlib.blake2b(b"runlane subject\x00" + subject.encode(), key=own.secret, digest_size=32).hexdigest()
 
 
 def _remember(kept: dict[K, tuple[float, V]], more: Mapping[K, V], now: float) -> None:

@@ -38,6 +38,7 @@ from runlane.events import RunCreated, RunReleased, SubjectErased
 from runlane.lanes import Lane
 from runlane.sealing import Part
 from runlane.storage.database import Database
+from runlane.testing import running_run, succeeded_run
 from runlane.vault import KEY_TTL, Vault
 from runlane.wakeup import Wakeup
 from tests.engine.tasks import echo, echo_async, nothing
@@ -284,6 +285,23 @@ def test_runs_from_before_the_codec_go_on(lane: Lane) -> None:
         assert "$runlane" in data_of(app, run.id, 4)["result"]
 
 
+def test_runs_that_the_test_kit_makes(lane: Lane, clock: SettableClock) -> None:
+    with at(lane, clock=clock) as app:
+        done = succeeded_run(app, mail, {"to": CANARY}, result=[CANARY])
+        again, lost = succeeded_run(app, nothing, result=CANARY), running_run(app, echo, CANARY)
+        assert (done.payload, done.result, again.result, lost.payload) == ({"to": CANARY}, [CANARY], CANARY, CANARY)
+        assert [app.runs.get(run.id).result for run in (done, again)] == [[CANARY], CANARY]
+        assert CANARY not in stored(app)
+        app.audit.erase(CANARY)
+        assert str(app.runs.get(done.id).result) == "erased"
+
+
+def test_what_changed_is_told_in_plain(app: Runlane) -> None:
+    run = app.run_now(echo, CANARY).run
+    assert [change.after for change in app.audit.diff(run.id).changes if change.field == "result"] == [CANARY]
+    assert len(app.audit.timeline(run.id)) == 3
+
+
 # ------------------------------------------------------------------ refusals
 
 
@@ -489,6 +507,27 @@ def test_master_keys_are_rotated(lane: Lane) -> None:
         assert [app.runs.get(run.id).payload for run in runs[1:]] == [{"to": "1"}, {"to": "2"}]
         assert str(app.runs.get(runs[0].id).payload) == "erased"
         assert app.audit.erase("1").keys == 1
+
+
+def test_a_schedule_about_somebody_who_was_erased_waits_for_its_next_deployment(
+    lane: Lane, clock: SettableClock
+) -> None:
+    def timed(id: str, name: str) -> Any:
+        return task(id, subject=name, schedules=[Schedule(id, every="1m", payload=name)])(lambda payload: payload)
+
+    tasks = [timed("first", "ann"), timed("second", "bob")]
+    with at(lane, clock=clock, tasks=tasks) as app:
+        app.tick()
+        app.audit.erase("ann")
+        assert [str(state.payload) for state in app.schedules.list()] == ["erased", "bob"]
+        clock.advance(MINUTE)
+        report = app.tick()
+        assert (report.schedules_fired, len(report.errors)) == (1, 1)
+        assert "subject was erased" in report.errors[0]
+    with at(lane, clock=clock, tasks=tasks) as app:
+        report = app.tick()
+        assert (report.schedules_changed, report.schedules_fired) == (1, 1)
+        assert [run.payload for run in app.runs.list().data] == ["ann", "bob"]
 
 
 # ------------------------------------------------------------------ other codecs
