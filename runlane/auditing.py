@@ -247,10 +247,12 @@ class Audit:
         """
         runtime, said, name = self._runtime, requests.said(actor, reason), identifier("subject", subject)
         self._need_keys("audit.erase")
-        erased = runtime.transact(
-            lambda tx: erasing.erase(tx, runtime.environment, runtime.vault, name, said.actor, said.reason)
-        )
-        Vault.forget()
+        try:
+            erased = runtime.transact(
+                lambda tx: erasing.erase(tx, runtime.environment, runtime.vault, name, said.actor, said.reason)
+            )
+        finally:
+            Vault.forget()  # whatever became of the commit
         subject_keys.scrub(runtime.database)
         return erased
 

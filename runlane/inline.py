@@ -76,7 +76,7 @@ class Inline:
             raise LeaseLost(f"run {run.id}: the lease was lost during the attempt; its outcome was dropped")
         if after.queue in self._runtime.registry.limits():
             self._runtime.ring()  # its slot is free for another run
-        return self._runtime.vault.reveal(after)
+        return self._runtime.vault.reveal(after, committed=True)
 
     def close(self) -> None:
         """End the event loop for ``async def`` handlers, if one was needed."""

@@ -187,7 +187,7 @@ class Runs:
         run = self._runtime.transact(lambda tx: operate.cancel(tx, self._runtime.environment, wanted, said))
         if run.is_active:
             self._runtime.cancel({run.id})
-        return self._runtime.vault.reveal(run)
+        return self._runtime.vault.reveal(run, committed=True)
 
     def rerun(
         self,
@@ -274,7 +274,7 @@ class Runs:
             lambda tx: operate.run_again(tx, runtime.environment, wanted, runtime.registry, type_, said, runtime.vault)
         )
         runtime.announce([run])
-        return runtime.vault.reveal(run)
+        return runtime.vault.reveal(run, committed=True)
 
     def wait(self, id: UUID | str, *, timeout: float | None = None) -> Run:
         """Wait until a run has ended, and return it.

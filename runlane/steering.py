@@ -102,7 +102,7 @@ class Schedules:
 
         done = runtime.database.transact(work, runtime.clock)
         runtime.announce([done.run])
-        return Triggered(runtime.vault.reveal(done.run), done.outcome)
+        return Triggered(runtime.vault.reveal(done.run, committed=True), done.outcome)
 
     def preview(self, id: str, count: int = 5) -> tuple[datetime, ...]:
         """The next nominal times of a schedule as of now, as if it were not paused; nothing is written.

@@ -139,7 +139,7 @@ class Vault:
             )
 
     def _own(self, tx: Transaction | None) -> DataKey:
-        return self._byfingerprint_under([_NOBODY], tx)[_NOBODY]
+        return self._by_fingerprint([_NOBODY], tx)[_NOBODY]
 
     def own_if_any(self, tx: Transaction) -> DataKey | None:
         """The environment's own key, if there is one already."""
@@ -158,10 +158,10 @@ class Vault:
             return dict.fromkeys(subjects)
         own = self._own(tx)
         names = {subject: fingerprint_under(own, subject) for subject in subjects if subject is not None}
-        found = self._byfingerprint_under(list(names.values()), tx) if names else {}
+        found = self._by_fingerprint(list(names.values()), tx) if names else {}
         return {subject: own if subject is None else found[names[subject]] for subject in subjects}
 
-    def _byfingerprint_under(self, wanted: Collection[str], tx: Transaction | None) -> dict[str, DataKey]:
+    def _by_fingerprint(self, wanted: Collection[str], tx: Transaction | None) -> dict[str, DataKey]:
         now = self._timer()
         with self._lock:
             known = {name: self._current.get(name) for name in wanted}
@@ -268,7 +268,13 @@ class Vault:
         """
         if self.codec is None or (value is None and context.part is not Part.PAYLOAD):
             return value
-        encoded = dict(self.codec.encode(jsontext.dumps(value).encode(), context))
+        try:
+            encoded = dict(self.codec.encode(jsontext.dumps(value).encode(), context))
+        except RunlaneError:
+            raise
+        except Exception as error:  # of somebody's codec; its text might tell what must not be told
+            reason = f"{self.codec.name} cannot encode the {context.part}: {type(error).__name__}"
+            raise ConfigurationInvalid(reason) from None
         head = {MARK: self.codec.name} if context.key is None else {MARK: self.codec.name, KEY: str(context.key.id)}
         try:
             jsontext.encode(encoded, f"what {self.codec.name} has encoded", 16 * jsontext.MAX_BYTES)
@@ -301,7 +307,7 @@ class Vault:
         except Exception as error:  # of somebody's codec; its text might tell what must not be told
             raise PayloadUnreadable(
                 f"{self.codec.name} cannot decode the {context.part}: {type(error).__name__}"
-            ) from error
+            ) from None
 
     def about(self, run: Run, part: Part) -> CodecContext:
         """What a value of a run belongs to."""
@@ -309,18 +315,28 @@ class Vault:
 
     # ---------------------------------------------------------------- runs
 
-    def reveal(self, run: Run) -> Run:
-        """A run as an application sees it; what cannot be shown is ``Sealed``."""
+    def reveal(self, run: Run, *, committed: bool = False) -> Run:
+        """A run as an application sees it; what cannot be shown is ``Sealed``.
+
+        Behind a commit (`committed`) that is also what cannot be shown because the database is away: that must not be
+        taken for a failure of what was done.
+        """
         if not is_sealed(run.created.payload) and not is_sealed(run.result):
             return run
-        return self.reveal_all([run])[0]
+        return self.reveal_all([run], committed=committed)[0]
 
-    def reveal_all(self, runs: Sequence[Run], tx: Transaction | None = None) -> list[Run]:
+    def reveal_all(self, runs: Sequence[Run], tx: Transaction | None = None, *, committed: bool = False) -> list[Run]:
         """The same for many, with one look for keys, in the transaction that is given if any is."""
         values = [value for run in runs for value in (run.created.payload, run.result) if is_sealed(value)]
         if not values:
             return list(runs)
-        keys = self._look(values, tx)
+        try:
+            keys = self._look(values, tx)
+        except StorageUnavailable:
+            if not committed:
+                raise
+            ids = [key_id for value in values if (key_id := key_of(value)) is not None]
+            keys = dict.fromkeys(ids, KeyUnavailable("the database is away"))
         return [self._revealed(run, keys) for run in runs]
 
     def reveal_events(self, records: Sequence[Recorded], tx: Transaction | None = None) -> tuple[Recorded, ...]:

@@ -96,7 +96,8 @@ def shown(
         evolve(one.run, created=evolve(one.run.created, payload=plain[one.run.id])) if one.run.id in plain else one.run
         for one in done
     ]
-    return [Triggered(run, one.outcome) for run, one in zip(vault.reveal_all(found, tx), done, strict=True)]
+    revealed = vault.reveal_all(found, tx, committed=tx is None)
+    return [Triggered(run, one.outcome) for run, one in zip(revealed, done, strict=True)]
 
 
 def trigger(tx: Transaction, environment: str, wanted: Sequence[NewRun]) -> list[Triggered]:

@@ -352,8 +352,8 @@ DEFECTS = [
     Defect(
         "privacy: an erased key is remembered",
         "runlane/auditing.py",
-        "        Vault.forget()",
-        "        pass",
+        "            Vault.forget()  # whatever became of the commit",
+        "            pass",
         "tests/engine/test_privacy.py::test_what_is_erased_is_gone_and_the_log_stays_valid[memory]",
         "an erased subject is gone at once in the process that erases it",
     ),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from runlane import (
     AesGcm,
@@ -29,6 +32,7 @@ from runlane import (
     Sealed,
     SealedReason,
     SettableClock,
+    StorageUnavailable,
     SubjectNotFound,
     Trigger,
     task,
@@ -419,7 +423,7 @@ def test_what_is_erased_is_gone_and_the_log_stays_valid(app: Runlane) -> None:
     assert (failed.status, failed.failure.code, failed.failure.retryable) == ("failed", "payload_erased", False)
     assert app.runs.get(other.id).result == {"sent": {"to": "bob"}}
     assert app.audit.verify().identical
-    told = [event for batch in app.follow(types=[SubjectErased], poll=None) for event in batch]
+    told = [record for batch in app.follow(types=[SubjectErased], poll=None) for record in batch]
     assert [record.event for record in told] == [SubjectErased(done.fingerprint, 1, REASON)]
     assert "ann" not in done.fingerprint
     assert "ann" not in stored(app).replace("Runlane", "")
@@ -567,6 +571,44 @@ def test_a_codec_of_ones_own(lane: Lane) -> None:
             app.trigger(echo, 1, subject="ann")
     with at(lane) as app:
         assert app.runs.get(runs[0].id).payload == Sealed(SealedReason.NO_KEY)
+
+
+class Clumsy(Reversing):
+    """Fails, and says too much."""
+
+    name = "clumsy"
+
+    def encode(self, plain: bytes, context: CodecContext) -> Mapping[str, Any]:
+        raise ValueError(plain.decode())
+
+
+def test_what_a_codec_says_when_it_fails_is_not_told() -> None:
+    with Runlane("memory:", tasks=[echo, nothing], payload_codec=Clumsy()) as app:
+        with pytest.raises(ConfigurationInvalid, match=r"^clumsy cannot encode the payload: ValueError$") as refused:
+            app.trigger(echo, CANARY)
+    assert refused.value.__cause__ is None
+
+
+def test_a_commit_counts_although_the_keys_cannot_be_read_afterwards(sqlite_url: str) -> None:
+    with Runlane(sqlite_url, tasks=TASKS, payload_codec=AesGcm(MASTER)) as app:
+        first = app.run_now(mail, {"to": "ann"}).run
+    with Runlane(sqlite_url, tasks=TASKS, payload_codec=AesGcm(MASTER)) as app:
+        engine, commits = database_of(app).engine, []
+        event.listen(engine, "commit", commits.append)
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def strike(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+            if commits and "subject_keys" in statement:
+                raise OperationalError(statement, {}, sqlite3.OperationalError("disk I/O error"))
+
+        again = app.runs.rerun(first.id)
+        assert commits
+        assert again.payload == Sealed(SealedReason.NO_KEY)
+        with pytest.raises(StorageUnavailable):
+            app.runs.get(first.id)
+        event.remove(engine, "before_cursor_execute", strike)
+        assert app.runs.get(again.id).payload == {"to": "ann"}
+        assert len(app.runs.list(source_run_id=first.id).data) == 1
 
 
 @pytest.mark.parametrize("codec", [AesGcm, object(), "aes", type("C", (), {"name": "", "encode": 1, "decode": 1})()])
