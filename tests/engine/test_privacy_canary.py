@@ -23,6 +23,7 @@ from runlane import (
 )
 from runlane.export import import_events, replay
 from runlane.lanes import Lane
+from runlane.storage import subject_keys
 from runlane.storage.database import Database
 from runlane.transport.notify import channel_of
 from tests.support import SECOND, database_of, execute, named
@@ -101,6 +102,21 @@ def test_a_destroyed_key_leaves_no_trace_in_a_file(sqlite_url: str, tmp_path: Pa
         assert places()
         app.audit.erase(SUBJECT)
         assert places() == []
+
+
+def test_pages_of_erased_keys_are_scrubbed_unless_somebody_is_in_the_way(
+    shared_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "runlane.keys")
+    with Runlane(shared_url, tasks=[sing], payload_codec=AesGcm(MASTER)) as app:
+        app.trigger(sing, {})
+        assert app.audit.erase(SUBJECT).keys == 1
+        assert caplog.text == ""
+        app.trigger(sing, {})
+        if database_of(app).schema is not None:
+            execute(database_of(app), "alter table runlane.subject_keys rename to kept")
+            subject_keys.scrub(database_of(app))
+            assert "not scrubbed" in caplog.text
 
 
 def test_an_export_is_checked_and_imported_without_keys(lane_url: str, tmp_path: Path, clock: SettableClock) -> None:
