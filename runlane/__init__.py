@@ -40,6 +40,7 @@ from runlane.errors import (
     TransportUnavailable,
 )
 from runlane.lanes import Lane, memory_lane, postgres_lane, sqlite_lane
+from runlane.payload_codec import CodecContext, KeyedCodec, PayloadCodec, Sealed, SealedReason
 from runlane.policy import Exponential, Fixed, Retry
 from runlane.projections.attempts import Attempt
 from runlane.projections.differences import FieldChange, RunDiff
@@ -50,7 +51,6 @@ from runlane.projections.timeline import Moment
 from runlane.pruning import Pruned
 from runlane.reading import Page
 from runlane.requests import Trigger
-from runlane.sealing import CodecContext, KeyedCodec, PayloadCodec, Sealed, SealedReason
 from runlane.storage.findings import Difference, Verification
 from runlane.storage.rebuild import Rebuilt
 from runlane.tasks import Queue, Schedule, Task, task

@@ -12,7 +12,7 @@ from typing import Any
 
 from runlane import jsontext
 from runlane.errors import ConfigurationInvalid, PayloadUnreadable
-from runlane.sealing import CodecContext, KeyUnavailable, Wrapped
+from runlane.payload_codec import CodecContext, KeyUnavailable, Wrapped
 
 #: Bytes of every key, and of a nonce.
 _KEY, _NONCE = 32, 12

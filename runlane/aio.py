@@ -26,11 +26,11 @@ from runlane.engine.deliver import Delivery
 from runlane.engine.tick import TickReport
 from runlane.engine.trigger import Triggered
 from runlane.lanes import Lane
+from runlane.payload_codec import PayloadCodec
 from runlane.projecting import Projection
 from runlane.projections.runs import Run
 from runlane.registry import Registry
 from runlane.requests import Trigger
-from runlane.sealing import PayloadCodec
 from runlane.session import HEARTBEAT, LEASE_DURATION
 from runlane.storage import faults
 from runlane.storage.borrow import is_a

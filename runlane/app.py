@@ -24,12 +24,12 @@ from runlane.intake import Intake
 from runlane.lanes import Lane, lane_of
 from runlane.logface import ReadsLog
 from runlane.operators import IdempotencyKeys, Runs
+from runlane.payload_codec import KeyedCodec, PayloadCodec, checked
 from runlane.projecting import Projection, Projections
 from runlane.projections.runs import Run
 from runlane.registry import Registry
 from runlane.requests import Trigger, build
 from runlane.runtime import Runtime, Settings
-from runlane.sealing import KeyedCodec, PayloadCodec, checked
 from runlane.session import HEARTBEAT, LEASE_DURATION
 from runlane.steering import Queues, Schedules
 from runlane.storage.transaction import Transaction

@@ -21,9 +21,9 @@ from runlane.deadlines import Deadlines
 from runlane.decisions import Failed, Interrupted, Outcome, Released, Succeeded
 from runlane.errors import AttemptTimeout, ErrorCode, OperationCancelled, PayloadInvalid, RunlaneError, TaskFailed
 from runlane.loop import LoopThread
+from runlane.payload_codec import KeyUnavailable, Part
 from runlane.projections.runs import Run
 from runlane.ready import Ready
-from runlane.sealing import KeyUnavailable, Part
 from runlane.tasks import Task
 from runlane.threads import Threads
 from runlane.values import Failure, storable

@@ -19,7 +19,7 @@ from cattrs.v import format_exception
 
 from runlane import jsontext
 from runlane.errors import PayloadInvalid
-from runlane.sealing import MARK
+from runlane.payload_codec import MARK
 
 
 def _strict(kind: type, *accepted: type) -> Callable[[Any, Any], Any]:

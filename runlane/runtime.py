@@ -22,9 +22,9 @@ from runlane.dispatch import Dispatcher
 from runlane.engine.tick import Tick, TickReport
 from runlane.errors import ConfigurationInvalid, InternalError
 from runlane.lanes import Lane
+from runlane.payload_codec import PayloadCodec
 from runlane.projections.runs import Run
 from runlane.registry import Registry
-from runlane.sealing import PayloadCodec
 from runlane.session import HEARTBEAT, LEASE_DURATION, Session
 from runlane.storage import maintainers
 from runlane.storage.database import Database

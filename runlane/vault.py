@@ -22,9 +22,7 @@ from runlane import jsontext
 from runlane.clock import Clock
 from runlane.errors import ConfigurationInvalid, PayloadErased, PayloadUnreadable, RunlaneError, StorageUnavailable
 from runlane.events import Recorded, RunCreated, RunReleased, RunSucceeded
-from runlane.projections.runs import Run
-from runlane.projections.schedules import ScheduleState
-from runlane.sealing import (
+from runlane.payload_codec import (
     KEY,
     MARK,
     CodecContext,
@@ -39,6 +37,8 @@ from runlane.sealing import (
     is_sealed,
     key_of,
 )
+from runlane.projections.runs import Run
+from runlane.projections.schedules import ScheduleState
 from runlane.storage import subject_keys
 from runlane.storage.database import Database
 from runlane.storage.subject_keys import KeyRow

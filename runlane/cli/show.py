@@ -18,11 +18,11 @@ from runlane import codec
 from runlane.cadence import Cadence, Cron, Every, Once
 from runlane.events import Recorded
 from runlane.jsontext import dumps
+from runlane.payload_codec import Sealed
 from runlane.projections.attempts import Attempt
 from runlane.projections.occurrences import Occurrence
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
-from runlane.sealing import Sealed
 
 #: Columns where the width of the paper is not known: nothing is cut in a file or a pipe.
 _WIDE = 200

@@ -12,9 +12,9 @@ from runlane import decisions
 from runlane.engine.trigger import NewRun, sealed, trigger
 from runlane.errors import ConflictKind, RunNotFound, StorageConflict
 from runlane.events import Recorded
+from runlane.payload_codec import Part, is_sealed
 from runlane.projections.runs import Run
 from runlane.registry import Registry
-from runlane.sealing import Part, is_sealed
 from runlane.storage import claims, keys, log, queries, streams
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor, SourceType, TriggerOutcome, new_run_id

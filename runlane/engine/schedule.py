@@ -14,11 +14,11 @@ from runlane.cadence import Once
 from runlane.engine.trigger import NewRun, Triggered, sealed, trigger
 from runlane.errors import ConflictKind, PayloadErased, ScheduleNotFound, StorageConflict
 from runlane.events import RunCreated, ScheduleEvent
+from runlane.payload_codec import CodecContext, Part, is_sealed
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
 from runlane.registry import Registry
 from runlane.schedule_decisions import ScheduleDefinition
-from runlane.sealing import CodecContext, Part, is_sealed
 from runlane.storage import log, schedules
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Task, idempotency_ttl

@@ -13,8 +13,8 @@ from runlane import decisions
 from runlane.decisions import Change
 from runlane.errors import ConflictKind, PayloadUnreadable, StorageConflict
 from runlane.events import RunCreated
+from runlane.payload_codec import CodecContext, DataKey, Part, is_sealed, key_of
 from runlane.projections.runs import Run
-from runlane.sealing import CodecContext, DataKey, Part, is_sealed, key_of
 from runlane.storage import keys, log, queries
 from runlane.storage.dialect import Stamping
 from runlane.storage.transaction import Transaction

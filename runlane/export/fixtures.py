@@ -13,9 +13,9 @@ from runlane.errors import ConfigurationInvalid, ErrorCode
 from runlane.events import Recorded, RunCreated, RunFailed, RunReleased, RunRetryScheduled, RunSucceeded
 from runlane.export import formats
 from runlane.export.formats import Envelope
+from runlane.payload_codec import Sealed
 from runlane.projections import runs
 from runlane.projections.runs import Run
-from runlane.sealing import Sealed
 from runlane.storage.tables import instant_to_text
 from runlane.structs import struct
 from runlane.values import RunStatus

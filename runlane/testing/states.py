@@ -18,10 +18,10 @@ from runlane.engine.complete import Finished, complete
 from runlane.engine.lease import Holder
 from runlane.engine.trigger import NewRun, sealed
 from runlane.errors import ErrorCode
+from runlane.payload_codec import Part
 from runlane.policy import ONE_ATTEMPT
 from runlane.projections.runs import Run
 from runlane.requests import Trigger, TriggerOptions, build
-from runlane.sealing import Part
 from runlane.storage import sessions
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Task

@@ -40,7 +40,7 @@ from runlane import (
 )
 from runlane.events import RunCreated, RunReleased, SubjectErased
 from runlane.lanes import Lane
-from runlane.sealing import Part
+from runlane.payload_codec import Part
 from runlane.storage.database import Database
 from runlane.testing import running_run, succeeded_run
 from runlane.vault import KEY_TTL, Vault

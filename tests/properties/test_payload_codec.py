@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runlane import AesGcm, CodecContext, PayloadUnreadable, jsontext
-from runlane.sealing import DataKey, KeyUnavailable, Part, Wrapped
+from runlane.payload_codec import DataKey, KeyUnavailable, Part, Wrapped
 from tests.strategies import identifiers, json_values
 
 CODEC = AesGcm(bytes(range(32)))
