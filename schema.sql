@@ -11,7 +11,8 @@
 -- `sessions` is liveness, not history: one row per running worker process, extended by its heartbeat. Putting
 -- heartbeats into the log would bury it, and putting them on `runs` would rewrite a row per run and beat. `maintainers`
 -- says which of those processes keeps house at present, `outbox` how far the publishing of wakeups has come, and `cursors`
--- how far the followers of the log: what is known only there decides nothing about a run.
+-- how far the followers of the log: what is known only there decides nothing about a run. `subject_keys` holds the keys
+-- of encrypted payloads, and stays out of the log so that they can be destroyed.
 --
 -- There are no foreign keys: the log must survive whatever happens to the tables folded from it, and a foreign key to
 -- a hot row takes a lock on it. There is no index that no query needs: each one costs about 4 % of the drain rate.
@@ -241,6 +242,23 @@ create table cursors (
   updated_at timestamptz not null,
   constraint cursors_pkey primary key (environment, name)
 ) with (fillfactor = 50);
+
+-- The data keys of payloads, wrapped by a master key that is not in the database: one for each subject, named by a keyed
+-- hash, and one of the environment, under the empty name. Not folded from the log, as it is the one thing that must be
+-- destroyable: to erase a subject is to empty `wrapped`. The id of the key stands in every payload that it encrypts.
+create table subject_keys (
+  id uuid not null,
+  environment text not null,
+  subject text not null,
+  master text not null,
+  wrapped bytea,
+  created_at timestamptz not null,
+  erased_at timestamptz,
+  constraint subject_keys_pkey primary key (id),
+  constraint subject_keys_wrapped_or_erased check ((wrapped is null) = (erased_at is not null))
+);
+-- A subject has one key at a time, and after it was erased another one.
+create unique index subject_keys_current on subject_keys (environment, subject) where erased_at is null;
 
 -- The fold of each schedule.
 create table schedules (

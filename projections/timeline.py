@@ -39,6 +39,7 @@ from runlane.events import (
     ScheduleRegistered,
     ScheduleRemoved,
     ScheduleResumed,
+    SubjectErased,
     TablesRebuilt,
 )
 from runlane.values import Actor, Failure, SourceType
@@ -193,6 +194,8 @@ def _of_another_stream(event: ScheduleEvent | QueueEvent | KeyEvent | Environmen
         case TablesRebuilt(runs=runs, differences=differences, reason=reason):
             found = f"{_counted(runs, 'run')}, {_counted(differences, 'difference')}"
             return f"tables rebuilt by {actor}: {found}" + _because(reason)
+        case SubjectErased(fingerprint=fingerprint, reason=reason):
+            return f"subject {fingerprint} erased by {actor}" + _because(reason)
         case unhandled:
             assert_never(unhandled)
 

@@ -1,5 +1,6 @@
 """Runlane: a durable run engine.  User code is not the durable thing; a run is."""
 
+from runlane.aesgcm import AesGcm
 from runlane.aio import AsyncRunlane, AsyncWorker
 from runlane.app import Executed, Runlane
 from runlane.attribution import Attribution
@@ -8,6 +9,7 @@ from runlane.checkpoints import Checkpoint
 from runlane.clock import SettableClock
 from runlane.context import Context, Release, Signal
 from runlane.engine.deliver import Delivery, DeliveryOutcome, IgnoreReason
+from runlane.engine.erase import Erasure
 from runlane.engine.tick import TickReport
 from runlane.engine.trigger import Triggered
 from runlane.errors import (
@@ -23,7 +25,9 @@ from runlane.errors import (
     LeaseLost,
     NonRetryable,
     OperationCancelled,
+    PayloadErased,
     PayloadInvalid,
+    PayloadUnreadable,
     QueueCapacityExceeded,
     RunlaneError,
     RunNotFound,
@@ -31,11 +35,13 @@ from runlane.errors import (
     ScheduleNotFound,
     StorageConflict,
     StorageUnavailable,
+    SubjectNotFound,
     TaskFailed,
     TaskNotFound,
     TransportUnavailable,
 )
 from runlane.lanes import Lane, memory_lane, postgres_lane, sqlite_lane
+from runlane.payload_codec import CodecContext, KeyedCodec, PayloadCodec, Sealed, SealedReason
 from runlane.policy import Exponential, Fixed, Retry
 from runlane.projections.attempts import Attempt
 from runlane.projections.differences import FieldChange, RunDiff
@@ -57,6 +63,7 @@ from runlane.worker import Worker
 __all__ = [
     "Actor",
     "AdapterContractViolation",
+    "AesGcm",
     "AsyncRunlane",
     "AsyncWorker",
     "Attempt",
@@ -66,12 +73,14 @@ __all__ = [
     "CapabilityUnsupported",
     "Checkpoint",
     "Checkpointed",
+    "CodecContext",
     "ConfigurationInvalid",
     "ConflictKind",
     "Context",
     "Delivery",
     "DeliveryOutcome",
     "Difference",
+    "Erasure",
     "ErrorCode",
     "Executed",
     "Exponential",
@@ -86,6 +95,7 @@ __all__ = [
     "InternalError",
     "InvariantViolation",
     "KeyKind",
+    "KeyedCodec",
     "Lane",
     "Lease",
     "LeaseLost",
@@ -95,7 +105,10 @@ __all__ = [
     "OccurrenceOutcome",
     "OperationCancelled",
     "Page",
+    "PayloadCodec",
+    "PayloadErased",
     "PayloadInvalid",
+    "PayloadUnreadable",
     "Pruned",
     "PublishOutcome",
     "PublishStatus",
@@ -113,10 +126,13 @@ __all__ = [
     "RunlaneError",
     "Schedule",
     "ScheduleNotFound",
+    "Sealed",
+    "SealedReason",
     "SettableClock",
     "Signal",
     "StorageConflict",
     "StorageUnavailable",
+    "SubjectNotFound",
     "Task",
     "TaskFailed",
     "TaskNotFound",

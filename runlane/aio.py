@@ -26,6 +26,7 @@ from runlane.engine.deliver import Delivery
 from runlane.engine.tick import TickReport
 from runlane.engine.trigger import Triggered
 from runlane.lanes import Lane
+from runlane.payload_codec import PayloadCodec
 from runlane.projecting import Projection
 from runlane.projections.runs import Run
 from runlane.registry import Registry
@@ -66,6 +67,7 @@ class AsyncRunlane(AsyncReadsLog):
         max_events: int = MAX_EVENTS,
         redact_failures: bool = False,
         projections: Iterable[Projection] = (),
+        payload_codec: PayloadCodec | None = None,
     ) -> None:
         self._app = Runlane(
             lane,
@@ -80,6 +82,7 @@ class AsyncRunlane(AsyncReadsLog):
             max_events=max_events,
             redact_failures=redact_failures,
             projections=projections,
+            payload_codec=payload_codec,
         )
         self._call = ThreadCalls(_THREADS)
         self.runs = AsyncRuns(self._app.runs, self._call)
@@ -144,6 +147,7 @@ class AsyncRunlane(AsyncReadsLog):
         actor: Actor | None = None,
         trace_carrier: Mapping[str, str] | None = None,
         meta: Mapping[str, Any] | None = None,
+        subject: str | None = None,
         connection: Any = None,
     ) -> Triggered:
         """See ``Runlane.trigger``; `connection` may be a SQLAlchemy ``AsyncConnection`` or ``AsyncSession``, or a
@@ -164,6 +168,7 @@ class AsyncRunlane(AsyncReadsLog):
             actor,
             trace_carrier,
             meta,
+            subject,
         )
         if connection is None:
             if not self._app._runtime.started:
@@ -194,6 +199,7 @@ class AsyncRunlane(AsyncReadsLog):
         actor: Actor | None = None,
         trace_carrier: Mapping[str, str] | None = None,
         meta: Mapping[str, Any] | None = None,
+        subject: str | None = None,
     ) -> Executed:
         """See ``Runlane.run_now``."""
         return await self._call(
@@ -208,6 +214,7 @@ class AsyncRunlane(AsyncReadsLog):
             actor=actor,
             trace_carrier=trace_carrier,
             meta=meta,
+            subject=subject,
         )
 
     async def execute_next(self, queues: Sequence[Queue] | None = None) -> Run | None:

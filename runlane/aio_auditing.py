@@ -12,6 +12,7 @@ from runlane import attribution, sealing, travel
 from runlane.attribution import Attribution
 from runlane.auditing import Audit
 from runlane.bridge import ThreadCalls
+from runlane.engine.erase import Erasure
 from runlane.export import Manifest, formats
 from runlane.policy import Retry
 from runlane.projections.differences import RunDiff
@@ -103,6 +104,14 @@ class AsyncAudit:
     ) -> tuple[Difference, ...]:
         """See ``Audit.repair``."""
         return await self._call(self._sync.repair, id, actor=actor, reason=reason)
+
+    async def erase(self, subject: str, *, reason: str | None = None, actor: Actor | None = None) -> Erasure:
+        """See ``Audit.erase``."""
+        return await self._call(self._sync.erase, subject, reason=reason, actor=actor)
+
+    async def rewrap(self) -> int:
+        """See ``Audit.rewrap``."""
+        return await self._call(self._sync.rewrap)
 
     async def rebuild(
         self,

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from runlane.auditing import Audit
 from runlane.capabilities import Capability
@@ -17,13 +17,14 @@ from runlane.decisions import MAX_EVENTS
 from runlane.engine import deliver, lease
 from runlane.engine.deliver import Consumer, Delivery, DeliveryOutcome, IgnoreReason
 from runlane.engine.tick import TickReport
-from runlane.engine.trigger import Triggered
+from runlane.engine.trigger import Triggered, sealed
 from runlane.errors import ConfigurationInvalid, LeaseLost
 from runlane.inline import Inline
 from runlane.intake import Intake
 from runlane.lanes import Lane, lane_of
 from runlane.logface import ReadsLog
 from runlane.operators import IdempotencyKeys, Runs
+from runlane.payload_codec import KeyedCodec, PayloadCodec, checked
 from runlane.projecting import Projection, Projections
 from runlane.projections.runs import Run
 from runlane.registry import Registry
@@ -65,6 +66,7 @@ class Runlane(ReadsLog):
         max_events: the greatest length of a run's history.
         redact_failures: store "Task failed." instead of the messages of unknown exceptions.
         projections: tables folded from the log, for ``project`` and the command line.
+        payload_codec: encodes payloads, results and the meta of releases before they are stored, such as ``AesGcm``.
 
     Raises:
         ConfigurationInvalid: naming the argument that is not valid.
@@ -86,11 +88,13 @@ class Runlane(ReadsLog):
         max_events: int = MAX_EVENTS,
         redact_failures: bool = False,
         projections: Iterable[Projection] = (),
+        payload_codec: PayloadCodec | None = None,
     ) -> None:
         if dispatch not in ("eager", "deferred"):
             raise ConfigurationInvalid(f"dispatch must be 'eager' or 'deferred'; got {dispatch!r}")
         where = lane_of(lane)
-        registry = Registry.of(queues, tasks, where.delivers)
+        codec = checked(payload_codec)
+        registry = Registry.of(queues, tasks, where.delivers, isinstance(codec, KeyedCodec))
         settings = Settings(
             duration("heartbeat", heartbeat),
             duration("lease_duration", lease_duration),
@@ -98,7 +102,7 @@ class Runlane(ReadsLog):
             redact_failures,
             eager=dispatch == "eager",
         )
-        self._runtime = Runtime(where, registry, environment, clock, worker_id, settings)
+        self._runtime = Runtime(where, registry, environment, clock, worker_id, settings, codec)
         self._inline = Inline(self._runtime)
         self._intake = Intake(self._runtime)
         self._workers: list[Worker] = []
@@ -172,6 +176,7 @@ class Runlane(ReadsLog):
         actor: Actor | None = None,
         trace_carrier: Mapping[str, str] | None = None,
         meta: Mapping[str, Any] | None = None,
+        subject: str | None = None,
         connection: Any = None,
     ) -> Triggered:
         """Create a run of `task`, or find the owner of its idempotency key.
@@ -181,6 +186,7 @@ class Runlane(ReadsLog):
             concurrency_key: what it counts under on a queue with a limit, instead of the task's key.
             run_at: the aware instant, or `delay` (``"10m"``) from now, before which it does not start.
             run_id: a UUID of your own; it must be new.
+            subject: whom the payload is about, instead of the task's subject; see ``audit.erase``.
             connection: your SQLAlchemy connection or session, or psycopg connection; the run exists only if that
                 transaction commits.  The commit is yours: where it breaks, look for the run's id.
 
@@ -207,6 +213,7 @@ class Runlane(ReadsLog):
             actor,
             trace_carrier,
             meta,
+            subject,
         )
         return self._intake.ask(asked, connection)
 
@@ -236,6 +243,7 @@ class Runlane(ReadsLog):
         actor: Actor | None = None,
         trace_carrier: Mapping[str, str] | None = None,
         meta: Mapping[str, Any] | None = None,
+        subject: str | None = None,
     ) -> Executed:
         """Create a run and execute its first attempt here and now; never executes any other run.
 
@@ -257,16 +265,18 @@ class Runlane(ReadsLog):
             actor=actor,
             trace_carrier=trace_carrier,
             meta=meta,
+            subject=subject,
         )
         self.lane.require(Capability.LEASES_RUNS, "run_now")
         new = build(self.registry, asked, SourceType.RUN_NOW)
         self.lane.require_keys(new.created)
-        self.start()
+        self._runtime.start_to_work()
         holder = self._runtime.session().holder
         limit = self.registry.limits().get(new.created.queue)
-        found = self._transact(lambda tx: lease.create_leased(tx, self.environment, holder, new, limit))
+        (stored,) = sealed(self._runtime.vault, self.environment, [new])
+        found = self._transact(lambda tx: lease.create_leased(tx, self.environment, holder, stored, limit))
         if found.outcome is not TriggerOutcome.CREATED:
-            return Executed(found.run, False)
+            return Executed(self._runtime.vault.reveal(found.run), False)
         return Executed(self._inline.execute(found.run), True)
 
     def execute_next(self, queues: Sequence[Queue] | None = None) -> Run | None:
@@ -276,7 +286,7 @@ class Runlane(ReadsLog):
             LeaseLost: the attempt outlived its lease; its outcome was dropped.
         """
         self.lane.require(Capability.LEASES_RUNS, "execute_next")
-        self.start()
+        self._runtime.start_to_work()
         names = self._queue_names(queues)
         tasks, limits = list(self.registry.tasks), self.registry.limits()
 
@@ -307,7 +317,7 @@ class Runlane(ReadsLog):
             StorageUnavailable: the database cannot be reached; let the provider deliver the wakeup again.
         """
         self.lane.require(Capability.LEASES_RUNS, "execute_delivery")
-        self.start()
+        self._runtime.start_to_work()
         registry = self.registry
         consumer = Consumer(frozenset(self._queue_names(queues)), registry.tasks.keys(), registry.limits())
 
@@ -320,7 +330,7 @@ class Runlane(ReadsLog):
             session = self._runtime.session()
             found = self._transact(accept)
             if isinstance(found, Delivery):
-                return found
+                return found if found.run is None else evolve(found, run=self._runtime.vault.reveal(found.run))
             if found is not None:
                 break
             session.distrust("maintenance has ended it")
@@ -349,7 +359,7 @@ class Runlane(ReadsLog):
             poll_interval: seconds between looks into the database while nothing is due.
         """
         self.lane.require(Capability.LEASES_RUNS, "a worker")
-        self.start()
+        self._runtime.start_to_work()
         worker = Worker(
             self._runtime,
             mode=mode,
@@ -367,7 +377,7 @@ class Runlane(ReadsLog):
 
         Safe at any time, anywhere, in any number of processes at once.
         """
-        self.start()
+        self._runtime.start_to_work()
         return self._runtime.tick()
 
     def _queue_names(self, queues: Sequence[Queue] | None) -> list[str]:

@@ -11,6 +11,8 @@ from uuid import UUID
 from runlane import attribution, requests, sealing, travel
 from runlane.attribution import Attribution
 from runlane.capabilities import Capability
+from runlane.engine import erase as erasing
+from runlane.engine.erase import Erasure
 from runlane.errors import ConfigurationInvalid, RunNotFound
 from runlane.export import Manifest, formats, writing
 from runlane.export.signing import Signer
@@ -24,11 +26,12 @@ from runlane.runtime import Runtime
 from runlane.sealing import Checkpointed, Sealer
 from runlane.simulation import Simulation, comparing
 from runlane.simulation import reading as simulation_reading
-from runlane.storage import proving, queries, rebuild, repair, replay, sharing
+from runlane.storage import proving, queries, rebuild, repair, replay, sharing, subject_keys
 from runlane.storage.findings import Difference, Verification
 from runlane.storage.rebuild import Rebuilt
 from runlane.tasks import Queue, Task
-from runlane.values import Actor, instant, run_id
+from runlane.values import Actor, identifier, instant, run_id
+from runlane.vault import Vault
 
 
 class Audit:
@@ -192,7 +195,8 @@ class Audit:
         wanted = run_id(id)
         self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.diff")
         with self._runtime.reading() as tx:
-            return travel.difference(tx, self._runtime.environment, wanted, from_sequence, to_sequence)
+            asked = wanted, from_sequence, to_sequence
+            return travel.difference(tx, self._runtime.environment, *asked, self._runtime.vault)
 
     def timeline(self, id: UUID | str) -> tuple[Moment, ...]:
         """The history of a run, one plain sentence for each event, with the time between them.
@@ -301,6 +305,55 @@ class Audit:
             actor=said.actor,
             reason=said.reason,
         )
+
+    def erase(self, subject: str, *, reason: str | None = None, actor: Actor | None = None) -> Erasure:
+        """Make everything unreadable, for good, that was encrypted for a subject: its data keys are destroyed.
+
+        One transaction.  The log stays as it is, and its digests too; ``environment.subject_erased`` tells of it, not
+        by the subject's name.  Reads show ``Sealed`` in the place of its payloads and results, and its runs that still
+        wait fail with ``payload_erased`` when their time comes.  In this process that holds at once, in others, which
+        remember keys, within a minute; what they encrypt for the subject until then is gone as well.  A later
+        trigger for the subject makes a new key.  To erase twice changes nothing.
+
+        Args:
+            subject: as it was given to triggers.
+            reason: why; kept in the log.
+            actor: who does it; else the application.
+
+        Raises:
+            SubjectNotFound: nothing was ever encrypted for it in this environment.
+            ConfigurationInvalid: the subject is no valid name, or this runtime has no payload codec with keys.
+        """
+        runtime, said, name = self._runtime, requests.said(actor, reason), identifier("subject", subject)
+        self._need_keys("audit.erase")
+        try:
+            erased = runtime.transact(
+                lambda tx: erasing.erase(tx, runtime.environment, runtime.vault, name, said.actor, said.reason)
+            )
+        finally:
+            Vault.forget()  # whatever became of the commit
+        subject_keys.scrub(runtime.database)
+        return erased
+
+    def rewrap(self) -> int:
+        """Wrap every data key of this environment by the codec's first master key, so that older ones can go.
+
+        Returns:
+            How many data keys another one had wrapped.
+
+        Raises:
+            ConfigurationInvalid: this runtime has no payload codec with keys.
+            PayloadUnreadable: a data key is wrapped by a master key that is not among them; what came before is done.
+        """
+        runtime, done = self._runtime, 0
+        self._need_keys("audit.rewrap")
+        while some := runtime.transact(lambda tx: erasing.rewrap(tx, runtime.environment, runtime.vault, 500)):
+            done += some
+        return done
+
+    def _need_keys(self, what: str) -> None:
+        if self._runtime.vault.keyed is None:
+            raise ConfigurationInvalid(f"{what} needs a payload codec with keys: Runlane(payload_codec=AesGcm(…))")
 
     def _not_found(self, wanted: UUID) -> RunNotFound:
         return RunNotFound(f"no run has the id {wanted} in environment {self._runtime.environment!r}")

@@ -51,6 +51,7 @@ STORED_AS: dict[type[e.Event], tuple[str, int]] = {
     e.LogCheckpointed: ("environment.checkpointed", 1),
     e.RowRepaired: ("environment.repaired", 1),
     e.TablesRebuilt: ("environment.rebuilt", 1),
+    e.SubjectErased: ("environment.subject_erased", 1),
 }
 
 #: (stored name, old version) to the function that turns its JSON into the next version's.

@@ -2,7 +2,8 @@
 
 RunlaneError
 ├── fix your code     ConfigurationInvalid, PayloadInvalid, TaskNotFound, CapabilityUnsupported
-├── the answer is no  RunNotFound, ScheduleNotFound, RunStateInvalid, QueueCapacityExceeded
+├── the answer is no  RunNotFound, ScheduleNotFound, SubjectNotFound, RunStateInvalid, QueueCapacityExceeded,
+│                     PayloadErased, PayloadUnreadable
 ├── try again         StorageConflict, StorageUnavailable, TransportUnavailable
 ├── an attempt ended  TaskFailed (NonRetryable), AttemptTimeout, LeaseLost, OperationCancelled, HistoryLimit
 └── call us           InvariantViolation, AdapterContractViolation, InternalError
@@ -37,6 +38,9 @@ class ErrorCode(StrEnum):
     LEASE_LOST = "lease_lost"
     ATTEMPT_TIMEOUT = "attempt_timeout"
     HISTORY_LIMIT = "history_limit"
+    PAYLOAD_ERASED = "payload_erased"
+    PAYLOAD_UNREADABLE = "payload_unreadable"
+    SUBJECT_NOT_FOUND = "subject_not_found"
 
 
 class ConflictKind(StrEnum):
@@ -207,3 +211,21 @@ class HistoryLimit(RunlaneError):
     """The run's history has reached its greatest length."""
 
     code = ErrorCode.HISTORY_LIMIT
+
+
+class PayloadErased(RunlaneError):
+    """The payload's subject was erased; nothing can read it again."""
+
+    code = ErrorCode.PAYLOAD_ERASED
+
+
+class PayloadUnreadable(RunlaneError):
+    """An encoded payload cannot be decoded here: without its key, or not as what it is stored."""
+
+    code = ErrorCode.PAYLOAD_UNREADABLE
+
+
+class SubjectNotFound(RunlaneError):
+    """Nothing was ever encrypted for this subject in this environment."""
+
+    code = ErrorCode.SUBJECT_NOT_FOUND

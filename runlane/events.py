@@ -314,6 +314,18 @@ class TablesRebuilt:
     reason: str | None = None
 
 
+@struct
+class SubjectErased:
+    """The data keys of a subject were destroyed, in the environment's own stream: what they encrypted is gone for good.
+
+    `fingerprint` names the subject to whoever knows its name and has the environment's key; `keys` is how many went.
+    """
+
+    fingerprint: str
+    keys: int
+    reason: str | None = None
+
+
 RunStep = (
     RunDeliveryRequested
     | RunDispatchReserved
@@ -333,7 +345,7 @@ ScheduleStep = ScheduleChanged | ScheduleFired | SchedulePaused | ScheduleResume
 ScheduleEvent = ScheduleRegistered | ScheduleStep
 KeyEvent = IdempotencyReset
 QueueEvent = QueuePaused | QueueResumed
-EnvironmentEvent = RunsPruned | LogCheckpointed | RowRepaired | TablesRebuilt
+EnvironmentEvent = RunsPruned | LogCheckpointed | RowRepaired | TablesRebuilt | SubjectErased
 Event = RunEvent | ScheduleEvent | QueueEvent | KeyEvent | EnvironmentEvent
 
 

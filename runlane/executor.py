@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from runlane import jsontext, payloads
@@ -20,6 +21,7 @@ from runlane.deadlines import Deadlines
 from runlane.decisions import Failed, Interrupted, Outcome, Released, Succeeded
 from runlane.errors import AttemptTimeout, ErrorCode, OperationCancelled, PayloadInvalid, RunlaneError, TaskFailed
 from runlane.loop import LoopThread
+from runlane.payload_codec import KeyUnavailable, Part
 from runlane.projections.runs import Run
 from runlane.ready import Ready
 from runlane.tasks import Task
@@ -31,21 +33,32 @@ log = logging.getLogger("runlane.executor")
 _TRACEBACK_LIMIT = 16_384
 
 
+#: Encodes a part of what an attempt comes to.
+Seal = Callable[[Part, Any], Any]
+#: For how long a run is left alone whose payload's key is not in this process.
+KEY_PAUSE = timedelta(minutes=1)
+
+
 class Execution:
     """One attempt under way.
 
     `ended` says that it has an outcome, `lingers` that its handler is still inside although its time was over;
     `overdue` is the outcome it got by that.  `interrupt` is Ctrl-C, where the handler had the program's main thread.
+    `seal` encodes what it comes to; `problem` is why its payload cannot be decoded, so that its handler is not called.
     """
 
-    __slots__ = ("cancel", "context", "ended", "interrupt", "lingers", "overdue", "run", "task")
+    __slots__ = ("cancel", "context", "ended", "interrupt", "lingers", "overdue", "problem", "run", "seal", "task")
 
-    def __init__(self, run: Run, task: Task[..., Any]) -> None:
+    def __init__(
+        self, run: Run, task: Task[..., Any], seal: Seal | None = None, problem: RunlaneError | None = None
+    ) -> None:
         lease = run.lease
         if lease is None:
             raise ValueError("only a leased run can be executed")
         self.run = run
         self.task = task
+        self.seal = seal
+        self.problem = problem
         self.ended = self.lingers = False
         self.overdue: Outcome | None = None
         self.interrupt: KeyboardInterrupt | None = None
@@ -150,6 +163,8 @@ class Executor:
             self._done(execution, outcome)
 
     def _attempt(self, execution: Execution) -> Outcome:
+        if execution.problem is not None:
+            return _locked(execution, execution.problem)
         token = current.set(execution.context)
         try:
             self._begin(execution)
@@ -161,6 +176,8 @@ class Executor:
             current.reset(token)
 
     async def _attempt_async(self, execution: Execution) -> Outcome:
+        if execution.problem is not None:
+            return _locked(execution, execution.problem)
         current.set(execution.context)
         try:
             self._begin(execution, asyncio.current_task())
@@ -204,14 +221,17 @@ class Executor:
                 execution.cancel()
 
     def _returned(self, execution: Execution, value: Any) -> Outcome:
+        seal = execution.seal
         if isinstance(value, Release):
-            return Released(value.delay, value.run_at, value.reason, value.meta)
+            meta = value.meta if seal is None else seal(Part.META, value.meta)
+            return Released(value.delay, value.run_at, value.reason, meta)
         if execution.context.released is not None:
             execution.context.log.warning("a release was made but not returned; it has no effect")
         if value is None:
             return _NOTHING
         try:
-            return Succeeded(payloads.result_to_json(value))
+            result = payloads.result_to_json(value)
+            return Succeeded(result if seal is None else seal(Part.RESULT, result))
         except Exception as error:
             reason = str(error) if isinstance(error, jsontext.JsonInvalid) else f"the result is no JSON: {error}"
             return Failed(Failure(ErrorCode.TASK_FAILED, storable(reason), False, type(error).__name__))
@@ -233,6 +253,14 @@ class Executor:
 
 
 _NOTHING = Succeeded()
+
+
+def _locked(execution: Execution, problem: RunlaneError) -> Outcome:
+    """What becomes of a run whose payload cannot be decoded: it fails if nobody can, else it waits for who can."""
+    if isinstance(problem, KeyUnavailable):
+        execution.context.log.error("run %s waits, as its payload cannot be read here: %s", execution.run.id, problem)
+        return Released(KEY_PAUSE, None, storable(f"payload_unreadable: {problem}"))
+    return Failed(Failure(problem.code, storable(problem.message), False, type(problem).__name__))
 
 
 def _seconds(task: Task[..., Any]) -> str:

@@ -59,13 +59,14 @@ class Inline:
             LeaseLost: the attempt took longer than the session lived; its outcome was dropped.
             KeyboardInterrupt: it came while the handler was executed in the main thread; the run is queued again.
         """
-        execution = Execution(run, self._runtime.registry.tasks[run.task_id])
+        opened = self._runtime.vault.unlock([run])[0]
+        execution = Execution(opened.run, self._runtime.registry.tasks[run.task_id], opened.seal, opened.problem)
         place = (run.id, execution.context.attempt)
         with self._lock:
             self._active[place] = execution
         try:
             outcome = self._executor.execute(execution)
-            after = self._store([Finished(run, outcome, execution.task.retry)])[0]
+            after = self._store([Finished(opened.run, outcome, execution.task.retry)])[0]
         finally:
             with self._lock:
                 del self._active[place]
@@ -75,7 +76,7 @@ class Inline:
             raise LeaseLost(f"run {run.id}: the lease was lost during the attempt; its outcome was dropped")
         if after.queue in self._runtime.registry.limits():
             self._runtime.ring()  # its slot is free for another run
-        return after
+        return self._runtime.vault.reveal(after, committed=True)
 
     def close(self) -> None:
         """End the event loop for ``async def`` handlers, if one was needed."""

@@ -17,7 +17,17 @@ from functools import partial
 from typing import Any
 
 from runlane.bridge import ThreadCalls
-from runlane.engine.trigger import NewRun, Triggered, are_alike, is_plain, trigger, trigger_alike, trigger_unless_done
+from runlane.engine.trigger import (
+    NewRun,
+    Triggered,
+    are_alike,
+    is_plain,
+    sealed,
+    shown,
+    trigger,
+    trigger_alike,
+    trigger_unless_done,
+)
 from runlane.errors import RunlaneError
 from runlane.pouring import PART, can_pour, pour
 from runlane.requests import Trigger, build, each, entries, listed, maker
@@ -114,7 +124,7 @@ class Intake:
             if connection is None and len(payloads) > PART and can_pour(runtime.database):
                 make = maker(runtime.registry, task)
                 if make is not None:
-                    runtime.start()
+                    runtime.start_to_work()
                     return pour(runtime, make, payloads)
         wanted = list(each(partial(build, runtime.registry), entries(task, payloads)))
         return self.ask_all(wanted, connection) if wanted else []
@@ -125,14 +135,16 @@ class Intake:
         runtime = self._runtime
         if connection is not None:
             with joined(runtime.database, connection, runtime.clock) as tx:
-                return trigger(tx, runtime.environment, wanted)
+                stored = sealed(runtime.vault, runtime.environment, wanted, tx)
+                done = trigger(tx, runtime.environment, stored)
+                return shown(runtime.vault, wanted, done, tx)
         return create(self._runtime, wanted)
 
     def _require(self, wanted: Sequence[NewRun]) -> None:
         """Start, and make sure that the lane can do what is wanted."""
         for new in wanted:
             self._runtime.lane.require_keys(new.created)
-        self._runtime.start()
+        self._runtime.start_to_work()
 
     def _create(self, new: NewRun) -> Triggered:
         request = _Blocking(new)
@@ -208,6 +220,7 @@ class Intake:
 def create(runtime: Runtime, wanted: Sequence[NewRun]) -> list[Triggered]:
     """Create runs in one transaction, all or none, and wake workers for them."""
     database, environment = runtime.database, runtime.environment
+    asked, wanted = wanted, sealed(runtime.vault, environment, wanted)
     if database.stamps and runtime.clock is None and not database.publishes and are_alike(wanted):
         done = database.state(
             lambda tx: trigger_alike(tx, environment, wanted),
@@ -217,7 +230,7 @@ def create(runtime: Runtime, wanted: Sequence[NewRun]) -> list[Triggered]:
     else:
         done = database.transact(lambda tx: trigger(tx, environment, wanted), runtime.clock)
     runtime.announce([one.run for one in done if one.outcome is TriggerOutcome.CREATED])
-    return done
+    return shown(runtime.vault, asked, done)
 
 
 def _wake(batch: Sequence[_Request], where: str) -> None:

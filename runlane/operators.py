@@ -46,12 +46,13 @@ class Runs:
         if moment is not None:
             self._runtime.lane.require(Capability.READS_RUN_HISTORY, "runs.get of an earlier moment")
             with self._runtime.reading() as tx:
-                return travel.run_then(tx, self._runtime.environment, wanted, moment)
+                found = travel.run_then(tx, self._runtime.environment, wanted, moment)
+            return self._runtime.vault.reveal(found)
         with self._runtime.reading() as tx:
             run = queries.get_run(tx, self._runtime.environment, wanted)
         if run is None:
             raise RunNotFound(f"no run has the id {wanted} in environment {self._runtime.environment!r}")
-        return run
+        return self._runtime.vault.reveal(run)
 
     def list(
         self,
@@ -95,7 +96,8 @@ class Runs:
             created_before=created_before,
         )
         with self._runtime.reading() as tx:
-            return reading.list_runs(tx, self._runtime.environment, wanted, limit, cursor, order)
+            page = reading.list_runs(tx, self._runtime.environment, wanted, limit, cursor, order)
+        return Page(tuple(self._runtime.vault.reveal_all(page.data)), page.next_cursor)
 
     def count(self, **where: Unpack[Where]) -> dict[RunStatus, int]:
         """How many runs that match `where` (the conditions of ``list``) are in each status.
@@ -119,7 +121,7 @@ class Runs:
             events = streams.read_stream(tx, wanted)
         if not events or events[0].environment != self._runtime.environment:
             raise RunNotFound(f"no run has the id {wanted} in environment {self._runtime.environment!r}")
-        return events
+        return self._runtime.vault.reveal_events(events)
 
     def attempts(self, id: UUID | str) -> tuple[Attempt, ...]:
         """The attempts of a run, as its events tell them.
@@ -152,16 +154,18 @@ class Runs:
         task_id = self._runtime.registry.task(task).id
         with self._runtime.reading() as tx:
             if singleton_key is not None:
-                return queries.singleton_owner(tx, self._runtime.environment, task_id, singleton_key)
-            found = trigger.find_current(tx, self._runtime.environment, task_id, idempotency_key or "")
-        return found if found is not None and found.is_active else None
+                found = queries.singleton_owner(tx, self._runtime.environment, task_id, singleton_key)
+            else:
+                found = trigger.find_current(tx, self._runtime.environment, task_id, idempotency_key or "")
+        return self._runtime.vault.reveal(found) if found is not None and found.is_active else None
 
     def find_current(self, task: Task[..., Any] | str, idempotency_key: str) -> Run | None:
         """The run that a trigger with this key would be given now: active, or ended and within its retention."""
         self._runtime.lane.require(Capability.ENFORCES_IDEMPOTENCY, "runs.find_current")
         task_id = self._runtime.registry.task(task).id
         with self._runtime.reading() as tx:
-            return trigger.find_current(tx, self._runtime.environment, task_id, idempotency_key)
+            found = trigger.find_current(tx, self._runtime.environment, task_id, idempotency_key)
+        return None if found is None else self._runtime.vault.reveal(found)
 
     def cancel(
         self,
@@ -183,7 +187,7 @@ class Runs:
         run = self._runtime.transact(lambda tx: operate.cancel(tx, self._runtime.environment, wanted, said))
         if run.is_active:
             self._runtime.cancel({run.id})
-        return run
+        return self._runtime.vault.reveal(run, committed=True)
 
     def rerun(
         self,
@@ -201,6 +205,7 @@ class Runs:
             RunNotFound: there is no such run.
             RunStateInvalid: it is active.
             TaskNotFound, PayloadInvalid: the task is not registered here, or does not take the payload any more.
+            PayloadErased, PayloadUnreadable: the payload cannot be decoded.
             StorageConflict: an active run owns its singleton key (kind ``singleton_owner``).
         """
         return self._again(id, SourceType.RERUN, requests.said(actor, reason, meta))
@@ -264,11 +269,12 @@ class Runs:
 
     def _again(self, id: UUID | str, type_: SourceType, said: operate.Said) -> Run:
         runtime, wanted = self._runtime, run_id(id)
+        runtime.start_to_work()
         run = runtime.transact(
-            lambda tx: operate.run_again(tx, runtime.environment, wanted, runtime.registry, type_, said)
+            lambda tx: operate.run_again(tx, runtime.environment, wanted, runtime.registry, type_, said, runtime.vault)
         )
         runtime.announce([run])
-        return run
+        return runtime.vault.reveal(run, committed=True)
 
     def wait(self, id: UUID | str, *, timeout: float | None = None) -> Run:
         """Wait until a run has ended, and return it.

@@ -19,6 +19,7 @@ from cattrs.v import format_exception
 
 from runlane import jsontext
 from runlane.errors import PayloadInvalid
+from runlane.payload_codec import MARK
 
 
 def _strict(kind: type, *accepted: type) -> Callable[[Any, Any], Any]:
@@ -106,6 +107,8 @@ class PayloadSchema:
             jsontext.encode(value, what)
         except jsontext.JsonInvalid as error:
             raise PayloadInvalid(str(error)) from None
+        if type(value) is dict and MARK in value:
+            raise PayloadInvalid(f"{what} has the key {MARK!r}, which is reserved for encoded payloads")
         return value
 
     def from_json(self, value: Any, what: str = "payload") -> Any:
@@ -151,6 +154,8 @@ def result_to_json(value: Any) -> Any:
     """
     value = plain(value)
     jsontext.encode(value, "result")
+    if type(value) is dict and MARK in value:
+        raise jsontext.JsonInvalid(f"result has the key {MARK!r}, which is reserved for encoded results")
     return value
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import evolve
 
-from runlane.engine.trigger import NewRun, Triggered, trigger_alike
+from runlane.engine.trigger import NewRun, Triggered, sealed, shown, trigger_alike
 from runlane.requests import each
 from runlane.runtime import Runtime
 from runlane.storage.database import Database
@@ -31,19 +31,25 @@ def pour(runtime: Runtime, make: Callable[[Any], NewRun], payloads: Sequence[Any
         PayloadInvalid: one does not fit, naming its place; nothing is written.
     """
     ready: list[NewRun] = []  # for good: if the transaction has to be repeated, the runs are the same
+    stored: Sequence[NewRun] = ready
+    vault, environment = runtime.vault, runtime.environment
+    if vault.codec is not None:
+        # All at once, as their keys are made by other transactions.
+        ready.extend(each(make, payloads))
+        stored = sealed(vault, environment, ready)
 
-    def parts() -> Iterator[list[NewRun]]:
+    def parts() -> Iterator[Sequence[NewRun]]:
         for start in range(0, len(payloads), PART):
             if start == len(ready):
                 ready.extend(each(make, payloads[start : start + PART], start))
-            yield ready[start : start + PART]
+            yield stored[start : start + PART]
 
     def work(tx: Transaction) -> list[Triggered]:
         now = tx.now()
         at_once = evolve(tx, clock=lambda: now)
         with pipelined(tx):
-            return [done for part in parts() for done in trigger_alike(at_once, runtime.environment, part)]
+            return [done for part in parts() for done in trigger_alike(at_once, environment, part)]
 
     done = runtime.database.transact(work, runtime.clock)
     runtime.announce([one.run for one in done])
-    return done
+    return shown(vault, ready, done)

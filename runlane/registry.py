@@ -24,11 +24,18 @@ class Registry:
     tasks: Mapping[str, Task[..., Any]]
     default_queue: Queue | None
     delivers: bool = False
+    has_subjects: bool = False
     _moulds: dict[str, RunCreated] = field(factory=dict, init=False, eq=False, repr=False)
 
     @classmethod
-    def of(cls, queues: Iterable[Queue], tasks: Iterable[Task[..., Any]], delivers: bool = False) -> Registry:
-        """Check and index the definitions; `delivers` as the lane does.
+    def of(
+        cls,
+        queues: Iterable[Queue],
+        tasks: Iterable[Task[..., Any]],
+        delivers: bool = False,
+        has_subjects: bool = False,
+    ) -> Registry:
+        """Check and index the definitions; `delivers` as the lane does, `has_subjects` as the payload codec.
 
         Raises:
             ConfigurationInvalid: two definitions share a name, a task uses a queue that is not registered, …
@@ -40,10 +47,15 @@ class Registry:
         if len(defaults) > 1:
             raise ConfigurationInvalid(f"at most one queue may be the default: {[queue.name for queue in defaults]}")
         by_id = _unique("task", tasks, Task, lambda task: task.id)
-        registry = cls(by_name, by_id, defaults[0] if defaults else None, delivers)
+        registry = cls(by_name, by_id, defaults[0] if defaults else None, delivers, has_subjects)
         seen: dict[str, str] = {}
         for task in registry.tasks.values():
             registry.queue_of(task)
+            if task.subject is not None and not has_subjects:
+                raise ConfigurationInvalid(
+                    f"task {task.id} has a subject, which needs a payload codec with keys, such as "
+                    "Runlane(payload_codec=AesGcm(…))"
+                )
             for schedule in task.schedules:
                 if schedule.id in seen:
                     raise ConfigurationInvalid(

@@ -46,6 +46,7 @@ class TriggerOptions(TypedDict, total=False):
     actor: Actor | None
     trace_carrier: Mapping[str, str] | None
     meta: Mapping[str, Any] | None
+    subject: str | None
 
 
 @struct
@@ -67,6 +68,7 @@ class Trigger:
     actor: Actor | None = None
     trace_carrier: Mapping[str, str] | None = None
     meta: Mapping[str, Any] | None = None
+    subject: str | None = None
 
 
 def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TRIGGER) -> NewRun:
@@ -79,11 +81,12 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
     """
     task = registry.task(asked.task)
     payload = task.payload.to_json(asked.payload)
+    subject = _subject(registry, task, asked.subject, payload)
     parent = current.get()
     if source is SourceType.TRIGGER and parent is None and _is_bare(asked):
         mould = registry.mould(task)
         if mould is not None:
-            return _moulded(mould, payload, registry.asks_at_once(mould.queue))
+            return _moulded(mould, payload, registry.asks_at_once(mould.queue), subject)
     key = task.key("idempotency_key", asked.idempotency_key, payload)
 
     if asked.run_at is not None and asked.delay is not None:
@@ -114,7 +117,23 @@ def build(registry: Registry, asked: Trigger, source: SourceType = SourceType.TR
         None if asked.delay is None else duration("delay", asked.delay),
         source is not SourceType.RUN_NOW and registry.asks_at_once(created.queue),
         asked.run_id is None,
+        subject=subject,
     )
+
+
+def _subject(registry: Registry, task: Task[..., Any], asked: str | None, payload: Any) -> str | None:
+    """Whom the payload is about.
+
+    Raises:
+        ConfigurationInvalid: it is no valid name, or there are no keys to erase it by.
+    """
+    if asked is None and task.subject is None:
+        return None
+    if not registry.has_subjects:
+        raise ConfigurationInvalid(
+            "a subject needs a payload codec with keys, such as Runlane(payload_codec=AesGcm(…))"
+        )
+    return task.key("subject", asked, payload)
 
 
 def maker(registry: Registry, asked: Task[..., Any] | str) -> Callable[[Any], NewRun] | None:
@@ -129,12 +148,19 @@ def maker(registry: Registry, asked: Task[..., Any] | str) -> Callable[[Any], Ne
     if mould is None or current.get() is not None:
         return None
     to_json, deliver = task.payload.to_json, registry.asks_at_once(mould.queue)
-    return lambda payload: _moulded(mould, to_json(payload), deliver)
+    if task.subject is None:
+        return lambda payload: _moulded(mould, to_json(payload), deliver)
+
+    def about(payload: Any) -> NewRun:
+        value = to_json(payload)
+        return _moulded(mould, value, deliver, _subject(registry, task, None, value))
+
+    return about
 
 
-def _moulded(mould: RunCreated, payload: Any, deliver: bool) -> NewRun:
+def _moulded(mould: RunCreated, payload: Any, deliver: bool, subject: str | None = None) -> NewRun:
     created = RunCreated(mould.task_id, mould.queue, payload, mould.source, mould.priority)
-    return NewRun(new_run_id(), created, APPLICATION, deliver=deliver, own_id=True, mould=mould)
+    return NewRun(new_run_id(), created, APPLICATION, deliver=deliver, own_id=True, mould=mould, subject=subject)
 
 
 T = TypeVar("T")
@@ -169,6 +195,7 @@ def _is_bare(asked: Trigger) -> bool:
         and asked.actor is None
         and asked.trace_carrier is None
         and asked.meta is None
+        and asked.subject is None
     )
 
 

@@ -22,6 +22,7 @@ from runlane.dispatch import Dispatcher
 from runlane.engine.tick import Tick, TickReport
 from runlane.errors import ConfigurationInvalid, InternalError
 from runlane.lanes import Lane
+from runlane.payload_codec import PayloadCodec
 from runlane.projections.runs import Run
 from runlane.registry import Registry
 from runlane.session import HEARTBEAT, LEASE_DURATION, Session
@@ -31,6 +32,7 @@ from runlane.storage.maintainers import Maintainer
 from runlane.storage.transaction import Transaction
 from runlane.transport import BoundToQueues, Publisher
 from runlane.values import identifier
+from runlane.vault import Vault
 
 T = TypeVar("T")
 
@@ -92,6 +94,7 @@ class Runtime:
         clock: Clock | None,
         worker_id: str | None,
         settings: Settings,
+        payload_codec: PayloadCodec | None = None,
     ) -> None:
         lane.require_for(registry)
         self.lane = lane
@@ -100,6 +103,8 @@ class Runtime:
         self.clock = clock
         self.worker_id = default_worker_id() if worker_id is None else identifier("worker_id", worker_id)
         self.settings = settings
+        #: Encodes payloads, or lets them pass.
+        self.vault = Vault(lane.database, self.environment, payload_codec, clock)
         if isinstance(lane.transport, BoundToQueues):
             lane.transport.check(registry.queues.keys())
         self._dispatcher = (
@@ -132,7 +137,21 @@ class Runtime:
             return
         self._in_this_process()
         self.lane.start()
+        try:
+            self.vault.check()
+        except BaseException:
+            self.lane.close()
+            raise
         self.started = True
+
+    def start_to_work(self) -> None:
+        """Start, and make sure that this process can write and read payloads.
+
+        Raises:
+            ConfigurationInvalid: those of the environment are encrypted, and it has no codec for them.
+        """
+        self.start()
+        self.vault.require_codec()
 
     def transact(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a transaction of its own."""
@@ -220,8 +239,9 @@ class Runtime:
     def tick(self) -> TickReport:
         """One maintenance pass; the first of a process records its schedules."""
         self.lane.require(Capability.LEASES_RUNS, "maintenance")
+        self.vault.require_codec()
         deploy = not self._deployed and Capability.CLAIMS_SCHEDULE_OCCURRENCES in self.lane.capabilities
-        pass_ = Tick(self.database, self.clock, self.environment, self.registry, self.settings.max_events)
+        pass_ = Tick(self.database, self.clock, self.environment, self.registry, self.settings.max_events, self.vault)
         now = monotonic()
         sweep = now >= self._next_sweep
         report = pass_.run(deploy=deploy, sweep=sweep)

@@ -40,7 +40,7 @@ class ScheduleChange:
 
 @frozen
 class ScheduleDefinition:
-    """What a deployment says a schedule is."""
+    """What a deployment says a schedule is; `subject` is whom its payload is about."""
 
     schedule_id: str
     task_id: str
@@ -48,6 +48,7 @@ class ScheduleDefinition:
     cadence: cadences.Cadence
     payload: Any
     enabled: bool
+    subject: str | None = None
 
 
 def deploy(

@@ -40,7 +40,8 @@ class Schedules:
         """Every schedule ever registered in this environment, by id."""
         self._runtime.lane.require(Capability.CLAIMS_SCHEDULE_OCCURRENCES, "schedules.list")
         with self._runtime.reading() as tx:
-            return tuple(schedules.schedules_of(tx, self._runtime.environment))
+            found = schedules.schedules_of(tx, self._runtime.environment)
+        return tuple(self._runtime.vault.reveal_schedules(found))
 
     def get(self, id: str) -> ScheduleState:
         """The schedule with this id, deployed or removed.
@@ -51,7 +52,8 @@ class Schedules:
         self._runtime.lane.require(Capability.CLAIMS_SCHEDULE_OCCURRENCES, "schedules.get")
         wanted = identifier("schedule id", id)
         with self._runtime.reading() as tx:
-            return schedule.find(tx, self._runtime.environment, wanted)
+            found = schedule.find(tx, self._runtime.environment, wanted)
+        return self._runtime.vault.reveal_schedules([found])[0]
 
     def pause(self, id: str, *, actor: Actor | None = None, reason: str | None = None) -> ScheduleState:
         """Stop a schedule from firing until it is resumed; nothing happens if it is paused already.
@@ -91,15 +93,16 @@ class Schedules:
         wanted, who, handler = identifier("schedule id", id), actor_of(actor), current.get()
         parent = None if handler is None else handler.run
         runtime = self._runtime
-        runtime.start()
+        runtime.start_to_work()
 
         def work(tx: Transaction) -> Triggered:
             new_id = new_run_id()
-            return schedule.trigger_now(tx, runtime.environment, wanted, runtime.registry, new_id, who, parent)
+            of = runtime.environment, wanted, runtime.registry
+            return schedule.trigger_now(tx, *of, new_id, who, parent, runtime.vault)
 
         done = runtime.database.transact(work, runtime.clock)
         runtime.announce([done.run])
-        return done
+        return Triggered(runtime.vault.reveal(done.run, committed=True), done.outcome)
 
     def preview(self, id: str, count: int = 5) -> tuple[datetime, ...]:
         """The next nominal times of a schedule as of now, as if it were not paused; nothing is written.
@@ -144,7 +147,8 @@ class Schedules:
         wanted, who, runtime = identifier("schedule id", id), actor_of(actor), self._runtime
         why = None if reason is None else free_text("reason", reason)
         runtime.start()
-        return runtime.database.transact(lambda tx: move(tx, runtime.environment, wanted, who, why), runtime.clock)
+        moved = runtime.database.transact(lambda tx: move(tx, runtime.environment, wanted, who, why), runtime.clock)
+        return runtime.vault.reveal_schedules([moved])[0]
 
 
 class Queues:

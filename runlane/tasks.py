@@ -161,6 +161,7 @@ class Task(Generic[P, R]):
     schedules: tuple[Schedule, ...] = ()
     singleton_key: Key = None
     timeout: timedelta | None = None
+    subject: Key = None
 
     def key(self, what: str, asked: str | None, payload: Any) -> str | None:
         """The key called `what` of a run with this stored payload: the one asked for, else the task's.
@@ -194,6 +195,7 @@ def task(
     concurrency_key: Key = None,
     schedules: Iterable[Schedule] = (),
     timeout: timedelta | str | None = None,
+    subject: Key = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
 
@@ -214,6 +216,7 @@ def task(
     concurrency_key: Key = None,
     schedules: Iterable[Schedule] = (),
     timeout: timedelta | str | None = None,
+    subject: Key = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]] | Task[P, R]:
     """Make a task of a function ``(payload)`` or ``(payload, context)``, ``def`` or ``async def``.
 
@@ -232,6 +235,8 @@ def task(
         timeout: how long one attempt may last (``"30s"``); else as long as it likes.  An ``async def`` handler is then
             cancelled, a ``def`` one signalled, and the attempt has failed with ``attempt_timeout``, which is retryable
             by the task's policy.
+        subject: whom a payload is about, text or a function of the payload: what ``audit.erase`` can erase it by.
+            Needs a payload codec with keys.
 
     Raises:
         ConfigurationInvalid: naming the option that is not valid.
@@ -244,6 +249,7 @@ def task(
     _check_key(f"idempotency_key of task {task_id}", idempotency_key)
     _check_key(f"singleton_key of task {task_id}", singleton_key)
     _check_key(f"concurrency_key of task {task_id}", concurrency_key)
+    _check_key(f"subject of task {task_id}", subject)
     if idempotency_ttl is not None and idempotency_key is None:
         raise ConfigurationInvalid(f"task {task_id} has an idempotency_ttl but no idempotency_key")
     _ttl(idempotency_ttl)
@@ -268,6 +274,7 @@ def task(
             _schedules(task_id, schedules),
             singleton_key,
             longest,
+            subject,
         )
 
     return decorate

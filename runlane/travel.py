@@ -23,6 +23,7 @@ from runlane.reading import whole_number
 from runlane.storage import past
 from runlane.storage.transaction import Transaction
 from runlane.values import instant
+from runlane.vault import PLAIN, Vault
 
 #: How many runs, and how many keys of each kind, are listed unless told otherwise; and at most.
 DEFAULT_LIMIT, MOST = 100, 10_000
@@ -70,7 +71,9 @@ def run_then(tx: Transaction, environment: str, run_id: UUID, moment: Then) -> R
     return run_fold.replay(records)
 
 
-def difference(tx: Transaction, environment: str, run_id: UUID, from_sequence: int, to_sequence: int | None) -> RunDiff:
+def difference(
+    tx: Transaction, environment: str, run_id: UUID, from_sequence: int, to_sequence: int | None, vault: Vault = PLAIN
+) -> RunDiff:
     """What changed in a run between two of its events; without `to_sequence` up to its last one.
 
     Raises:
@@ -86,7 +89,7 @@ def difference(tx: Transaction, environment: str, run_id: UUID, from_sequence: i
         if begin > end:
             raise ConfigurationInvalid(f"from_sequence ({begin}) must not lie behind to_sequence ({end})")
         records = _up_to(tx, environment, run_id, "to_sequence", end)
-    return diff(records, begin)
+    return diff(vault.reveal_events(records, tx), begin)
 
 
 def told(tx: Transaction, environment: str, run_id: UUID) -> tuple[Moment, ...]:

@@ -132,6 +132,7 @@ EVENTS: dict[type, st.SearchStrategy[e.Event]] = {
     ),
     e.RowRepaired: st.builds(e.RowRepaired, st.uuids(), st.lists(text, max_size=3).map(tuple), _maybe_text),
     e.TablesRebuilt: st.builds(e.TablesRebuilt, *[st.integers(0, 2**31)] * 7, _maybe_text),
+    e.SubjectErased: st.builds(e.SubjectErased, text, st.integers(1, 2**31), _maybe_text),
 }
 events = st.one_of(*EVENTS.values())
 

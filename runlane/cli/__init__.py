@@ -17,6 +17,7 @@ from runlane.cli import (
     exports,
     follow,
     operate,
+    privacy,
     prune,
     queues,
     rebuild,
@@ -79,6 +80,8 @@ for command in (
     exports.import_,
     exports.fixture,
     simulate.simulate,
+    privacy.erase,
+    privacy.rewrap,
 ):
     audit.audit.add_command(command)
 

@@ -12,7 +12,6 @@ from runlane import cadence
 from runlane.cli import completion, show
 from runlane.cli.options import actor_option, operator, reason_option
 from runlane.cli.program import Program, program_options
-from runlane.jsontext import dumps
 from runlane.projections.occurrences import Occurrence
 from runlane.projections.schedules import ScheduleState
 
@@ -95,7 +94,7 @@ def _facts(found: ScheduleState) -> dict[str, object]:
         "environment": found.environment,
         "cadence": show.cadence_text(cadence.from_json(found.cadence)),
         "state": _state(found),
-        "payload": dumps(found.payload),
+        "payload": show.value(found.payload),
         "next": show.moment(_next(found)),
         "last": show.moment(found.last_at),
         "fired": show.counted(found.fired_count, "time"),

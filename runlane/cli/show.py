@@ -17,6 +17,8 @@ from rich.table import Table
 from runlane import codec
 from runlane.cadence import Cadence, Cron, Every, Once
 from runlane.events import Recorded
+from runlane.jsontext import dumps
+from runlane.payload_codec import Sealed
 from runlane.projections.attempts import Attempt
 from runlane.projections.occurrences import Occurrence
 from runlane.projections.runs import Run
@@ -109,6 +111,11 @@ def _fitting(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int,
 def say(text: str) -> None:
     """A sentence for people."""
     console().print(escape(text), soft_wrap=True)
+
+
+def value(of_run: Any) -> str:
+    """A payload or result as JSON, or why it is not shown."""
+    return str(of_run) if isinstance(of_run, Sealed) else dumps(of_run)
 
 
 def _cell(value: object) -> str:

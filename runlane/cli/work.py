@@ -123,6 +123,7 @@ def tick(program: Program, /) -> None:
 @click.option("--run-id", metavar="UUID", help="Its id; it must be new.")
 @click.option("--correlation-id", metavar="TEXT", help="A reference of yours; runs can be listed by it.")
 @click.option("--meta", metavar="JSON", help="An object to keep with it.")
+@click.option("--subject", metavar="KEY", help="Whom the payload is about: what it can be erased by.")
 @actor_option
 @click.pass_obj
 def trigger(

@@ -9,14 +9,16 @@ from uuid import UUID
 from attrs import evolve, frozen
 
 from runlane import decisions
-from runlane.engine.trigger import NewRun, trigger
+from runlane.engine.trigger import NewRun, sealed, trigger
 from runlane.errors import ConflictKind, RunNotFound, StorageConflict
 from runlane.events import Recorded
+from runlane.payload_codec import Part, is_sealed
 from runlane.projections.runs import Run
 from runlane.registry import Registry
 from runlane.storage import claims, keys, log, queries, streams
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor, SourceType, TriggerOutcome, new_run_id
+from runlane.vault import Vault
 
 
 @frozen
@@ -48,7 +50,13 @@ def cancel(tx: Transaction, environment: str, run_id: UUID, said: Said) -> Run:
 
 
 def run_again(
-    tx: Transaction, environment: str, run_id: UUID, registry: Registry, type_: SourceType, said: Said
+    tx: Transaction,
+    environment: str,
+    run_id: UUID,
+    registry: Registry,
+    type_: SourceType,
+    said: Said,
+    vault: Vault,
 ) -> Run:
     """A new run that repeats an ended one; the ended one is never touched.
 
@@ -56,6 +64,7 @@ def run_again(
         RunNotFound: there is no such run in this environment.
         RunStateInvalid: it is active, or has not failed where a retry is asked for.
         TaskNotFound, PayloadInvalid: today's task is not registered here, or does not take the stored payload.
+        PayloadErased, PayloadUnreadable: the stored payload cannot be decoded.
         StorageConflict: an active run owns its singleton key (kind ``singleton_owner``).
     """
     source = queries.get_run(tx, environment, run_id)
@@ -63,14 +72,19 @@ def run_again(
         raise not_found(run_id, environment)
     created = decisions.again(source, type_)
     task = registry.task(created.task_id)
+    stored = created.payload
+    payload = task.payload.to_json(vault.open_in(tx, stored, vault.about(source, Part.PAYLOAD)))
+    # About the same subject as before; what that was called is not known.
+    like, subject = (stored, None) if is_sealed(stored) else (None, task.key("subject", None, payload))
     created = evolve(
         created,
-        payload=task.payload.to_json(created.payload),
+        payload=payload,
         queue=created.queue if created.queue in registry.queues else registry.queue_of(task),
         meta=_meta(created.meta, said),
     )
-    new = NewRun(new_run_id(), created, said.actor, deliver=registry.asks_at_once(created.queue))
-    found = trigger(tx, environment, [new])[0]
+    deliver = registry.asks_at_once(created.queue)
+    new = NewRun(new_run_id(), created, said.actor, deliver=deliver, subject=subject, like=like)
+    found = trigger(tx, environment, sealed(vault, environment, [new], tx))[0]
     if found.outcome is not TriggerOutcome.CREATED:
         raise StorageConflict(
             f"run {found.run.id} is active and owns the singleton key {created.singleton_key!r}",

@@ -9,11 +9,12 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
-from runlane import schedule_decisions
+from runlane import jsontext, schedule_decisions
 from runlane.cadence import Once
-from runlane.engine.trigger import NewRun, Triggered, trigger
-from runlane.errors import ConflictKind, ScheduleNotFound, StorageConflict
+from runlane.engine.trigger import NewRun, Triggered, sealed, trigger
+from runlane.errors import ConflictKind, PayloadErased, ScheduleNotFound, StorageConflict
 from runlane.events import RunCreated, ScheduleEvent
+from runlane.payload_codec import CodecContext, Part, is_sealed
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
 from runlane.registry import Registry
@@ -22,6 +23,7 @@ from runlane.storage import log, schedules
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Task, idempotency_ttl
 from runlane.values import Actor, ActorType, Source, SourceType
+from runlane.vault import PLAIN, Vault
 
 #: From a schedule as it is, or none, to what happens to it.
 Decide = Callable[[ScheduleState | None], Sequence[ScheduleEvent]]
@@ -35,15 +37,18 @@ def definitions(registry: Registry) -> list[ScheduleDefinition]:
             task.id,
             registry.queue_of(task, schedule.queue),
             schedule.cadence(),
-            task.payload.to_json(schedule.payload, f"payload of schedule {schedule.id}"),
+            (payload := task.payload.to_json(schedule.payload, f"payload of schedule {schedule.id}")),
             schedule.enabled,
+            task.key("subject", None, payload),
         )
         for task in registry.tasks.values()
         for schedule in task.schedules
     ]
 
 
-def deploy(tx: Transaction, environment: str, wanted: Sequence[ScheduleDefinition], tasks: Sequence[str]) -> int:
+def deploy(
+    tx: Transaction, environment: str, wanted: Sequence[ScheduleDefinition], tasks: Sequence[str], vault: Vault = PLAIN
+) -> int:
     """Record new and changed definitions, and withdraw those that `tasks` have no longer; how many changed."""
     known = {state.schedule_id: state for state in schedules.schedules_of(tx, environment)}
     now = tx.now()
@@ -61,17 +66,44 @@ def deploy(tx: Transaction, environment: str, wanted: Sequence[ScheduleDefinitio
         state.schedule_id: _withdraw for state in known.values() if state.task_id in tasks and not state.removed
     }
     for definition in wanted:
-        decide_for[definition.schedule_id] = partial(_deploy, tx, environment, definition, now)
+        decide_for[definition.schedule_id] = partial(_deploy, tx, environment, definition, now, vault)
     # One order for every version of the program, so that two deployed at once cannot wait for each other in a circle.
     return sum(settle(schedule_id, decide_for[schedule_id]) for schedule_id in sorted(decide_for))
 
 
 def _deploy(
-    tx: Transaction, environment: str, definition: ScheduleDefinition, now: datetime, state: ScheduleState | None
+    tx: Transaction,
+    environment: str,
+    definition: ScheduleDefinition,
+    now: datetime,
+    vault: Vault,
+    state: ScheduleState | None,
 ) -> Sequence[ScheduleEvent]:
+    definition = _stored(tx, environment, definition, vault, state)
     once = definition.cadence if isinstance(definition.cadence, Once) and state is not None else None
     spent = once is not None and schedules.has_fired(tx, environment, definition.schedule_id, once.at)
     return schedule_decisions.deploy(state, definition, now, spent=spent)
+
+
+def _stored(
+    tx: Transaction, environment: str, definition: ScheduleDefinition, vault: Vault, state: ScheduleState | None
+) -> ScheduleDefinition:
+    """The definition with its payload as it is stored: as it stands there already, if that says the same."""
+    if vault.codec is None or (definition.payload is None and definition.subject is None):
+        return definition
+    if state is not None and state.task_id == definition.task_id and is_sealed(state.payload):
+        try:
+            plain = vault.open_in(tx, state.payload, vault.about_schedule(state))
+        except PayloadErased:
+            pass  # it is about somebody who was erased, and is defined still: under a new key
+        else:
+            # As JSON, in which 1, 1.0 and true are different values.
+            if jsontext.dumps(plain) == jsontext.dumps(definition.payload):
+                return evolve(definition, payload=state.payload)
+    stream = schedule_decisions.schedule_stream(environment, definition.schedule_id)
+    key = vault.keys_for([definition.subject], tx)[definition.subject]
+    about = CodecContext(environment, stream, definition.task_id, Part.PAYLOAD, definition.subject, key)
+    return evolve(definition, payload=vault.seal(definition.payload, about))
 
 
 def _withdraw(state: ScheduleState | None) -> Sequence[ScheduleEvent]:
@@ -86,7 +118,7 @@ class Fired:
     left: Sequence[UUID] = ()
 
 
-def fire(tx: Transaction, registry: Registry, new_ids: Mapping[UUID, UUID]) -> Fired:
+def fire(tx: Transaction, registry: Registry, new_ids: Mapping[UUID, UUID], vault: Vault = PLAIN) -> Fired:
     """Make the runs of due schedules, of each for its latest occurrence.
 
     What is not due, and what another maintainer has, is passed over.  Of several schedules those are left that could
@@ -105,7 +137,7 @@ def fire(tx: Transaction, registry: Registry, new_ids: Mapping[UUID, UUID]) -> F
     now = tx.now()
     for state in locked:
         try:
-            new = _due_run(state, registry, new_ids[state.stream_id], now)
+            new = _due_run(tx, state, registry, new_ids[state.stream_id], now, vault)
         except Exception:
             if len(new_ids) == 1:
                 raise
@@ -131,13 +163,17 @@ def fire(tx: Transaction, registry: Registry, new_ids: Mapping[UUID, UUID]) -> F
     return Fired(runs, left)
 
 
-def _due_run(state: ScheduleState, registry: Registry, new_id: UUID, now: datetime) -> NewRun | None:
+def _due_run(
+    tx: Transaction, state: ScheduleState, registry: Registry, new_id: UUID, now: datetime, vault: Vault
+) -> NewRun | None:
     """The run of the schedule's latest occurrence; None if it is not due."""
     events = schedule_decisions.fire(state, new_id, now)
     if not events:
         return None
     task, deliver = registry.task(state.task_id), registry.asks_at_once(state.queue)
-    return _occurrence(state, task, new_id, events[0].scheduled_for, deliver)
+    plain = evolve(state, payload=vault.open_in(tx, state.payload, vault.about_schedule(state)))
+    new = _occurrence(plain, task, new_id, events[0].scheduled_for, deliver)
+    return sealed(vault, state.environment, [new], tx)[0]
 
 
 def _has_keys(new: NewRun) -> bool:
@@ -174,11 +210,13 @@ def trigger_now(
     new_id: UUID,
     actor: Actor,
     parent: Run | None,
+    vault: Vault,
 ) -> Triggered:
     """Make a run of a schedule out of turn, or find the owner of its task's key; `parent` is the run that asks."""
     state = _locked(tx, environment, schedule_id)
     schedule_decisions.fires_by_hand(state)
     task = registry.task(state.task_id)
+    state = evolve(state, payload=vault.open_in(tx, state.payload, vault.about_schedule(state)))
     task.payload.from_json(state.payload, f"payload of schedule {schedule_id}")
     wanted = _occurrence(state, task, new_id, None, registry.asks_at_once(state.queue))
     created = wanted.created
@@ -189,7 +227,8 @@ def trigger_now(
             correlation_id=parent.correlation_id,
             trace_carrier=parent.trace_carrier,
         )
-    return trigger(tx, environment, [evolve(wanted, created=created, actor=actor)])[0]
+    wanted = evolve(wanted, created=created, actor=actor)
+    return trigger(tx, environment, sealed(vault, environment, [wanted], tx))[0]
 
 
 def _found(state: ScheduleState | None, environment: str, schedule_id: str) -> ScheduleState:
@@ -234,7 +273,8 @@ def _occurrence(
         singleton_key=task.key("singleton_key", None, state.payload),
         concurrency_key=task.key("concurrency_key", None, state.payload),
     )
-    return NewRun(new_id, created, Actor(ActorType.SCHEDULE, state.schedule_id), deliver=deliver)
+    subject = task.key("subject", None, state.payload)
+    return NewRun(new_id, created, Actor(ActorType.SCHEDULE, state.schedule_id), deliver=deliver, subject=subject)
 
 
 def _move(

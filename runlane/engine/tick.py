@@ -23,6 +23,7 @@ from runlane.storage.database import Database
 from runlane.storage.outbox import REDELIVERY
 from runlane.storage.transaction import Transaction
 from runlane.values import new_run_id
+from runlane.vault import PLAIN, Vault
 
 T = TypeVar("T")
 
@@ -58,16 +59,24 @@ class Tick:
         registry: the definitions of this process; schedules of other tasks, and slots of other queues, are left to
             those who know them.
         max_events: the greatest length of a run's history.
+        vault: decodes the payloads of schedules, and encodes those of their runs.
     """
 
     def __init__(
-        self, database: Database, clock: Clock | None, environment: str, registry: Registry, max_events: int
+        self,
+        database: Database,
+        clock: Clock | None,
+        environment: str,
+        registry: Registry,
+        max_events: int,
+        vault: Vault = PLAIN,
     ) -> None:
         self._database = database
         self._clock = clock
         self._environment = environment
         self._registry = registry
         self._max_events = max_events
+        self._vault = vault
         self._counts: Counter[str] = Counter()
         self._errors: list[str] = []
         self._more = False
@@ -88,7 +97,7 @@ class Tick:
         if deploy:
             wanted, tasks = schedule.definitions(self._registry), list(self._registry.tasks)
             self._counts["schedules_changed"] = self._transact(
-                lambda tx: schedule.deploy(tx, self._environment, wanted, tasks)
+                lambda tx: schedule.deploy(tx, self._environment, wanted, tasks, self._vault)
             )
         self._fire()
         if self._registry.delivers:
@@ -151,7 +160,7 @@ class Tick:
 
     def _fire_these(self, stream_ids: Sequence[UUID]) -> Sequence[UUID]:
         new_ids = {stream_id: new_run_id() for stream_id in stream_ids}
-        fired = self._transact(lambda tx: schedule.fire(tx, self._registry, new_ids))
+        fired = self._transact(lambda tx: schedule.fire(tx, self._registry, new_ids, self._vault))
         self._counts["schedules_fired"] += len(fired.runs)
         return fired.left
 

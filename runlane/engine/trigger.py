@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
+
+from attrs import evolve
 
 from runlane import decisions
 from runlane.decisions import Change
-from runlane.errors import ConflictKind, StorageConflict
+from runlane.errors import ConflictKind, PayloadUnreadable, StorageConflict
 from runlane.events import RunCreated
+from runlane.payload_codec import CodecContext, DataKey, Part, is_sealed, key_of
 from runlane.projections.runs import Run
 from runlane.storage import keys, log, queries
 from runlane.storage.dialect import Stamping
 from runlane.storage.transaction import Transaction
 from runlane.structs import struct
 from runlane.values import Actor, TriggerOutcome
+from runlane.vault import Vault
 
 _ANY_MOMENT = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -26,7 +31,8 @@ class NewRun:
 
     `deliver` says that its delivery is asked for at once, if it is due; `own_id` that the id was drawn for this request
     and nobody else can have used it.  `mould` is one and the same object for requests of plain runs that differ by
-    their ids and payloads alone.
+    their ids and payloads alone.  `subject` is whom the payload is about; `like` an encoded payload whose key this one
+    is to have, instead.
     """
 
     id: UUID
@@ -36,6 +42,8 @@ class NewRun:
     deliver: bool = True
     own_id: bool = False
     mould: RunCreated | None = None
+    subject: str | None = None
+    like: Any = None
 
 
 @struct
@@ -44,6 +52,52 @@ class Triggered:
 
     run: Run
     outcome: TriggerOutcome
+
+
+def sealed(vault: Vault, environment: str, wanted: Sequence[NewRun], tx: Transaction | None = None) -> Sequence[NewRun]:
+    """The requests with their payloads as they are stored; keys are made before, or in the transaction that is given.
+
+    Raises:
+        PayloadErased, PayloadUnreadable: the key that one of them is to have cannot be had.
+    """
+    if vault.codec is None:
+        return wanted
+    current = vault.keys_for({new.subject for new in wanted if new.like is None}, tx)
+    others = {key_id for new in wanted if (key_id := key_of(new.like)) is not None}
+    found = vault.find(others, tx) if others else {}
+
+    def key(new: NewRun) -> DataKey | None:
+        if new.like is None or vault.keyed is None:
+            return current.get(new.subject)
+        one = found.get(key_of(new.like) or new.id)
+        if isinstance(one, DataKey):
+            return one
+        raise PayloadUnreadable("the payload names no data key") if one is None else type(one)(one.message)
+
+    return [_sealed(vault, environment, new, key(new)) for new in wanted]
+
+
+def _sealed(vault: Vault, environment: str, new: NewRun, key: DataKey | None) -> NewRun:
+    created = new.created
+    if created.payload is None and new.subject is None and new.like is None:
+        return new
+    about = CodecContext(environment, new.id, created.task_id, Part.PAYLOAD, new.subject, key)
+    return evolve(new, created=evolve(created, payload=vault.seal(created.payload, about)))
+
+
+def shown(
+    vault: Vault, wanted: Sequence[NewRun], done: Sequence[Triggered], tx: Transaction | None = None
+) -> list[Triggered]:
+    """The outcomes with payloads as they were asked for (`wanted`, before they were sealed), or can be decoded."""
+    if vault.codec is None and not any(is_sealed(one.run.created.payload) for one in done):
+        return list(done)
+    plain = {new.id: new.created.payload for new in wanted}
+    found = [
+        evolve(one.run, created=evolve(one.run.created, payload=plain[one.run.id])) if one.run.id in plain else one.run
+        for one in done
+    ]
+    revealed = vault.reveal_all(found, tx, committed=tx is None)
+    return [Triggered(run, one.outcome) for run, one in zip(revealed, done, strict=True)]
 
 
 def trigger(tx: Transaction, environment: str, wanted: Sequence[NewRun]) -> list[Triggered]:

@@ -10,9 +10,10 @@ from runlane import codec
 from runlane.decisions import Failed, Outcome, Released, Succeeded
 from runlane.digests import START
 from runlane.errors import ConfigurationInvalid, ErrorCode
-from runlane.events import Recorded, RunFailed, RunReleased, RunRetryScheduled, RunSucceeded
+from runlane.events import Recorded, RunCreated, RunFailed, RunReleased, RunRetryScheduled, RunSucceeded
 from runlane.export import formats
 from runlane.export.formats import Envelope
+from runlane.payload_codec import Sealed
 from runlane.projections import runs
 from runlane.projections.runs import Run
 from runlane.storage.tables import instant_to_text
@@ -94,10 +95,12 @@ def module_of(records: Sequence[Recorded]) -> str:
     """The source of a pytest module that replays a run's attempts.
 
     Raises:
-        ConfigurationInvalid: no attempt ended as its handler decided.
+        ConfigurationInvalid: no attempt ended as its handler decided, or its payload cannot be read.
     """
     attempts = decided(records)
     first = records[0]
+    if isinstance(first.event, RunCreated) and isinstance(first.event.payload, Sealed):
+        raise ConfigurationInvalid(f"the payload of run {first.stream_id} cannot be read: {first.event.payload}")
     if not attempts:
         raise ConfigurationInvalid(f"no attempt of run {first.stream_id} ended as its handler decided")
     lines = [formats.line(event).decode().rstrip("\n") for event in _envelopes(records)]

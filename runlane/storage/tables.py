@@ -374,6 +374,29 @@ cursors = Table(
     postgresql_with={"fillfactor": "50"},
 )
 
+subject_keys = Table(
+    "subject_keys",
+    metadata,
+    _not_null("id", Guid),
+    _not_null("environment", Text),
+    _not_null("subject", Text),
+    _not_null("master", Text),
+    Column("wrapped", LargeBinary),
+    _not_null("created_at", Instant),
+    Column("erased_at", Instant),
+    PrimaryKeyConstraint("id", name="subject_keys_pkey"),
+    CheckConstraint("(wrapped is null) = (erased_at is not null)", name="subject_keys_wrapped_or_erased"),
+)
+_CURRENT = text("erased_at is null")
+Index(
+    "subject_keys_current",
+    subject_keys.c.environment,
+    subject_keys.c.subject,
+    unique=True,
+    postgresql_where=_CURRENT,
+    sqlite_where=_CURRENT,
+)
+
 schedules = Table(
     "schedules",
     metadata,

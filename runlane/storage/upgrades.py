@@ -40,6 +40,7 @@ def _to_5(connection: Connection, schema: str | None) -> None:
     """Everything that version 5 brings, part by part."""
     _digests(connection, schema)
     _followers(connection, schema)
+    tables.subject_keys.create(connection)
     # By which version of the folds the tables were made: up to here there has been only the first.
     tables.projection_version.create(connection)
     connection.execute(insert(tables.projection_version).values(version=1, folded_at=datetime.now(UTC)))

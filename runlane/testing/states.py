@@ -16,8 +16,9 @@ from runlane.decisions import Failed, Outcome, Released, Succeeded
 from runlane.engine import lease
 from runlane.engine.complete import Finished, complete
 from runlane.engine.lease import Holder
-from runlane.engine.trigger import NewRun
+from runlane.engine.trigger import NewRun, sealed
 from runlane.errors import ErrorCode
+from runlane.payload_codec import Part
 from runlane.policy import ONE_ATTEMPT
 from runlane.projections.runs import Run
 from runlane.requests import Trigger, TriggerOptions, build
@@ -25,6 +26,7 @@ from runlane.storage import sessions
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Task
 from runlane.values import Failure, TriggerOutcome, duration
+from runlane.vault import Vault
 
 #: Who holds the leases of these runs.
 WORKER = "runlane.testing"
@@ -133,7 +135,8 @@ def _attempt(
     runtime = app._runtime
     new = build(app.registry, Trigger(task, payload, **options))
     app.lane.require_keys(new.created)
-    app.start()
+    runtime.start_to_work()
+    (new,) = sealed(runtime.vault, app.environment, [new])
 
     def work(tx: Transaction) -> Run:
         holder, now = Holder(uuid4(), WORKER), tx.now()
@@ -143,12 +146,22 @@ def _attempt(
         if outcome is None:
             return run
         retry = app.registry.task(task).retry if isinstance(outcome, Failed) else ONE_ATTEMPT
-        after = complete(tx, [Finished(run, outcome, retry)], tx.now(), runtime.settings.max_events)[0]
+        after = complete(
+            tx, [Finished(run, _sealed(runtime.vault, run, outcome), retry)], tx.now(), runtime.settings.max_events
+        )[0]
         assert after is not None, "the lease was lost in the transaction that took it"
         sessions.close_session(tx, holder.session_id)
         return after
 
-    return runtime.database.transact(work, runtime.clock)
+    return runtime.vault.reveal(runtime.database.transact(work, runtime.clock))
+
+
+def _sealed(vault: Vault, run: Run, outcome: Outcome) -> Outcome:
+    """The outcome with its result as it is stored; the key for it was just used for the payload."""
+    seal = vault.unlock([run])[0].seal
+    return (
+        outcome if seal is None or not isinstance(outcome, Succeeded) else Succeeded(seal(Part.RESULT, outcome.result))
+    )
 
 
 def _leased(app: Runlane, tx: Transaction, holder: Holder, new: NewRun) -> Run:

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 from attrs import field, frozen
 from sqlalchemy import select
 
-from runlane import AsyncRunlane, Queue, Runlane, Schedule, SettableClock, TickReport, task
+from runlane import AesGcm, AsyncRunlane, Queue, Runlane, Schedule, SettableClock, TickReport, task
 from runlane.bulk import Bulk
 from runlane.engine import lease
 from runlane.engine.deliver import Delivery
@@ -58,7 +58,8 @@ def timed(payload: Any) -> Any:
 
 HOURS = TaskHours()
 TASKS = [echo, flaky, keyed, doomed, bounded, timed]
-OPTIONS: dict[str, Any] = {"queues": [MAIN, TIGHT], "tasks": TASKS}
+# With encrypted payloads, so that their keys are among what may be out of reach.
+OPTIONS: dict[str, Any] = {"queues": [MAIN, TIGHT], "tasks": TASKS, "payload_codec": AesGcm(bytes(32))}
 
 Prepared = tuple[tuple[Any, ...], dict[str, Any]]
 Prepare = Callable[[Runlane, SettableClock], Prepared]
@@ -285,6 +286,13 @@ def to_file(app: Runlane, clock: SettableClock) -> Prepared:
     return (Path(folder) / "export.jsonl",), {}
 
 
+def subject(app: Runlane, clock: SettableClock) -> Prepared:
+    """A subject that has a key."""
+    name = str(uuid4())
+    app.trigger(echo, 1, subject=name)
+    return (name,), {}
+
+
 def unfolded(app: Runlane, clock: SettableClock) -> Prepared:
     """A projection, and events that it has not seen."""
     app.project(HOURS, poll=None)
@@ -355,6 +363,8 @@ OPERATIONS = [
     Operation("audit.rebuild", "audit.rebuild", given(), False),
     Operation("audit.rebuild, dry", "audit.rebuild", given(swap=False), False),
     Operation("audit.export", "audit.export", to_file, False),
+    Operation("audit.erase", "audit.erase", subject),
+    Operation("audit.rewrap", "audit.rewrap", given(), False),
     Operation("follow", "follow", given(poll=None), False),
     Operation("follow of a name", "follow", given("name:x", poll=None), False),
     Operation("project", "project", unfolded, steps=True),

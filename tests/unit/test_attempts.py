@@ -160,6 +160,7 @@ SENTENCES = [
         e.TablesRebuilt(2, 0, 0, 0, 0, 1, 1),
         "tables rebuilt by operator:ann: 2 runs, 1 difference",
     ),
+    (e.SubjectErased("5f1e", 1, "asked for"), "subject 5f1e erased by operator:ann: asked for"),
 ]
 
 

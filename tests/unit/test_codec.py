@@ -24,7 +24,7 @@ SCHEDULE_NAMES = {
 }  # fmt: skip
 OTHER_NAMES = {
     "queue.paused", "queue.resumed", "idempotency.reset", "environment.pruned", "environment.repaired",
-    "environment.rebuilt", "environment.checkpointed",
+    "environment.rebuilt", "environment.checkpointed", "environment.subject_erased",
 }  # fmt: skip
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -233,6 +233,11 @@ GOLDEN = [
         "environment.rebuilt",
         e.TablesRebuilt(5, 1, 4, 2, 3, 7, 1),
         '{"runs":5,"schedules":1,"occurrences":4,"queues":2,"keys":3,"differences":7,"version":1}',
+    ),
+    (
+        "environment.subject_erased",
+        e.SubjectErased("5f1e", 2, "asked for"),
+        '{"fingerprint":"5f1e","keys":2,"reason":"asked for"}',
     ),
 ]
 

@@ -15,6 +15,8 @@ CODES = [
     "run_state_invalid", "schedule_not_found", "storage_conflict", "storage_unavailable", "task_failed",
     "task_not_found", "transport_unavailable", "lease_lost", "attempt_timeout", "history_limit",
 ]  # fmt: skip
+# Beyond it.
+CODES += ["payload_erased", "payload_unreadable", "subject_not_found"]
 KINDS = [
     "sequence", "idempotency_owner", "singleton_owner", "lease", "schedule_occurrence", "outbox_claim", "run_exists",
 ]  # fmt: skip
