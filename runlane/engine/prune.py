@@ -91,9 +91,11 @@ def remove(
 def _find(
     tx: Transaction, environment: str, old: Old, cutoff: datetime, *, lock: bool
 ) -> tuple[Removed, dict[UUID, int]]:
-    found = prune.ended_runs(tx, environment, old.statuses, cutoff, old.after, old.limit + 1, lock=lock)
+    found = prune.ended_runs(tx, environment, old.statuses, cutoff, old.after, old.limit + 1)
     ids = list(found)[: old.limit]
     heads = {run_id: found[run_id] for run_id in ids}
-    keys = prune.lock_keys(tx, ids, lock=lock) if ids else 0
+    if ids and lock:  # ended runs do not change, so that those that were found are still there
+        prune.lock(tx, ids)
+    keys = prune.count_keys(tx, ids) if ids else 0
     last = ids[-1] if len(found) > len(ids) else None
     return Removed(len(heads), sum(heads.values()), keys, cutoff, last), heads
