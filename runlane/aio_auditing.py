@@ -12,6 +12,7 @@ from runlane.attribution import Attribution
 from runlane.auditing import Audit
 from runlane.bridge import ThreadCalls
 from runlane.export import Manifest, formats
+from runlane.export.archives import Archives
 from runlane.projections.differences import RunDiff
 from runlane.projections.fleet import Fleet
 from runlane.projections.timeline import Moment
@@ -103,3 +104,13 @@ class AsyncAudit:
         return await self._call(
             self._sync.export, path, format, since, key, resume=resume, actor=actor, progress=progress
         )
+
+    async def archives(
+        self,
+        path: str | Path,
+        *,
+        public_key: str | Path | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Archives:
+        """See ``Audit.archives``."""
+        return await self._call(self._sync.archives, path, public_key=public_key, progress=progress)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from runlane.cli import (
+    archives,
     audit,
     completion,
     demo,
@@ -73,6 +74,7 @@ for command in (
     exports.replay_,
     exports.import_,
     exports.fixture,
+    archives.archives,
 ):
     audit.audit.add_command(command)
 

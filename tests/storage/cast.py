@@ -43,7 +43,7 @@ FOR: dict[str, set[str]] = {
     | _ABOUT_RUNS
     | _DEFINED
     | {"idempotency_keys.reset", "runs.why"},
-    "pruner": {"runs.prune", "runs.prune, dry"},
+    "pruner": {"runs.prune", "runs.prune into an archive", "runs.prune, dry"},
     "auditor": {one.name for one in OPERATIONS if one.path.startswith("audit.")}
     - {"audit.repair", "audit.rebuild", "audit.rebuild, dry"}
     | _ABOUT_RUNS
