@@ -429,8 +429,8 @@ grant select, insert, update (expires_at), delete on sessions to runlane_worker;
 grant select on queues to runlane_worker;
 grant insert on outbox to runlane_worker;
 
--- Maintainers: the sessions of others once they have expired (to lock a row takes UPDATE), schedules, who keeps house, and
--- a new epoch where the database was restored.
+-- Maintainers: the sessions of others once they have expired (to lock a row takes UPDATE), schedules, who keeps house, a
+-- new epoch where the database was restored, and checkpoints, for which they read how far the log is settled.
 grant select, update (expires_at), delete on sessions to runlane_maintainer;
 grant select on queues to runlane_maintainer;
 grant select, insert, update (session_id, expires_at), delete on maintainers to runlane_maintainer;
@@ -444,9 +444,9 @@ grant select, insert, update on queues to runlane_operator;
 grant select, update on schedules to runlane_operator;
 grant select on sessions to runlane_operator;
 
--- Pruners: the functions, and how many keys go. What they write is environment.pruned.
+-- Pruners: the functions, how many keys go, and which stretches of the log were sealed. They write environment.pruned.
 grant execute on function lock_for_pruning, prune_runs to runlane_pruner;
-grant select on idempotency_keys to runlane_pruner;
+grant select on idempotency_keys, log_epochs to runlane_pruner;
 
 -- Auditors read everything and write nothing.
 grant select on log_epochs, idempotency_keys, sessions, maintainers, outbox, queues, cursors, schedules, occurrences

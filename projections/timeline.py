@@ -12,6 +12,7 @@ from runlane.events import (
     EnvironmentEvent,
     IdempotencyReset,
     KeyEvent,
+    LogCheckpointed,
     QueueEvent,
     QueuePaused,
     QueueResumed,
@@ -184,6 +185,9 @@ def _of_another_stream(event: ScheduleEvent | QueueEvent | KeyEvent | Environmen
         case RunsPruned(runs=runs, events=events, before=before, reason=reason):
             gone = f"{_counted(runs, 'run')} with {_counted(events, 'event')}"
             return f"{gone} pruned by {actor}, last updated before {_time(before)}" + _because(reason)
+        case LogCheckpointed(number=number, leaves=leaves, key=key):
+            what = f"{_counted(leaves, 'stream')}, up to position {event.to_position}"
+            return f"checkpoint {number} of the log by {actor}: {what}" + (", signed" if key else "")
         case RowRepaired(run_id=run_id, fields=fields, reason=reason):
             return f"row of run {run_id} repaired by {actor} ({', '.join(fields)})" + _because(reason)
         case TablesRebuilt(runs=runs, differences=differences, reason=reason):

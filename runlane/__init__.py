@@ -4,6 +4,7 @@ from runlane.aio import AsyncRunlane, AsyncWorker
 from runlane.app import Executed, Runlane
 from runlane.attribution import Attribution
 from runlane.capabilities import Capability
+from runlane.checkpoints import Checkpoint
 from runlane.clock import SettableClock
 from runlane.context import Context, Release, Signal
 from runlane.engine.deliver import Delivery, DeliveryOutcome, IgnoreReason
@@ -45,6 +46,7 @@ from runlane.projections.timeline import Moment
 from runlane.pruning import Pruned
 from runlane.reading import Page
 from runlane.requests import Trigger
+from runlane.sealing import Checkpointed
 from runlane.storage.findings import Difference, Verification
 from runlane.storage.rebuild import Rebuilt
 from runlane.tasks import Queue, Schedule, Task, task
@@ -62,6 +64,8 @@ __all__ = [
     "Attribution",
     "Capability",
     "CapabilityUnsupported",
+    "Checkpoint",
+    "Checkpointed",
     "ConfigurationInvalid",
     "ConflictKind",
     "Context",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
-from runlane import attribution, travel
+from runlane import attribution, sealing, travel
 from runlane.attribution import Attribution
 from runlane.auditing import Audit
 from runlane.bridge import ThreadCalls
@@ -16,6 +16,7 @@ from runlane.export.archives import Archives
 from runlane.projections.differences import RunDiff
 from runlane.projections.fleet import Fleet
 from runlane.projections.timeline import Moment
+from runlane.sealing import Checkpointed
 from runlane.storage.findings import Difference, Verification
 from runlane.storage.rebuild import Rebuilt
 from runlane.values import Actor
@@ -37,10 +38,18 @@ class AsyncAudit:
         id: UUID | str | None = None,
         *,
         since: datetime | None = None,
+        key: str | Path | Sequence[str | Path] = (),
+        checkpoints: Sequence[str | Path] = (),
         progress: Callable[[int], None] | None = None,
     ) -> Verification:
         """See ``Audit.verify``."""
-        return await self._call(self._sync.verify, id, since=since, progress=progress)
+        return await self._call(self._sync.verify, id, since=since, key=key, checkpoints=checkpoints, progress=progress)
+
+    async def checkpoint(
+        self, sign: str | Path | None = None, *, actor: Actor | None = None, timeout: float = sealing.PATIENCE
+    ) -> Checkpointed:
+        """See ``Audit.checkpoint``."""
+        return await self._call(self._sync.checkpoint, sign, actor=actor, timeout=timeout)
 
     async def as_of(
         self,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
-from runlane import attribution, requests, travel
+from runlane import attribution, requests, sealing, travel
 from runlane.attribution import Attribution
 from runlane.capabilities import Capability
 from runlane.errors import ConfigurationInvalid, RunNotFound
@@ -19,6 +19,7 @@ from runlane.projections.fleet import Fleet
 from runlane.projections.timeline import Moment
 from runlane.reading import whole_number
 from runlane.runtime import Runtime
+from runlane.sealing import Checkpointed, Sealer
 from runlane.storage import queries, rebuild, repair, replay
 from runlane.storage.findings import Difference, Verification
 from runlane.storage.rebuild import Rebuilt
@@ -42,35 +43,74 @@ class Audit:
         id: UUID | str | None = None,
         *,
         since: datetime | None = None,
+        key: str | Path | Sequence[str | Path] = (),
+        checkpoints: Sequence[str | Path] = (),
         progress: Callable[[int], None] | None = None,
     ) -> Verification:
         """Fold the whole log of this environment (or one run's), and compare it field by field with what is stored.
 
         Every digest is worked out again; an event that was changed, dropped, put in or moved within its stream is
-        named.  Memory is constant.
+        named.  The root of every checkpoint is worked out again from what is stored and from what the log tells of
+        runs that were pruned.  Memory is constant.
 
         Args:
             id: only this run.
-            since: only runs, schedules and queues that moved at or after this aware instant, each from its beginning;
-                idempotency keys and wakeups are compared by a whole check only.
+            since: only runs, schedules and queues that moved at or after this aware instant, each from its beginning,
+                and checkpoints that were made since; idempotency keys and wakeups are compared by a whole check only.
+            key: a public key (Ed25519, a PEM file), or several: every checkpoint has to be signed by one of them.
+            checkpoints: files of checkpoints that were kept elsewhere, which have to be in the log unchanged.
             progress: called with the number of events folded so far.
 
         Raises:
             RunNotFound: there is no such run, neither in the log nor in the tables.
+            ConfigurationInvalid: an argument is not valid: a file that cannot be read, a checkpoint of another
+                environment.
         """
         if id is not None and since is not None:
             raise ConfigurationInvalid("give a run or since, not both: one run is always checked from its beginning")
+        if id is not None and (key or checkpoints):
+            raise ConfigurationInvalid("checkpoints are of the whole log: give a run, or keys and checkpoints")
+        evidence = sealing.evidence(self._runtime.environment, key, checkpoints)
         recent = None if since is None else instant("since", since)
         self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.verify")
         self._runtime.start()
         with self._runtime.database.snapshot() as tx:
             if id is None:
-                return replay.verify(tx, self._runtime.environment, progress, since=recent)
+                return replay.verify(tx, self._runtime.environment, progress, since=recent, evidence=evidence)
             wanted = run_id(id)
             found = replay.compare_run(tx, self._runtime.environment, wanted)
         if not found.events and not found.differences:
             raise self._not_found(wanted)
         return found
+
+    def checkpoint(
+        self, sign: str | Path | None = None, *, actor: Actor | None = None, timeout: float = sealing.PATIENCE
+    ) -> Checkpointed:
+        """Seal all that has happened in this environment since the last checkpoint, or ever.
+
+        Appends ``environment.checkpointed`` to the environment's own stream: the root of a Merkle tree over the last
+        events of all streams, chained to the checkpoint before.  Keep its statement (``checkpoint.dumps()``) where
+        nobody who can write to the database can change it: then no later change of the history goes unnoticed.  Any
+        number of processes may call it at once.  Memory is constant.
+
+        Args:
+            sign: an Ed25519 private key, a PEM file; needs the package cryptography.
+            actor: who does it; else the application.
+            timeout: seconds for which transactions that have written something are waited for.
+
+        Returns:
+            The last checkpoint, and whether it is new: where nothing has happened since, none is made.
+
+        Raises:
+            ConfigurationInvalid: the key cannot be read.
+            StorageUnavailable: a transaction that may have appended something stays open for longer than that.
+        """
+        self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.checkpoint")
+        by, signer = requests.actor_of(actor), None if sign is None else Signer(sign)
+        if not isinstance(timeout, int | float) or not timeout >= 0:
+            raise ConfigurationInvalid(f"timeout must be a number of seconds; got {timeout!r}")
+        self._runtime.start()
+        return Sealer(self._runtime, signer, by, timeout).checkpoint()
 
     def as_of(
         self,

@@ -48,6 +48,7 @@ STORED_AS: dict[type[e.Event], tuple[str, int]] = {
     e.QueuePaused: ("queue.paused", 1),
     e.QueueResumed: ("queue.resumed", 1),
     e.RunsPruned: ("environment.pruned", 2),
+    e.LogCheckpointed: ("environment.checkpointed", 1),
     e.RowRepaired: ("environment.repaired", 1),
     e.TablesRebuilt: ("environment.rebuilt", 1),
 }
@@ -83,7 +84,7 @@ def _converter() -> Converter:
     converter.register_unstructure_hook(UUID, _as_is)
     converter.register_structure_hook(datetime, lambda value, _: datetime.fromisoformat(value))
     converter.register_structure_hook(UUID, lambda value, _: UUID(value))
-    for cls in (Source, Failure, e.Head, *STORED_AS):
+    for cls in (Source, Failure, e.Head, e.Part, *STORED_AS):
         plain = {f.name for f in fields(cls)} & _PLAIN
         converter.register_unstructure_hook(
             cls,

@@ -254,6 +254,38 @@ class RunsPruned:
 
 
 @struct
+class Part:
+    """A subtree of a checkpoint's tree; the place of its last leaf."""
+
+    stream_id: UUID
+    sequence: int
+    position: int
+    root: str
+
+
+@struct
+class LogCheckpointed:
+    """A stretch of the log was sealed, in the environment's own stream: all behind `from_position` up to `to_position`.
+
+    `root` is that of a Merkle tree (in hex) over the last event that each stream of the environment has there, in the
+    order of positions; `parts` are its subtrees of one size (the last one may be smaller), one for each leaf where they
+    are few, so that a change can be found.  `previous` is the digest of the event of the checkpoint before, `epoch` the
+    token of the history that positions belong to.  `signature` is that of the key with the fingerprint `key`.
+    """
+
+    number: int
+    from_position: int
+    to_position: int
+    leaves: int
+    root: str
+    parts: tuple[Part, ...]
+    epoch: str
+    previous: str | None = None
+    key: str | None = None
+    signature: str | None = None
+
+
+@struct
 class RowRepaired:
     """The row of one run was made again from its events, in the environment's own stream.
 
@@ -301,7 +333,7 @@ ScheduleStep = ScheduleChanged | ScheduleFired | SchedulePaused | ScheduleResume
 ScheduleEvent = ScheduleRegistered | ScheduleStep
 KeyEvent = IdempotencyReset
 QueueEvent = QueuePaused | QueueResumed
-EnvironmentEvent = RunsPruned | RowRepaired | TablesRebuilt
+EnvironmentEvent = RunsPruned | LogCheckpointed | RowRepaired | TablesRebuilt
 Event = RunEvent | ScheduleEvent | QueueEvent | KeyEvent | EnvironmentEvent
 
 

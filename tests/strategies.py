@@ -62,6 +62,7 @@ _definition = (identifiers, identifiers, json_objects, json_values, st.booleans(
 
 #: How to draw each event, all fields included.
 _heads = st.builds(e.Head, st.uuids(), st.integers(1, 2**31 - 1), st.integers(1, 2**63 - 1), text)
+_parts = st.builds(e.Part, st.uuids(), st.integers(1, 2**31 - 1), st.integers(1, 2**63 - 1), text)
 EVENTS: dict[type, st.SearchStrategy[e.Event]] = {
     e.RunCreated: st.builds(
         e.RunCreated,
@@ -120,6 +121,14 @@ EVENTS: dict[type, st.SearchStrategy[e.Event]] = {
         st.lists(_heads, max_size=3).map(tuple),
         _maybe_text,
         _maybe_text,
+    ),
+    e.LogCheckpointed: st.builds(
+        e.LogCheckpointed,
+        *[st.integers(0, 2**63 - 1)] * 4,
+        text,
+        st.lists(_parts, max_size=3).map(tuple),
+        text,
+        *[_maybe_text] * 3,
     ),
     e.RowRepaired: st.builds(e.RowRepaired, st.uuids(), st.lists(text, max_size=3).map(tuple), _maybe_text),
     e.TablesRebuilt: st.builds(e.TablesRebuilt, *[st.integers(0, 2**31)] * 7, _maybe_text),

@@ -11,6 +11,7 @@ import click
 from runlane.cli import (
     archives,
     audit,
+    checkpoints,
     completion,
     demo,
     dev,
@@ -68,6 +69,7 @@ for command in (
     travel.diff,
     travel.timeline,
     travel.who,
+    checkpoints.checkpoint,
     rebuild.repair,
     rebuild.rebuild,
     exports.export,

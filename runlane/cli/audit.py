@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 
 import click
 from attrs import asdict
@@ -15,6 +16,8 @@ from runlane.cli.options import Instant
 from runlane.cli.program import Program, program_options
 from runlane.errors import RunlaneError
 from runlane.storage.findings import Verification
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group()
@@ -27,14 +30,27 @@ def audit() -> None:
 @program_options
 @click.option("--run", metavar="RUN", help="Only this run.")
 @click.option("--since", type=Instant(), help="Only what moved since then, each run from its beginning.")
+@click.option("--key", "keys", multiple=True, type=FILE, help="A public key (PEM) that signs checkpoints; repeatable.")
+@click.option("--checkpoint", "checkpoints", multiple=True, type=FILE, help="A checkpoint kept elsewhere; repeatable.")
 @click.pass_obj
-def verify(program: Program, /, run: str | None, since: datetime | None) -> None:
+def verify(
+    program: Program,
+    /,
+    run: str | None,
+    since: datetime | None,
+    keys: tuple[Path, ...],
+    checkpoints: tuple[Path, ...],
+) -> None:
     """Fold the whole log and compare it, digest by digest and field by field, with what is stored.
+
+    The roots of all checkpoints are worked out again.  With --key each has to be signed, with --checkpoint the one that
+    was kept has to be in the log unchanged.
 
     Exit code 0 if all is as the log says, 1 on any difference, 2 if it could not be checked.
     """
     with _or_unchecked(program), _counting(program) as progress:
-        found = program.started().audit.verify(run, since=since, progress=progress)
+        audit = program.started().audit
+        found = audit.verify(run, since=since, key=keys, checkpoints=checkpoints, progress=progress)
     _report(program, found)
     if not found.identical:
         raise click.exceptions.Exit(1)
@@ -78,6 +94,10 @@ def _report(program: Program, found: Verification) -> None:
         )
     counts = [(found.events, "event"), (found.runs, "run"), (found.schedules, "schedule")]
     counts += [(found.queues, "queue")] if found.queues else []
+    counts += [(found.checkpoints, "checkpoint")] if found.checkpoints else []
     seen = ", ".join(show.counted(number, what) for number, what in counts)
     verdict = "replay identical" if found.identical else show.counted(len(found.differences), "difference")
     show.say(f"{verdict}: {seen}")
+    if found.foreign_checkpoints:
+        foreign = show.counted(found.foreign_checkpoints, "checkpoint")
+        show.say(f"{foreign} of another log, from which this one was imported, could not be checked here")

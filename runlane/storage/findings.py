@@ -32,6 +32,10 @@ class Verification:
     events: int
     differences: tuple[Difference, ...]
     queues: int = 0
+    #: How many stretches of the log still make the root that their checkpoint says.
+    checkpoints: int = 0
+    #: Checkpoints of another log, with positions of its own: those that came with an import.
+    foreign_checkpoints: int = 0
 
     @property
     def identical(self) -> bool:

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, select
+from sqlalchemy import BigInteger, ColumnElement, and_, bindparam, func, select
 
 from runlane.errors import InvariantViolation
 from runlane.events import Head, Recorded
@@ -47,6 +47,9 @@ _HISTORIES = (
     .order_by(_EVENTS.c.stream_id, _EVENTS.c.sequence)
     .execution_options(yield_per=1000)
 )
+_LOWEST = select(func.min(_EVENTS.c.position, type_=BigInteger)).where(
+    _EVENTS.c.stream_id.in_(bindparam("ids", expanding=True)), _EVENTS.c.sequence == 1
+)
 _OWNED = (
     select(func.count()).select_from(_KEYS.join(_RUNS, _OWNS)).where(_RUNS.c.id.in_(bindparam("ids", expanding=True)))
 )
@@ -64,6 +67,12 @@ def ended_runs(
     asked: dict[str, Any] = {"environment": environment, "statuses": list(statuses), "before": before, "most": limit}
     found = tx.execute(_ENDED if after is None else _ENDED_BEHIND, asked | ({} if after is None else {"behind": after}))
     return {row.id: row.sequence for row in found}
+
+
+def lowest_position(tx: Transaction, ids: Sequence[UUID]) -> int:
+    """Where in the log the first of these runs begins."""
+    found: int | None = tx.execute(_LOWEST, {"ids": list(ids)}).scalar()
+    return found or 0
 
 
 def read_heads(tx: Transaction, sequences: Mapping[UUID, int], bounds: Sequence[int]) -> list[Head]:

@@ -21,9 +21,10 @@ from runlane.events import IdempotencyReset, RunsPruned, ScheduleFired
 from runlane.projections import queues as queue_fold
 from runlane.projections import runs as run_fold
 from runlane.projections import schedules as schedule_fold
-from runlane.storage import keys, outbox, ownership, rows, run_rows, streams, tables
+from runlane.storage import keys, outbox, ownership, rows, run_rows, sealed, streams, tables
 from runlane.storage.findings import Difference, Verification
 from runlane.storage.scan import scan
+from runlane.storage.sealed import NOTHING, Evidence
 from runlane.storage.streams import Stream
 from runlane.storage.transaction import Transaction
 
@@ -41,16 +42,19 @@ def verify(
     progress: Callable[[int], None] | None,
     most: int = 1000,
     since: datetime | None = None,
+    evidence: Evidence = NOTHING,
 ) -> Verification:
     """Fold every stream and compare; reports at most `most` differences.
 
-    With `since` only what moved at or after that instant; keys and wakeups are compared by a whole check only.
+    With `since` only what moved at or after that instant; keys and wakeups are compared by a whole check only, and of
+    checkpoints those that were made since.
 
     `progress` is called with the number of events folded so far.
     """
     differences: list[Difference] = []
     counts = Counter[str]()
     pruned_at: dict[str, int] = {}
+    environments = set[str]() if environment is None else {environment}
     with closing(streams.read_streams(tx, "", environment, since)) as histories, ExitStack() as open_rows:
         for stream, row in _paired(histories, _stored(tx, environment, since, open_rows)):
             kind = _kind_of(stream, row)
@@ -59,6 +63,7 @@ def verify(
                 counts["events"] += len(stream.records)
                 differences.extend(_forged(stream))
                 if kind is _ENVIRONMENT:
+                    environments |= {r.environment for r in stream.records} if environment is None else set()
                     pruned_at |= {
                         r.environment: r.position or 0 for r in stream.records if isinstance(r.event, RunsPruned)
                     }
@@ -70,6 +75,8 @@ def verify(
                 progress(counts["events"])
             if len(differences) >= most:
                 return _verification(counts, differences[:most])
+    for name in sorted(environments):
+        differences.extend(sealed.check(tx, name, evidence, since, counts))
     if since is not None:
         return _verification(counts, differences[:most])
     differences.extend(ownership.differences(tx, environment, pruned_at))
@@ -117,7 +124,13 @@ def _rows_by(key: Any, everywhere: bool, recent: bool) -> Select[Any]:
 
 def _verification(counts: Counter[str], differences: Sequence[Difference]) -> Verification:
     return Verification(
-        counts["runs"], counts["schedules"], counts["events"], tuple(differences), queues=counts["queues"]
+        counts["runs"],
+        counts["schedules"],
+        counts["events"],
+        tuple(differences),
+        counts["queues"],
+        counts["checkpoints"],
+        counts["foreign"],
     )
 
 

@@ -55,7 +55,18 @@ def scan(
         moved = tables.instant_to_text(since) if tx.schema is None else since
         conditions["moved since" if table is tables.events else "updated_at >="] = moved
     given = {condition: value for condition, value in conditions.items() if value}
-    text, asked = _select(table, tuple(columns), tuple(order), tx.schema, tuple(given)), list(given.values())
+    text = _select(table, tuple(columns), tuple(order), tx.schema, tuple(given))
+    yield from flow(tx, text, list(given.values()))
+
+
+def flow(
+    tx: Transaction, text: str, asked: Sequence[Any], batch: int = BATCH
+) -> Generator[tuple[Any, ...], None, None]:
+    """The rows of a statement in the driver's own words, fetched so many at a time.
+
+    Raises:
+        DBAPIError: what SQLAlchemy would have raised.
+    """
     connection = tx.connection.connection.driver_connection
     assert connection is not None
     server_side = {} if tx.schema is None else {"name": f"runlane_scan_{next(_names)}"}
@@ -64,7 +75,7 @@ def scan(
     cursor = connection.cursor(**server_side)
     try:
         dialect.do_execute(cursor, text, asked)
-        while rows := cursor.fetchmany(BATCH):
+        while rows := cursor.fetchmany(batch):
             yield from rows
     except error_class as error:
         raise DBAPIError.instance(text, asked, error, error_class, dialect=dialect) from error

@@ -12,12 +12,12 @@ from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
-from attrs import frozen
+from attrs import evolve, frozen
 from sqlalchemy import Text, bindparam, cast, func, select
 
 from runlane import codec, digests
 from runlane.errors import InvariantViolation
-from runlane.events import Event, Recorded, RunCreated
+from runlane.events import Event, LogCheckpointed, Recorded, RunCreated, RunsPruned
 from runlane.storage import tables
 from runlane.storage.scan import scan
 from runlane.storage.transaction import Transaction
@@ -163,9 +163,15 @@ _actor = lru_cache(4096)(Actor.parse)
 
 
 def _event(type_: str, version: int, data: str) -> Event:
-    """The event of stored data; most but the first of each run say the same as many others."""
+    """The event of stored data, without what only checkpoints need; most but the first of each run say the same as
+    many others."""
     is_its_own = type_ == _CREATED or len(data) > _LONGEST_KEPT  # results and metas may be large, and stay theirs
-    return codec.decode(type_, version, data) if is_its_own else _alike(type_, version, data)
+    if not is_its_own:
+        return _alike(type_, version, data)
+    event = codec.decode(type_, version, data)
+    if isinstance(event, RunsPruned):  # of an environment's stream all events are held at once, and these are heavy
+        return evolve(event, heads=())
+    return evolve(event, parts=()) if isinstance(event, LogCheckpointed) else event
 
 
 _CREATED = codec.STORED_AS[RunCreated][0]

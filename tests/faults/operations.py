@@ -26,6 +26,7 @@ from runlane.following import Batch
 from runlane.projections.runs import Run
 from runlane.pruning import Pruned
 from runlane.readmodels import TaskHours
+from runlane.sealing import Checkpointed
 from runlane.storage import sessions, tables
 from runlane.storage.rebuild import Rebuilt
 from runlane.wakeup import Wakeup
@@ -108,6 +109,12 @@ def queued(app: Runlane, clock: SettableClock) -> Prepared:
 def ended(app: Runlane, clock: SettableClock) -> Prepared:
     """The id of a run that has succeeded."""
     return (app.run_now(echo, 1).run.id,), {}
+
+
+def ended_unsealed(app: Runlane, clock: SettableClock) -> Prepared:
+    """Something that no checkpoint has sealed."""
+    ended(app, clock)
+    return (), {}
 
 
 def failed(app: Runlane, clock: SettableClock) -> Prepared:
@@ -346,6 +353,7 @@ OPERATIONS = [
     Operation("audit.count", "audit.count", given(), False),
     Operation("audit.verify", "audit.verify", given(), False),
     Operation("audit.verify of a run", "audit.verify", ended, False),
+    Operation("audit.checkpoint", "audit.checkpoint", ended_unsealed),
     Operation("audit.as_of", "audit.as_of", given(START), False),
     Operation("audit.diff", "audit.diff", ended, False),
     Operation("audit.timeline", "audit.timeline", ended, False),
@@ -384,6 +392,8 @@ def shape(result: Any) -> Any:
             return shape(result.changed), len(result.refused)
         case Pruned():
             return result.runs > 0, result.events > 0
+        case Checkpointed():
+            return result.new, result.checkpoint is not None
         case Rebuilt():
             return result.rows, result.swapped
         case TickReport():

@@ -28,6 +28,7 @@ _BIRTHS = {one.name for one in OPERATIONS if one.path in ("trigger", "trigger_ma
 _ATTEMPTS = {one.name for one in OPERATIONS if one.path in ("execute_next", "execute_delivery", "worker")}
 _CANCELS = {one.name for one in OPERATIONS if one.path in ("runs.cancel", "runs.cancel_many")}
 _AGAIN = {"runs.rerun", "runs.rerun_many", "runs.retry", "runs.retry_many"}
+_CHECKPOINTS = {one.name for one in OPERATIONS if one.path == "audit.checkpoint"}
 _SCHEDULES = {"schedules.pause", "schedules.resume", "schedules.trigger"}
 _QUEUES = {"queues.pause", "queues.resume"}
 _DEFINED = {"schedules.list", "schedules.get", "schedules.preview", "schedules.occurrences", "queues.list"}
@@ -35,7 +36,7 @@ _DEFINED = {"schedules.list", "schedules.get", "schedules.preview", "schedules.o
 FOR: dict[str, set[str]] = {
     "producer": _BIRTHS | _ABOUT_RUNS,
     "worker": _ATTEMPTS,
-    "maintainer": {"tick"},
+    "maintainer": {"tick", *_CHECKPOINTS},
     "operator": _CANCELS
     | _AGAIN
     | _SCHEDULES
@@ -45,7 +46,7 @@ FOR: dict[str, set[str]] = {
     | {"idempotency_keys.reset", "runs.why"},
     "pruner": {"runs.prune", "runs.prune into an archive", "runs.prune, dry"},
     "auditor": {one.name for one in OPERATIONS if one.path.startswith("audit.")}
-    - {"audit.repair", "audit.rebuild", "audit.rebuild, dry"}
+    - {"audit.repair", "audit.rebuild", "audit.rebuild, dry", *_CHECKPOINTS}
     | _ABOUT_RUNS
     | _DEFINED
     | {"runs.why", "follow", "projections.list", "projections.read"},

@@ -35,7 +35,7 @@ MAY: dict[str, dict[str, str]] = {
     "operator": {"runs": "select insert update", "idempotency_keys": "select insert update delete"}
     | {"outbox": "select insert update", "sessions": "select", "queues": "select insert update"}
     | {"schedules": "select update"},
-    "pruner": {"runs": "select", "idempotency_keys": "select"},
+    "pruner": {"runs": "select", "idempotency_keys": "select", "log_epochs": "select"},
     "auditor": dict.fromkeys(TABLES, "select"),
 }
 for _role, _tables in MAY.items():

@@ -145,6 +145,14 @@ SENTENCES = [
         "2 runs with 9 events pruned by operator:ann, last updated before 2026-01-01 12:00:00.000Z: older than a year",
     ),
     (
+        e.LogCheckpointed(3, 9, 40, 12, "ab", (), "5e0f"),
+        "checkpoint 3 of the log by operator:ann: 12 streams, up to position 40",
+    ),
+    (
+        e.LogCheckpointed(1, 0, 9, 1, "ab", (), "5e0f", None, "key", "signature"),
+        "checkpoint 1 of the log by operator:ann: 1 stream, up to position 9, signed",
+    ),
+    (
         e.RowRepaired(RUN_ID, ("status", "due_at"), "looked wrong"),
         f"row of run {RUN_ID} repaired by operator:ann (status, due_at): looked wrong",
     ),

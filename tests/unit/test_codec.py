@@ -24,7 +24,7 @@ SCHEDULE_NAMES = {
 }  # fmt: skip
 OTHER_NAMES = {
     "queue.paused", "queue.resumed", "idempotency.reset", "environment.pruned", "environment.repaired",
-    "environment.rebuilt",
+    "environment.rebuilt", "environment.checkpointed",
 }  # fmt: skip
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -206,6 +206,22 @@ GOLDEN = [
             + '"}],"reason":"old","archive":"'
             + "cd" * 32
             + '"}'
+        ),
+    ),
+    (
+        "environment.checkpointed",
+        e.LogCheckpointed(1, 0, 9, 1, "ab" * 32, (e.Part(ONE, 4, 7, "ab" * 32),), "5e0f"),
+        (
+            f'{{"number":1,"from_position":0,"to_position":9,"leaves":1,"root":"{"ab" * 32}","parts":[{{"stream_id":'
+            f'"00000000-0000-4000-8000-000000000001","sequence":4,"position":7,"root":"{"ab" * 32}"}}],"epoch":"5e0f"}}'
+        ),
+    ),
+    (
+        "environment.checkpointed",
+        e.LogCheckpointed(2, 9, 12, 1, "ab" * 32, (), "5e0f", "cd" * 32, "ef" * 32, "c2ln"),
+        (
+            f'{{"number":2,"from_position":9,"to_position":12,"leaves":1,"root":"{"ab" * 32}","parts":[],'
+            f'"epoch":"5e0f","previous":"{"cd" * 32}","key":"{"ef" * 32}","signature":"c2ln"}}'
         ),
     ),
     (
