@@ -16,6 +16,7 @@ from runlane.export.archives import Archives
 from runlane.projections.differences import RunDiff
 from runlane.projections.fleet import Fleet
 from runlane.projections.timeline import Moment
+from runlane.proofs import Proof
 from runlane.sealing import Checkpointed
 from runlane.storage.findings import Difference, Verification
 from runlane.storage.rebuild import Rebuilt
@@ -50,6 +51,10 @@ class AsyncAudit:
     ) -> Checkpointed:
         """See ``Audit.checkpoint``."""
         return await self._call(self._sync.checkpoint, sign, actor=actor, timeout=timeout)
+
+    async def prove(self, id: UUID | str, sequence: int | None = None) -> Proof:
+        """See ``Audit.prove``."""
+        return await self._call(self._sync.prove, id, sequence)
 
     async def as_of(
         self,

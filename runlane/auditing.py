@@ -17,10 +17,11 @@ from runlane.export.signing import Signer
 from runlane.projections.differences import RunDiff
 from runlane.projections.fleet import Fleet
 from runlane.projections.timeline import Moment
+from runlane.proofs import Proof
 from runlane.reading import whole_number
 from runlane.runtime import Runtime
 from runlane.sealing import Checkpointed, Sealer
-from runlane.storage import queries, rebuild, repair, replay
+from runlane.storage import proving, queries, rebuild, repair, replay
 from runlane.storage.findings import Difference, Verification
 from runlane.storage.rebuild import Rebuilt
 from runlane.values import Actor, instant, run_id
@@ -111,6 +112,32 @@ class Audit:
             raise ConfigurationInvalid(f"timeout must be a number of seconds; got {timeout!r}")
         self._runtime.start()
         return Sealer(self._runtime, signer, by, timeout).checkpoint()
+
+    def prove(self, id: UUID | str, sequence: int | None = None) -> Proof:
+        """That events of a run are among those that a checkpoint has sealed: a proof that anybody can check.
+
+        It holds the facts of the events, payload and result too, and the path from there to the root of the checkpoint;
+        ``proof.dumps()`` is its file, and ``runlane.sealing.check_proof`` checks it without a database.
+
+        Args:
+            sequence: from this event on, by the checkpoint that sealed it; None is all of the run that was sealed, by
+                the last checkpoint that has sealed some of it.
+
+        Raises:
+            RunNotFound: there is no such run.
+            ConfigurationInvalid: it has no such event.
+            RunStateInvalid: no checkpoint has sealed it yet.
+            InvariantViolation: the log is no longer what was sealed.
+        """
+        self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.prove")
+        wanted = run_id(id)
+        event = None if sequence is None else whole_number("sequence", sequence, 2**31 - 1)
+        self._runtime.start()
+        with self._runtime.database.snapshot() as tx:
+            proof = proving.prove(tx, self._runtime.environment, wanted, event)
+        if proof is None:
+            raise self._not_found(wanted)
+        return proof
 
     def as_of(
         self,

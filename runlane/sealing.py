@@ -9,9 +9,11 @@ from pathlib import Path
 
 from attrs import frozen
 
+from runlane import proofs
 from runlane.checkpoints import Checkpoint, Signer, read
 from runlane.errors import ConfigurationInvalid, ConflictKind, StorageConflict, StorageUnavailable
 from runlane.export.signing import Checker
+from runlane.proofs import Checked
 from runlane.runtime import Runtime
 from runlane.storage import checkpoints
 from runlane.storage.checkpoints import Drawn
@@ -56,6 +58,24 @@ def evidence(environment: str, key: str | Path | Sequence[str | Path], kept: Seq
             there = one.checkpoint.environment
             raise ConfigurationInvalid(f"{one.path} is a checkpoint of environment {there!r}, not {environment!r}")
     return Evidence({checker.fingerprint: checker for checker in checkers}, tuple(files))
+
+
+def check_proof(
+    path: str | Path, *, key: str | Path | Sequence[str | Path] = (), checkpoints: Sequence[str | Path] = ()
+) -> Checked:
+    """Check a proof that ``audit.prove`` has made; needs no database.
+
+    Args:
+        path: the file of the proof.
+        key: a public key (Ed25519, a PEM file), or several: the checkpoint has to be signed by one of them.
+        checkpoints: files of checkpoints that were kept elsewhere: the one of the proof has to be among them.
+
+    Raises:
+        ConfigurationInvalid: a file cannot be read, or is not what it should be.
+    """
+    proof = proofs.read(path)
+    known = evidence(proof.checkpoint.environment, key, checkpoints)
+    return proofs.check(proof, known.checkers, [kept.checkpoint for kept in known.kept])
 
 
 @frozen

@@ -70,6 +70,8 @@ for command in (
     travel.timeline,
     travel.who,
     checkpoints.checkpoint,
+    checkpoints.prove,
+    checkpoints.check_proof,
     rebuild.repair,
     rebuild.rebuild,
     exports.export,

@@ -117,6 +117,13 @@ def ended_unsealed(app: Runlane, clock: SettableClock) -> Prepared:
     return (), {}
 
 
+def ended_and_sealed(app: Runlane, clock: SettableClock) -> Prepared:
+    """The id of a run that a checkpoint has sealed."""
+    prepared = ended(app, clock)
+    app.audit.checkpoint()
+    return prepared
+
+
 def failed(app: Runlane, clock: SettableClock) -> Prepared:
     """The id of a run that has failed."""
     return (app.run_now(doomed, 1).run.id,), {}
@@ -354,6 +361,7 @@ OPERATIONS = [
     Operation("audit.verify", "audit.verify", given(), False),
     Operation("audit.verify of a run", "audit.verify", ended, False),
     Operation("audit.checkpoint", "audit.checkpoint", ended_unsealed),
+    Operation("audit.prove", "audit.prove", ended_and_sealed, False),
     Operation("audit.as_of", "audit.as_of", given(START), False),
     Operation("audit.diff", "audit.diff", ended, False),
     Operation("audit.timeline", "audit.timeline", ended, False),
