@@ -284,10 +284,12 @@ def old_to_archive(app: Runlane, clock: SettableClock) -> Prepared:
 
 
 def archived(app: Runlane, clock: SettableClock) -> Prepared:
-    """A folder with an archive."""
-    positional, named = old_to_archive(app, clock)
-    assert app.runs.prune(*positional, **named).archive is not None
-    return (named["archive"],), {}
+    """A folder with an archive, of a run that nobody else has prepared."""
+    app.runs.cancel(app.trigger(echo, 1).run.id)
+    clock.advance(SECOND)
+    folder = _folder()
+    assert app.runs.prune(clock(), statuses=["cancelled"], archive=folder).archive is not None
+    return (folder,), {}
 
 
 def _folder() -> Path:
