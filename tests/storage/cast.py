@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import psycopg
+from psycopg.errors import InsufficientPrivilege
 from sqlalchemy.engine import make_url
 
 from runlane import ConfigurationInvalid, Lane, Runlane, SettableClock, TickReport
@@ -134,3 +135,15 @@ def call(operation: Operation, app: Runlane, arguments: Prepared) -> Any:
     if isinstance(done, TickReport) and done.errors:
         raise ConfigurationInvalid(str(done.errors[0]))
     return done
+
+
+def is_permitted(connection: psycopg.Connection[Any], statement: str) -> bool:
+    """Whether the role may; whatever else is wrong with the statement, which is undone."""
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(statement)
+    except InsufficientPrivilege:
+        return False
+    except psycopg.Error:
+        return True
+    return True
