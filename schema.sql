@@ -297,7 +297,8 @@ create table occurrences (
 -- itself tells of it. The setting runlane.pruned names an environment.pruned event; who sets it gains nothing, as the
 -- event must have been written by this very transaction and say exactly what this statement has removed: how many runs
 -- and events of which environment, with a digest over their ids and last sequences. And what was removed must be whole
--- histories of ended runs, whose rows are gone as well. Who shall never prune is not granted DELETE on events.
+-- histories of ended runs, whose rows are gone as well. That holds for the owner of the tables too; nobody else is granted
+-- DELETE on events or runs (`prune_runs` below).
 --
 -- The search path is fixed, with pg_temp last, so that no temporary table can stand in for the tables asked here.
 create function refuse_untold_deletion() returns trigger language plpgsql set search_path from current as $$
@@ -331,3 +332,145 @@ end $$;
 create trigger events_pruned after delete on events referencing old table as gone
   for each statement execute function refuse_untold_deletion();
 alter table events enable always trigger events_pruned;
+
+-- What prunes, for who is granted nothing but to execute these two: they lock and delete with the rights of the tables'
+-- owner. The first locks all that is to go, in the order in which everybody does, runs before keys. The second deletes
+-- what the event (told_stream, told_sequence) tells of, and the trigger above judges it like everybody else; it takes no
+-- row of a run that has no history: that is evidence.
+create function lock_for_pruning(ids uuid[]) returns void
+language plpgsql security definer set search_path from current as $$
+begin
+  perform from runs where id = any(ids) order by id for update;
+  perform from idempotency_keys k join runs r on k.environment = r.environment and k.task_id = r.task_id
+      and k.key = r.idempotency_key and k.run_id = r.id
+    where r.id = any(ids) order by k.environment, k.task_id, k.key for update of k;
+end $$;
+
+create function prune_runs(told_stream uuid, told_sequence integer, ids uuid[]) returns bigint
+language plpgsql security definer set search_path from current as $$
+declare
+  deleted bigint;
+  streams bigint;
+  taken bigint;
+begin
+  perform set_config('runlane.pruned', told_stream || ':' || told_sequence, true);
+  delete from outbox where run_id = any(ids);
+  with gone as materialized (
+    select id, environment, task_id, idempotency_key from runs where id = any(ids)
+  ), k as (
+    delete from idempotency_keys k using gone
+    where k.environment = gone.environment and k.task_id = gone.task_id and k.key = gone.idempotency_key
+      and k.run_id = gone.id
+  ), r as (
+    delete from runs using gone where runs.id = gone.id returning 1
+  ), e as (
+    delete from events using gone where events.stream_id = gone.id returning events.stream_id
+  )
+  select count(*), count(distinct e.stream_id), (select count(*) from r) into deleted, streams, taken from e;
+  if streams <> taken then
+    raise exception 'the event log is append-only: % of these runs have no history', taken - streams
+      using errcode = 'integrity_constraint_violation';
+  end if;
+  return deleted;
+end $$;
+
+-- PUBLIC may execute nothing here: a new function is everybody's unless that is said.
+revoke all on function event_digest from public;
+revoke all on function refuse_change from public;
+revoke all on function refuse_untold_deletion from public;
+revoke all on function lock_for_pruning from public;
+revoke all on function prune_runs from public;
+
+-- The roles. Everything below is executed only by `runlane migrate --roles`, again and again without harm.
+--
+-- Six groups that nobody logs in as, each with exactly what the operations need that it is for; a login is granted those
+-- whose work it does. Nobody but the owner of the tables may update, delete or truncate an event, whatever his groups are,
+-- nor change a table or a trigger. tests/storage/test_roles.py tries every statement on every table as every role.
+--
+-- Roles belong to the whole server, so their names carry that of the schema, or a prefix that was chosen: where two
+-- databases of one server have a schema of the same name, each needs a prefix of its own. The comment of a role says
+-- whose it is.
+do $$
+declare
+  name text;
+begin
+  foreach name in array array['runlane_producer', 'runlane_worker', 'runlane_maintainer', 'runlane_operator',
+    'runlane_pruner', 'runlane_auditor'] loop
+    if not exists (select from pg_roles where rolname = name) then
+      begin
+        execute format('create role %I nologin', name);
+        execute format('comment on role %I is %L', name,
+          format('Runlane: schema %s of database %s', current_schema(), current_database()));
+      exception when duplicate_object or unique_violation then null;  -- somebody else was faster
+      end;
+    end if;
+  end loop;
+end $$;
+
+-- Whatever they had before.
+revoke all on schema_version, projection_version, log_epochs, events, runs, idempotency_keys, sessions, maintainers, outbox,
+  queues, cursors, schedules, occurrences, subject_keys
+  from runlane_producer, runlane_worker, runlane_maintainer, runlane_operator, runlane_pruner, runlane_auditor;
+revoke all on function event_digest, lock_for_pruning, prune_runs
+  from runlane_producer, runlane_worker, runlane_maintainer, runlane_operator, runlane_pruner, runlane_auditor;
+revoke all on sequence events_position_seq
+  from runlane_producer, runlane_worker, runlane_maintainer, runlane_operator, runlane_pruner, runlane_auditor;
+
+-- Everybody: whether the tables fit the program; the log and the runs, as whoever moves a run on reads its history, and
+-- whoever lost the answer to a commit looks for what it wrote; the data keys, which are wrapped by one that is not here.
+grant usage on schema runlane
+  to runlane_producer, runlane_worker, runlane_maintainer, runlane_operator, runlane_pruner, runlane_auditor;
+grant select on schema_version, projection_version, events, runs, subject_keys
+  to runlane_producer, runlane_worker, runlane_maintainer, runlane_operator, runlane_pruner, runlane_auditor;
+
+-- All but auditors append to the log; `tx` and `position` are the database's to fill. Some statements compute the digest.
+grant insert (stream_id, sequence, type, version, occurred_at, environment, actor, data, digest) on events
+  to runlane_producer, runlane_worker, runlane_maintainer, runlane_operator, runlane_pruner;
+grant execute on function event_digest to runlane_producer, runlane_worker, runlane_maintainer, runlane_operator;
+
+-- Whoever writes payloads or results makes the keys that they are encrypted with; operators destroy those of a subject.
+grant insert on subject_keys to runlane_producer, runlane_worker, runlane_maintainer, runlane_operator;
+grant update (master, wrapped, erased_at) on subject_keys to runlane_operator;
+
+-- Births: of triggers, of schedules, and of reruns. They take keys, or give them back where a singleton is in the way, and
+-- on lanes that deliver their wakeups are published at once.
+grant insert on runs to runlane_producer, runlane_maintainer, runlane_operator;
+grant select, insert, update (run_id, reset_at), delete on idempotency_keys
+  to runlane_producer, runlane_maintainer, runlane_operator;
+grant select, insert, update (status, due_at, attempts, claimed_by, detail) on outbox
+  to runlane_producer, runlane_maintainer, runlane_operator;
+
+-- Steps of runs that are there: what is set at birth stays.
+grant update (sequence, status, due_at, run_at, updated_at, started_at, finished_at, attempt_count, failure_count,
+    retry_count, release_count, lost_count, lease_session_id, lease_worker_id, leased_at, failure, reservation,
+    cancellation, digest) on runs
+  to runlane_worker, runlane_maintainer, runlane_operator;
+
+-- Workers: a session, which queues are paused, and wakeups of what they give back.
+grant select, insert, update (expires_at), delete on sessions to runlane_worker;
+grant select on queues to runlane_worker;
+grant insert on outbox to runlane_worker;
+
+-- Maintainers: the sessions of others once they have expired (to lock a row takes UPDATE), schedules, who keeps house, a
+-- new epoch where the database was restored, and checkpoints, for which they read how far the log is settled.
+grant select, update (expires_at), delete on sessions to runlane_maintainer;
+grant select on queues to runlane_maintainer;
+grant select, insert, update (session_id, expires_at), delete on maintainers to runlane_maintainer;
+grant select, insert, update on schedules to runlane_maintainer;
+grant select, insert on occurrences to runlane_maintainer;
+grant select, insert on log_epochs to runlane_maintainer;
+grant select on sequence events_position_seq to runlane_maintainer;
+
+-- Operators: queues and schedules, and why a run waits.
+grant select, insert, update on queues to runlane_operator;
+grant select, update on schedules to runlane_operator;
+grant select on sessions to runlane_operator;
+
+-- Pruners: the functions, how many keys go, and which stretches of the log were sealed. They write environment.pruned.
+grant execute on function lock_for_pruning, prune_runs to runlane_pruner;
+grant select on idempotency_keys, log_epochs to runlane_pruner;
+
+-- Auditors read everything and write nothing.
+grant select on log_epochs, idempotency_keys, sessions, maintainers, outbox, queues, cursors, schedules, occurrences
+  to runlane_auditor;
+grant select on sequence events_position_seq to runlane_auditor;

@@ -125,9 +125,9 @@ class AsyncRunlane(AsyncReadsLog):
     ) -> None:
         await self.close()
 
-    async def migrate(self) -> int:
+    async def migrate(self, *, roles: bool | str = False) -> int:
         """See ``Runlane.migrate``."""
-        return await self._call(self._app.migrate)
+        return await self._call(self._app.migrate, roles=roles)
 
     async def trigger(
         self,

@@ -14,6 +14,7 @@ from runlane.auditing import Audit
 from runlane.bridge import ThreadCalls
 from runlane.engine.erase import Erasure
 from runlane.export import Manifest, formats
+from runlane.export.archives import Archives
 from runlane.policy import Retry
 from runlane.projections.differences import RunDiff
 from runlane.projections.fleet import Fleet
@@ -168,3 +169,13 @@ class AsyncAudit:
             seed=seed,
             progress=progress,
         )
+
+    async def archives(
+        self,
+        path: str | Path,
+        *,
+        public_key: str | Path | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Archives:
+        """See ``Audit.archives``."""
+        return await self._call(self._sync.archives, path, public_key=public_key, progress=progress)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, Unpack
 from uuid import UUID
 
@@ -194,6 +195,8 @@ class AsyncRuns:
         actor: Actor | None = None,
         reason: str | None = None,
         dry_run: bool = False,
+        archive: str | Path | None = None,
+        key: str | Path | None = None,
     ) -> Pruned:
         """See ``Runs.prune``."""
         return await self._call(
@@ -205,6 +208,8 @@ class AsyncRuns:
             actor=actor,
             reason=reason,
             dry_run=dry_run,
+            archive=archive,
+            key=key,
         )
 
 

@@ -154,9 +154,19 @@ class Runlane(ReadsLog):
     ) -> None:
         self.close()
 
-    def migrate(self) -> int:
-        """Create or upgrade the tables; returns the schema version."""
-        return self._runtime.database.migrate()
+    def migrate(self, *, roles: bool | str = False) -> int:
+        """Create or upgrade the tables; returns the schema version.
+
+        Args:
+            roles: make the six roles of least privilege as well, and grant each what it needs (PostgreSQL only): True
+                for names that begin with the schema's, as ``runlane_worker``, or another prefix.  Do it again after an
+                upgrade of the tables.
+
+        Raises:
+            ConfigurationInvalid: the tables are newer than this Runlane; there are no roles on this lane, this user may
+                not create them, or one belongs to another installation of the same server.  Nothing is changed.
+        """
+        return self._runtime.database.migrate(roles)
 
     def trigger(
         self,

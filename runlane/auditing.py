@@ -14,7 +14,8 @@ from runlane.capabilities import Capability
 from runlane.engine import erase as erasing
 from runlane.engine.erase import Erasure
 from runlane.errors import ConfigurationInvalid, RunNotFound
-from runlane.export import Manifest, formats, writing
+from runlane.export import Manifest, archives, formats, writing
+from runlane.export.archives import Archives
 from runlane.export.signing import Signer
 from runlane.policy import Retry
 from runlane.projections.differences import RunDiff
@@ -441,3 +442,28 @@ class Audit:
         with self._runtime.database.snapshot() as tx:
             trace = simulation_reading.of_log(tx, self._runtime.environment, chosen, progress)
         return comparing.compare(trace, asked)
+
+    def archives(
+        self,
+        path: str | Path,
+        *,
+        public_key: str | Path | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Archives:
+        """Check archives of pruned runs (``runs.prune(archive=…)``) against what the log tells of them.
+
+        Each has to be the file with the SHA-256 that its ``environment.pruned`` events tell, a legal history whose
+        digests hold, and of exactly the runs that were removed, each up to the event that was its last one.
+
+        Args:
+            path: their folder; or one of them, then only that one is checked.
+            public_key: whose signature the manifests must have, a PEM file; needs the package cryptography.
+            progress: called with the number of archives checked so far.
+
+        Raises:
+            ConfigurationInvalid: there is no such folder or file, or the key cannot be used.
+        """
+        self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.archives")
+        self._runtime.start()
+        told = archives.told(self._runtime.reading, self._runtime.environment)
+        return archives.check(told, path, public_key=public_key, progress=progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Unpack
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from runlane.capabilities import Capability
 from runlane.engine import explain, operate, prune, trigger
 from runlane.errors import ConfigurationInvalid, RunNotFound
 from runlane.events import Recorded
+from runlane.export import archiving
 from runlane.projections.attempts import Attempt, attempts
 from runlane.projections.runs import Run
 from runlane.pruning import Pruned
@@ -305,6 +307,8 @@ class Runs:
         actor: Actor | None = None,
         reason: str | None = None,
         dry_run: bool = False,
+        archive: str | Path | None = None,
+        key: str | Path | None = None,
     ) -> Pruned:
         """Remove ended runs of this environment with their events and the idempotency keys they own, for good.
 
@@ -318,23 +322,30 @@ class Runs:
             cursor: ``next_cursor`` of the call before, to go on behind it.
             actor: who does it; else the application.
             reason: why; kept in the log.
-            dry_run: only count; nothing is removed or recorded.
+            dry_run: only count; nothing is removed, recorded or archived.
+            archive: the folder in which the removed histories are kept, as an export of their own with a manifest; they
+                are on the disk before anything is removed, and the log tells the file's SHA-256, which is its name.
+            key: sign the manifest with this Ed25519 private key, a PEM file; needs the package cryptography.
 
         Raises:
             ConfigurationInvalid: a status that is not terminal, or another argument that is not valid.
             InvariantViolation: the history of a run is damaged; nothing is removed.
+            StorageUnavailable: the database or the folder failed; nothing is removed, but an archive may be left over.
         """
         self._runtime.lane.require(Capability.PRUNES_RUNS, "runs.prune")
         environment, by = self._runtime.environment, requests.said(actor, reason)
         old = pruning.old_runs(environment, older_than, statuses, limit, cursor)
+        kept = archiving.into(archive, environment, by.actor.text, key)
         if dry_run:
             with self._runtime.reading() as tx:
                 return pruning.answer(environment, old, prune.find(tx, environment, old))
         self._runtime.start()
         removed = self._runtime.database.transact(
-            lambda tx: prune.remove(tx, environment, old, by.actor, by.reason), self._runtime.clock
+            lambda tx: prune.remove(tx, environment, old, by.actor, by.reason, None if kept is None else kept.keep),
+            self._runtime.clock,
         )
-        return pruning.answer(environment, old, removed)
+        done = pruning.answer(environment, old, removed)
+        return done if kept is None or removed.archive is None else kept.named(done, removed.archive)
 
 
 class IdempotencyKeys:

@@ -24,6 +24,7 @@ class Pruned:
         runs, events, keys: how many of each.
         cutoff: runs last updated before this instant were old enough.
         next_cursor: pass it to the same call to go on; None means that nothing more is old enough.
+        archive: the file that holds the removed histories, if they were to be archived and there were any.
     """
 
     runs: int
@@ -31,6 +32,7 @@ class Pruned:
     keys: int
     cutoff: datetime
     next_cursor: str | None = None
+    archive: str | None = None
 
     @property
     def more(self) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from runlane.cli import (
+    archives,
     audit,
     checkpoints,
     completion,
@@ -82,6 +83,7 @@ for command in (
     simulate.simulate,
     privacy.erase,
     privacy.rewrap,
+    archives.archives,
 ):
     audit.audit.add_command(command)
 

@@ -19,17 +19,17 @@ from runlane.errors import ConfigurationInvalid
 from runlane.export import FORMATS, Replayed, fixtures, import_events, replay
 
 _FILE = click.Path(path_type=Path)
-_public_key = click.option("--public-key", type=_FILE, metavar="FILE", help="Whose signature it must have (PEM).")
+public_key_option = click.option("--public-key", type=_FILE, metavar="FILE", help="Whose signature it must have (PEM).")
 
 
 @contextmanager
-def _counting(program: Program, what: str) -> Iterator[Callable[[int], None] | None]:
-    """What to tell the number of events to, on a terminal."""
+def counting(program: Program, what: str, of: str = "events") -> Iterator[Callable[[int], None] | None]:
+    """What to tell the number of events to, or of something else, on a terminal."""
     screen = show.console(stderr=True)
     if not screen.is_terminal or program.json:
         yield None
         return
-    columns = (SpinnerColumn(), TextColumn(what + ": {task.completed:,.0f} events"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn(what + ": {task.completed:,.0f} " + of), TimeElapsedColumn())
     with Progress(*columns, console=screen, transient=True) as bar:
         shown = bar.add_task("", total=None)
         yield lambda events: bar.update(shown, completed=events)
@@ -51,7 +51,7 @@ def export(
 ) -> None:
     """Write every event of the environment into a file, stream by stream, with a manifest of counts and digests."""
     app = program.started()
-    with _counting(program, "exporting") as progress:
+    with counting(program, "exporting") as progress:
         told = app.audit.export(path, format, since, key, resume=resume, actor=operator(actor), progress=progress)
     if program.json:
         show.json_lines([orjson.loads(told.dumps())])
@@ -67,14 +67,14 @@ def export(
 @click.command("replay", short_help="Fold and check an export, without a database.")
 @program_options
 @click.argument("path", type=_FILE)
-@_public_key
+@public_key_option
 @click.pass_obj
 def replay_(program: Program, /, path: Path, public_key: Path | None) -> None:
     """Fold and check an export in JSON Lines, without any database.
 
     Exit code 0 if it is exactly what was exported and a legal history, 1 if not, 2 if it could not be checked.
     """
-    with _counting(program, "replaying") as progress:
+    with counting(program, "replaying") as progress:
         found = replay(path, public_key=public_key, progress=progress)
     _report(program, found)
     if not found.clean:
@@ -129,7 +129,7 @@ def _report(program: Program, found: Replayed) -> None:
 @click.command("import", short_help="Write an export into an empty database.")
 @program_options
 @click.argument("path", type=_FILE)
-@_public_key
+@public_key_option
 @click.pass_obj
 def import_(program: Program, /, path: Path, public_key: Path | None) -> None:
     """Write an export into the database of --database, with everything that it folds to.
@@ -141,7 +141,7 @@ def import_(program: Program, /, path: Path, public_key: Path | None) -> None:
         raise ConfigurationInvalid("say where to: --database sqlite:///incident.db")
     if program.app:
         raise ConfigurationInvalid("an import goes into a database, not into an app: leave out --app")
-    with _counting(program, "importing") as progress:
+    with counting(program, "importing") as progress:
         done = import_events(
             path, program.database, environment=program.environment, public_key=public_key, progress=progress
         )

@@ -18,15 +18,19 @@ from runlane.errors import ConfigurationInvalid, PayloadInvalid, RunlaneError
 
 @click.command(short_help="Create or upgrade the tables.")
 @program_options
+@click.option("--roles", is_flag=True, help="PostgreSQL: the roles of least privilege as well, with their grants.")
+@click.option("--role-prefix", metavar="NAME", help="What their names begin with (default: the schema's name).")
 @click.pass_obj
-def migrate(program: Program, /) -> None:
+def migrate(program: Program, /, roles: bool, role_prefix: str | None) -> None:
     """Create or upgrade the tables; harmless when they are there already."""
+    if role_prefix is not None and not roles:
+        raise click.UsageError("--role-prefix needs --roles")
     app = program.runtime()
-    version = app.migrate()
+    version = app.migrate(roles=role_prefix if role_prefix is not None else roles)
     if program.json:
-        show.json_lines([{"schema_version": version}])
+        show.json_lines([{"schema_version": version, "roles": roles}])
     else:
-        show.say(f"the tables are there, schema version {version}")
+        show.say(f"the tables are there, schema version {version}" + (", and so are the roles" if roles else ""))
 
 
 @click.command(short_help="Execute runs until stopped, or until nothing is due.")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from runlane import decisions
 from runlane.errors import ConfigurationInvalid
@@ -16,6 +16,7 @@ from runlane.values import Actor, RunStatus
 
 #: How many runs one event tells of: each adds some 170 bytes to it, and the log is read many events at a time.
 _TOLD_AT_ONCE = 100
+Keep = Callable[[Transaction, Sequence[UUID]], str]
 
 
 @frozen
@@ -45,13 +46,14 @@ class Old:
 
 @frozen
 class Removed:
-    """What went: runs, events, keys, the cutoff; the id of the last run, if more are old enough."""
+    """What went: runs, events, keys, the cutoff; the id of the last run, if more are old enough; the archive."""
 
     runs: int
     events: int
     keys: int
     cutoff: datetime
     last: UUID | None = None
+    archive: str | None = None
 
 
 def find(tx: Transaction, environment: str, old: Old) -> Removed:
@@ -65,12 +67,13 @@ def remove(
     old: Old,
     actor: Actor,
     reason: str | None = None,
-    archive: str | None = None,
+    keep: Keep | None = None,
 ) -> Removed:
     """Remove ended runs with their events and keys, and append ``environment.pruned`` for each hundred of them.
 
     Args:
-        archive: the SHA-256 (hex) of what their histories are kept in; the events say it.
+        keep: writes the histories of these runs somewhere durable first, and returns the SHA-256 (hex) of what it
+            wrote; the events say it.  What it wrote stays where the transaction does not commit.
 
     Raises:
         InvariantViolation: the history of a run is damaged; nothing is removed.
@@ -81,20 +84,23 @@ def remove(
     found, sequences = _find(tx, environment, old, old.cutoff(now), lock=True)
     ids = list(sequences)
     bounds = checkpoints.bounds(tx, environment, prune.lowest_position(tx, ids) - 1) if ids else []
+    archive = keep(tx, ids) if keep is not None and ids else None
     for some in (ids[start : start + _TOLD_AT_ONCE] for start in range(0, len(ids), _TOLD_AT_ONCE)):
         part = {run_id: sequences[run_id] for run_id in some}
         heads = prune.read_heads(tx, part, bounds)
         event = decisions.pruned(part, found.cutoff, old.statuses, heads, reason, archive)
         prune.remove(tx, log.append_environment(tx, environment, event, now, actor), part)
-    return found
+    return evolve(found, archive=archive)
 
 
 def _find(
     tx: Transaction, environment: str, old: Old, cutoff: datetime, *, lock: bool
 ) -> tuple[Removed, dict[UUID, int]]:
-    found = prune.ended_runs(tx, environment, old.statuses, cutoff, old.after, old.limit + 1, lock=lock)
+    found = prune.ended_runs(tx, environment, old.statuses, cutoff, old.after, old.limit + 1)
     ids = list(found)[: old.limit]
     heads = {run_id: found[run_id] for run_id in ids}
-    keys = prune.lock_keys(tx, ids, lock=lock) if ids else 0
+    if ids and lock:  # ended runs do not change, so that those that were found are still there
+        prune.lock(tx, ids)
+    keys = prune.count_keys(tx, ids) if ids else 0
     last = ids[-1] if len(found) > len(ids) else None
     return Removed(len(heads), sum(heads.values()), keys, cutoff, last), heads

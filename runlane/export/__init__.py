@@ -8,9 +8,10 @@
 ``app.audit.export`` writes one; ``runlane audit export|replay|import`` are the same on the command line.
 """
 
+from runlane.export.archives import Archives, Kept
 from runlane.export.formats import FORMATS
 from runlane.export.importing import Imported, import_events
 from runlane.export.manifest import Manifest
 from runlane.export.replaying import Problem, Replayed, replay
 
-__all__ = ["FORMATS", "Imported", "Manifest", "Problem", "Replayed", "import_events", "replay"]
+__all__ = ["FORMATS", "Archives", "Imported", "Kept", "Manifest", "Problem", "Replayed", "import_events", "replay"]

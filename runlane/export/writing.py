@@ -248,7 +248,7 @@ def _begun(tx: Transaction, asked: Asked) -> Plan:
         instant_to_text(tx.now()),
         asked.made_by,
     )
-    _put(asked.plan, plan.dumps())
+    put(asked.plan, plan.dumps())
     return plan
 
 
@@ -287,11 +287,9 @@ def _finish(asked: Asked, plan: Plan, tally: Tally) -> Manifest:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.tell()
             os.fsync(file.fileno())
-    told = _described(plan, tally, size, sha256, tally.lines_sha256.hexdigest() if canonical else None)
-    if asked.signer is not None:
-        told = evolve(told, key=asked.signer.fingerprint)
-        told = evolve(told, signature=asked.signer.sign(told.canonical()))
-    _put(manifest.path_of(asked.path), told.dumps())
+    told = described(plan, tally, size, sha256, tally.lines_sha256.hexdigest() if canonical else None)
+    told = signed(told, asked.signer)
+    put(manifest.path_of(asked.path), told.dumps())
     if canonical:
         asked.digests.replace(manifest.lines_of(asked.path))
     data.replace(asked.path)
@@ -299,7 +297,8 @@ def _finish(asked: Asked, plan: Plan, tally: Tally) -> Manifest:
     return told
 
 
-def _described(plan: Plan, tally: Tally, size: int, sha256: str, lines_sha256: str | None) -> Manifest:
+def described(plan: Plan, tally: Tally, size: int, sha256: str, lines_sha256: str | None) -> Manifest:
+    """The manifest of what was written, unsigned."""
     return Manifest(
         manifest.VERSION,
         plan.format,
@@ -321,13 +320,21 @@ def _described(plan: Plan, tally: Tally, size: int, sha256: str, lines_sha256: s
     )
 
 
+def signed(told: Manifest, signer: Signer | None) -> Manifest:
+    """The manifest with the signature, if there is to be one."""
+    if signer is None:
+        return told
+    told = evolve(told, key=signer.fingerprint)
+    return evolve(told, signature=signer.sign(told.canonical()))
+
+
 def _forget(asked: Asked) -> None:
     """Remove what was only needed on the way; the plan last, as it says that there is something to resume."""
     for path in (asked.partial, asked.digests, asked.converted, asked.plan):
         path.unlink(missing_ok=True)
 
 
-def _put(path: Path, data: bytes) -> None:
+def put(path: Path, data: bytes) -> None:
     """Write a small file as a whole or not at all."""
     beside = path.with_name(path.name + ".new")
     with beside.open("wb") as file:

@@ -19,7 +19,7 @@ from runlane import jsontext
 from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
 from runlane.clock import Clock
 from runlane.errors import ConfigurationInvalid, ConflictKind, RunlaneError, StorageConflict, StorageUnavailable
-from runlane.storage import commits, engines, epochs, faults, install, log, rebuild, urls
+from runlane.storage import commits, engines, epochs, faults, install, log, rebuild, roles, urls
 from runlane.storage.compiled import Compiled
 from runlane.storage.dialect import EventRow, Stamping, StorageDialect
 from runlane.storage.direct import shortest
@@ -334,10 +334,11 @@ class Database:
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
 
-    def migrate(self) -> int:
+    def migrate(self, roles_too: bool | str = False) -> int:
         """Create or upgrade the tables, and rebuild them if the folds have changed; safe to call from many processes at
-        once.  Returns the schema version."""
-        version, outdated = self.transact(lambda tx: install.migrate(tx.connection, self.schema))
+        once.  Returns the schema version; `roles_too` as ``Runlane.migrate`` has it."""
+        prefix = roles.prefix_of(roles_too, self.schema)
+        version, outdated = self.transact(lambda tx: install.migrate(tx.connection, self.schema, prefix))
         if outdated:
             rebuild.renew(self)
         self.open_epoch(if_allowed=True)

@@ -92,8 +92,12 @@ class StorageDialect(Protocol):
         """Let nobody else append to this stream, which has no row of its own to lock, until the transaction ends."""
         ...
 
+    def lock_for_pruning(self, conn: Statements, ids: Sequence[UUID]) -> None:
+        """Let nobody else touch these runs and the keys they own until the transaction ends."""
+        ...
+
     def delete_runs(self, conn: Statements, told: tuple[UUID, int], ids: Sequence[UUID]) -> int:
-        """Delete runs, their events and the keys they own; how many events those were.
+        """Delete runs, their events, their wakeups and the keys they own; how many events those were.
 
         The database refuses it unless the event `told` (stream, sequence), just appended, says exactly that.
         """

@@ -16,9 +16,11 @@ from runlane.errors import (
     StorageConflict,
     StorageUnavailable,
 )
+from runlane.storage import privileges
 
 # PostgreSQL: deadlock, serialization failure, lock not available.
 _CONFLICTS = frozenset({"40001", "40P01", "55P03"})
+_DENIED = "42501"
 _SQLITE_BUSY, _SQLITE_LOCKED, _SQLITE_READONLY, _SQLITE_IOERR, _SQLITE_FULL, _SQLITE_CANTOPEN = 5, 6, 8, 10, 13, 14
 _SQLITE_CORRUPT, _SQLITE_NOTADB = 11, 26
 
@@ -40,6 +42,8 @@ def translate(error: exc.SQLAlchemyError, where: str) -> RunlaneError:
         )
     original = getattr(error, "orig", None)
     state = getattr(original, "sqlstate", None)
+    if state == _DENIED:
+        return privileges.denied(str(original), getattr(error, "statement", None), where)
     if isinstance(state, str):
         return _postgres(state, str(original), where)
     sqlite_code = getattr(original, "sqlite_errorcode", None)
@@ -67,8 +71,6 @@ def _postgres(state: str, text: str, where: str) -> RunlaneError:
         return ConfigurationInvalid("the transaction of connection= has failed already; roll it back first")
     if state[:2] in ("08", "53", "57", "58") or state in ("25P03", "25P04"):
         return StorageUnavailable(f"{where} is unavailable: {text.splitlines()[0]}")
-    if state == "42501":
-        return ConfigurationInvalid(f"{where} denies this role: {text.splitlines()[0]}")
     return InternalError(f"unexpected answer of {where} (SQLSTATE {state}): {text.splitlines()[0]}")
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, func, insert, inspect, select
 
 from runlane.errors import ConfigurationInvalid
 from runlane.projections import version as version_of_folds
-from runlane.storage import faults, script, sqlite_ddl, tables, upgrades
+from runlane.storage import faults, roles, script, sqlite_ddl, tables, upgrades
 from runlane.storage.tables import SCHEMA, VERSION
 
 #: Serialises concurrent migrators of one database; any constant nobody else uses.
@@ -30,15 +30,22 @@ def quoted(name: str) -> str:
     return '"' + schema_name(name).replace('"', '""') + '"'
 
 
-def migrate(connection: Connection, schema: str | None) -> tuple[int, bool]:
-    """Create or upgrade the tables within the open transaction; the version, and whether the folds have changed since
-    the rows were made.
+def migrate(connection: Connection, schema: str | None, prefix: str | None = None) -> tuple[int, bool]:
+    """Create or upgrade the tables within the open transaction, and the roles if their `prefix` is given; the version,
+    and whether the folds have changed since the rows were made.
 
     Raises:
-        ConfigurationInvalid: the tables are newer than this Runlane.
+        ConfigurationInvalid: the tables are newer than this Runlane, or the roles cannot be made.
     """
     if schema is not None:
         connection.exec_driver_sql("select pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
+    reached = _migrate_tables(connection, schema)
+    if schema is not None and prefix is not None:
+        roles.make(connection, schema, prefix)
+    return reached
+
+
+def _migrate_tables(connection: Connection, schema: str | None) -> tuple[int, bool]:
     version = installed_version(connection, schema)
     if version is None:
         _create(connection, schema)
@@ -108,8 +115,8 @@ def installed_version(connection: Connection, schema: str | None) -> int | None:
 
 
 def ddl(schema: str) -> str:
-    """The text of ``schema.sql`` for a schema of this name."""
-    text = script.whole()
+    """The text of ``schema.sql`` for a schema of this name, without the roles."""
+    text = script.tables()
     if _HEAD not in text:
         raise ConfigurationInvalid("schema.sql has lost its first two statements")
     name = quoted(schema)

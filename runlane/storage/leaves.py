@@ -7,13 +7,11 @@ runs, so they are sorted in a temporary file.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from heapq import merge
 from operator import attrgetter
-from typing import Any
-
-from attrs import frozen
+from typing import Any, NamedTuple
 
 from runlane import checkpoints, codec
 from runlane.decisions import environment_stream
@@ -42,8 +40,7 @@ _TOLD = {
 }
 
 
-@frozen
-class Leaf:
+class Leaf(NamedTuple):
     """The last event of a stream in a stretch of the log; the id as it is stored, the digest in hex."""
 
     stream_id: str
@@ -59,7 +56,7 @@ class Leaf:
     @property
     def place(self) -> checkpoints.Place:
         """Stream, sequence, position."""
-        return self.stream_id, self.sequence, self.position
+        return self[:3]
 
 
 def statement(tx: Transaction, statements: dict[str, str]) -> str:
@@ -117,8 +114,10 @@ def plan(tx: Transaction) -> None:
 def between(tx: Transaction, gone: Gone, environment: str, behind: int, until: int) -> Generator[Leaf, None, None]:
     """The leaves of the stretch behind a position, up to another one."""
     with closing(flow(tx, statement(tx, _HEADS), [environment, behind, until])) as rows:
-        here = (Leaf(row[0], row[1], row[2], _hex(row[3])) for row in rows)
-        yield from merge(here, gone.between(behind, until), key=attrgetter("position"))
+        here: Iterable[Leaf] = (Leaf(row[0], row[1], row[2], _hex(row[3])) for row in rows)
+        if gone.highest > behind:
+            here = merge(here, gone.between(behind, until), key=attrgetter("position"))
+        yield from here
 
 
 def _hex(stored: Any) -> str:

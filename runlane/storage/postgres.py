@@ -66,19 +66,8 @@ class Postgres:
             select e.stream_id, e.digest from unnest(%b::uuid[], %b::int[]) p (stream_id, sequence)
             join {schema}.events e on e.stream_id = p.stream_id and e.sequence = p.sequence"""
         self._digests_of = f"select id, digest from {schema}.runs where id = any(%b::uuid[])"
-        self._delete_runs = f"""
-            with gone as materialized (
-              select id, environment, task_id, idempotency_key from {schema}.runs where id = any(%b::uuid[])
-            ), k as (
-              delete from {schema}.idempotency_keys k using gone
-              where k.environment = gone.environment and k.task_id = gone.task_id and k.key = gone.idempotency_key
-                and k.run_id = gone.id
-            ), r as (
-              delete from {schema}.runs using gone where runs.id = gone.id
-            ), e as (
-              delete from {schema}.events using gone where events.stream_id = gone.id returning 1
-            )
-            select count(*) from e"""
+        self._lock_for_pruning = f"select {schema}.lock_for_pruning(%b::uuid[])"
+        self._delete_runs = f"select {schema}.prune_runs(%s, %s, %b::uuid[])"
         self._lock_due = claims.lock_due(schema)
         self._any_due = claims.any_due(schema)
         self._claim = claims.claim(schema)
@@ -258,9 +247,11 @@ class Postgres:
     def lock_stream(self, conn: Statements, stream_id: UUID) -> None:
         conn.exec_driver_sql("select pg_advisory_xact_lock(%s)", (stream_id.int >> 65,))
 
+    def lock_for_pruning(self, conn: Statements, ids: Sequence[UUID]) -> None:
+        conn.exec_driver_sql(self._lock_for_pruning, (list(ids),))
+
     def delete_runs(self, conn: Statements, told: tuple[UUID, int], ids: Sequence[UUID]) -> int:
-        conn.exec_driver_sql("select set_config('runlane.pruned', %s, true)", (f"{told[0]}:{told[1]}",))
-        deleted: int = conn.exec_driver_sql(self._delete_runs, (list(ids),)).scalar_one()
+        deleted: int = conn.exec_driver_sql(self._delete_runs, (*told, list(ids))).scalar_one()
         return deleted
 
     def lock_due(

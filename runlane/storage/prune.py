@@ -1,4 +1,7 @@
-"""Removing ended runs with their histories: the only deletes of events, runs and idempotency keys."""
+"""Removing ended runs with their histories: the only deletes of events, runs and idempotency keys.
+
+What locks and deletes is spelled out per database: on PostgreSQL in functions that may do what their caller may not.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from sqlalchemy import BigInteger, ColumnElement, and_, bindparam, func, select
 
 from runlane.errors import InvariantViolation
 from runlane.events import Head, Recorded
-from runlane.storage import outbox, tables
+from runlane.storage import tables
 from runlane.storage.transaction import Transaction
 from runlane.values import RunStatus
 
@@ -48,15 +51,8 @@ _LOWEST = select(func.min(_EVENTS.c.position, type_=BigInteger)).where(
     _EVENTS.c.stream_id.in_(bindparam("ids", expanding=True)), _EVENTS.c.sequence == 1
 )
 _OWNED = (
-    select(_KEYS.c.run_id)
-    .join(_RUNS, _OWNS)
-    .where(_RUNS.c.id.in_(bindparam("ids", expanding=True)))
-    .order_by(_KEYS.c.environment, _KEYS.c.task_id, _KEYS.c.key)
+    select(func.count()).select_from(_KEYS.join(_RUNS, _OWNS)).where(_RUNS.c.id.in_(bindparam("ids", expanding=True)))
 )
-#: By whether a row is locked that is found.
-_FIND = {False: _ENDED, True: _ENDED.with_for_update()}
-_FIND_BEHIND = {False: _ENDED_BEHIND, True: _ENDED_BEHIND.with_for_update()}
-_FIND_OWNED = {False: _OWNED, True: _OWNED.with_for_update(of=_KEYS)}
 
 
 def ended_runs(
@@ -66,15 +62,10 @@ def ended_runs(
     before: datetime,
     after: UUID | None,
     limit: int,
-    *,
-    lock: bool,
 ) -> dict[UUID, int]:
     """Up to `limit` runs of these statuses last updated before then, by id, behind `after`; each with its sequence."""
     asked: dict[str, Any] = {"environment": environment, "statuses": list(statuses), "before": before, "most": limit}
-    if after is None:
-        found = tx.execute(_FIND[lock], asked)
-    else:
-        found = tx.execute(_FIND_BEHIND[lock], {**asked, "behind": after})
+    found = tx.execute(_ENDED if after is None else _ENDED_BEHIND, asked | ({} if after is None else {"behind": after}))
     return {row.id: row.sequence for row in found}
 
 
@@ -117,14 +108,18 @@ def _head(event: Any) -> Head:
     return Head(event.stream_id, event.sequence, event.position, event.digest.hex())
 
 
-def lock_keys(tx: Transaction, ids: Sequence[UUID], *, lock: bool) -> int:
-    """Lock the keys these runs own, in the order in which everybody does; how many they are."""
-    return len(tx.execute(_FIND_OWNED[lock], {"ids": list(ids)}).all())
+def lock(tx: Transaction, ids: Sequence[UUID]) -> None:
+    """Lock these runs, and the keys they own in the order in which everybody does."""
+    tx.dialect.lock_for_pruning(tx.statements, ids)
+
+
+def count_keys(tx: Transaction, ids: Sequence[UUID]) -> int:
+    """How many keys these runs own."""
+    return int(tx.execute(_OWNED, {"ids": list(ids)}).scalar_one())
 
 
 def remove(tx: Transaction, told: Recorded, sequences: Mapping[UUID, int]) -> None:
-    """Delete these runs, their events and the keys they own, as the event `told`, just appended, says."""
-    outbox.remove(tx, list(sequences))
+    """Delete these runs, their events, wakeups and keys, as the event `told`, just appended, says."""
     deleted = tx.dialect.delete_runs(tx.statements, (told.stream_id, told.sequence), list(sequences))
     if deleted != sum(sequences.values()):
         raise InvariantViolation(f"{deleted} events were deleted where {sum(sequences.values())} were told of")

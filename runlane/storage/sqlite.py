@@ -72,6 +72,7 @@ _PRUNING = "insert into pruning (run_id) select value from json_each(?)"
 _DELETE_KEYS = """
     delete from idempotency_keys where (environment, task_id, key, run_id) in (
       select r.environment, r.task_id, r.idempotency_key, r.id from pruning p join runs r on r.id = p.run_id)"""
+_DELETE_WAKEUPS = "delete from outbox where run_id in (select run_id from pruning)"
 _DELETE_EVENTS = "delete from events where stream_id in (select run_id from pruning)"
 _DELETE_RUNS = "delete from runs where id in (select run_id from pruning)"
 _ABOVE_ALL = 32768  # one more than the highest priority
@@ -218,9 +219,13 @@ class Sqlite:
     def lock_stream(self, conn: Statements, stream_id: UUID) -> None:
         """The transaction holds the only write lock already."""
 
+    def lock_for_pruning(self, conn: Statements, ids: Sequence[UUID]) -> None:
+        """The transaction holds the only write lock already."""
+
     def delete_runs(self, conn: Statements, told: tuple[UUID, int], ids: Sequence[UUID]) -> int:
         # That the event `told` is the newest one is what the triggers ask.
         conn.exec_driver_sql(_PRUNING, (orjson.dumps([str(id) for id in ids]).decode(),))
+        conn.exec_driver_sql(_DELETE_WAKEUPS)
         conn.exec_driver_sql(_DELETE_KEYS)
         deleted = conn.exec_driver_sql(_DELETE_EVENTS).rowcount
         conn.exec_driver_sql(_DELETE_RUNS)

@@ -41,6 +41,8 @@ def _to_5(connection: Connection, schema: str | None) -> None:
     _digests(connection, schema)
     _followers(connection, schema)
     tables.subject_keys.create(connection)
+    if schema is not None:
+        _functions(connection, schema)
     # By which version of the folds the tables were made: up to here there has been only the first.
     tables.projection_version.create(connection)
     connection.execute(insert(tables.projection_version).values(version=1, folded_at=datetime.now(UTC)))
@@ -62,6 +64,17 @@ def _followers(connection: Connection, schema: str | None) -> None:
             f'create index events_position on "{schema}".events using brin (position)'
             " with (pages_per_range = 16, autosummarize = on)"
         )
+
+
+def _functions(connection: Connection, schema: str) -> None:
+    """What prunes with the rights of the tables' owner, for who may execute it; PUBLIC may execute nothing any more."""
+    run = connection.exec_driver_sql
+    run(f'set local search_path to "{schema}", pg_temp')
+    for name in ("lock_for_pruning", "prune_runs"):
+        run(script.function(name), execution_options={"no_parameters": True})
+    for name in ("event_digest", "refuse_change", "refuse_untold_deletion", "lock_for_pruning", "prune_runs"):
+        run(f"revoke all on function {name} from public")
+    run("reset search_path")
 
 
 #: What leads to each version from the one before, in the transaction of the migration.

@@ -76,3 +76,35 @@ def test_wrong_usage_is_one_line(sqlite_shell: Shell, arguments: tuple[str, ...]
     assert done.returncode == 2
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_what_is_pruned_can_be_archived_first(shell: Shell) -> None:
+    shell.lines("migrate")
+    for n in range(3):
+        shell.lines("trigger", "emails.welcome", f'{{"user_id": "u{n}"}}')
+    shell.lines("worker", "--drain")
+    Path("old").mkdir()
+    old = ("runs", "prune", "--older-than", "1ms")
+    (done,) = shell.lines(*old, "--archive", "old", "--limit", "2", "--reason", "as agreed")
+    (path,) = done["archives"]
+    assert (done["runs"], "archive" in done, shell("audit", "replay", path, app=None).returncode) == (2, False, 0)
+    assert "kept in 1 archive in old" in shell(*old, "--archive", "old").stdout
+    kept, _, told = shell.lines("audit", "archives", "old")
+    assert (kept["path"], kept["runs"], kept["actor"], kept["problems"]) == (path, 2, "operator:cli", [])
+    assert told == {"archives": 2, "intact": True, "unarchived_runs": 0, "untold": []}
+    assert shell("audit", "archives", path).stdout.startswith("archives intact: 1 archive, 2 runs")
+    Path(path).write_bytes(b"")
+    found = shell("audit", "archives", "old")
+    assert (found.returncode, "1 archive not as the log tells" in found.stdout) == (1, True)
+    assert shell("audit", "archives", "nowhere").returncode == 2
+    refused = shell(*old, "--archive", "nowhere")
+    assert (refused.returncode, refused.stderr) == (2, "error: archive nowhere is no folder; make it first\n")
+
+
+def test_roles_are_for_postgresql(sqlite_shell: Shell) -> None:
+    for options, told in (
+        (("--roles",), "roles are made on PostgreSQL only"),
+        (("--role-prefix", "shop"), "--role-prefix needs --roles"),
+    ):
+        refused = sqlite_shell("migrate", *options)
+        assert (refused.returncode, refused.stderr.startswith(f"error: {told}")) == (2, True)

@@ -279,11 +279,29 @@ def old(app: Runlane, clock: SettableClock) -> Prepared:
     return (clock(),), {}
 
 
-def to_file(app: Runlane, clock: SettableClock) -> Prepared:
-    """A file that is not there yet."""
+def old_to_archive(app: Runlane, clock: SettableClock) -> Prepared:
+    """The same, and a folder to keep them in."""
+    return old(app, clock)[0], {"archive": _folder()}
+
+
+def archived(app: Runlane, clock: SettableClock) -> Prepared:
+    """A folder with an archive, of a run that nobody else has prepared."""
+    app.runs.cancel(app.trigger(echo, 1).run.id)
+    clock.advance(SECOND)
+    folder = _folder()
+    assert app.runs.prune(clock(), statuses=["cancelled"], archive=folder).archive is not None
+    return (folder,), {}
+
+
+def _folder() -> Path:
     folder = tempfile.mkdtemp(prefix="runlane-export-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return (Path(folder) / "export.jsonl",), {}
+    return Path(folder)
+
+
+def to_file(app: Runlane, clock: SettableClock) -> Prepared:
+    """A file that is not there yet."""
+    return (_folder() / "export.jsonl",), {}
 
 
 def subject(app: Runlane, clock: SettableClock) -> Prepared:
@@ -325,6 +343,7 @@ OPERATIONS = [
     Operation("runs.rerun_many", "runs.rerun_many", several(ended), steps=True),
     Operation("runs.retry_many", "runs.retry_many", several(failed), steps=True),
     Operation("runs.prune", "runs.prune", old),
+    Operation("runs.prune into an archive", "runs.prune", old_to_archive),
     Operation("idempotency_keys.reset", "idempotency_keys.reset", kept_key),
     Operation("schedules.pause", "schedules.pause", scheduled("resume")),
     Operation("schedules.resume", "schedules.resume", scheduled("pause")),
@@ -365,6 +384,7 @@ OPERATIONS = [
     Operation("audit.export", "audit.export", to_file, False),
     Operation("audit.erase", "audit.erase", subject),
     Operation("audit.rewrap", "audit.rewrap", given(), False),
+    Operation("audit.archives", "audit.archives", archived, False),
     Operation("follow", "follow", given(poll=None), False),
     Operation("follow of a name", "follow", given("name:x", poll=None), False),
     Operation("project", "project", unfolded, steps=True),

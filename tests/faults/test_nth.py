@@ -18,6 +18,9 @@ from tests.faults.operations import OPERATIONS, OPTIONS, Operation, shape
 from tests.faults.test_commits import appended, position
 from tests.support import database_of, raw
 
+# SQLAlchemy leaves a server-side cursor to itself when the connection under it is gone.
+pytestmark = pytest.mark.filterwarnings("ignore:.*ServerCursor.* was deleted while still open:ResourceWarning")
+
 WRITING = [operation for operation in OPERATIONS if operation.writes]
 
 

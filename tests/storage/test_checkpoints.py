@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -34,7 +35,7 @@ from runlane.storage import checkpoints as stored_checkpoints
 from runlane.storage import streams
 from tests.engine.tasks import echo
 from tests.keys import make_keys
-from tests.storage.forging import Forged, rewrite, unguard
+from tests.storage.forging import Forged, rewrite, stream_of, unguard, write
 from tests.support import at_once, database_of, execute
 
 DAY = timedelta(days=1)
@@ -438,6 +439,40 @@ def test_a_whole_log_written_anew_is_found_by_the_signature(shared: Runlane, tmp
     assert "not signed" in [one.stored for one in shared.audit.verify(key=public).differences]
 
 
+def test_no_history_that_was_sealed_can_be_written_anew(clock: SettableClock) -> None:
+    """Sixty events at random, of every kind of stream, each changed as well as anybody could."""
+    with Runlane("memory:", tasks=[echo], clock=clock) as app:
+        ended(app, 8)
+        app.queues.pause("default")
+        app.queues.resume("default")
+        app.trigger(echo, 1, idempotency_key="k")
+        app.execute_next()
+        app.idempotency_keys.reset(echo, "k")
+        clock.advance(DAY)
+        app.runs.prune("1h", limit=2)
+        app.run_now(echo, 9)
+        sealed(app)
+        ended(app)
+        sealed(app)
+        unguard(app)
+        rows = execute(database_of(app), "select stream_id, sequence from {events} where position <= 29")
+        rng = Random(7)
+        for stream, sequence in (rng.choice(rows) for _ in range(60)):
+            id, column = UUID(stream), rng.choice(("actor", "data", "occurred_at"))
+            whole = stream_of(app, id)
+
+            def change(events: list[Forged], at: int = sequence - 1, column: str = column) -> None:
+                one = events[at]
+                changed = {"actor": "operator:eve", "occurred_at": one.occurred_at - DAY, "data": one.data + " "}
+                setattr(one, column, changed[column])
+
+            rewrite(app, id, change)
+            found = app.audit.verify().differences
+            assert any(one.field.startswith("checkpoint") for one in found), (stream, sequence, column)
+            write(app, whole)
+            assert app.audit.verify().identical
+
+
 def test_an_old_backup_is_found_by_the_checkpoint_that_was_kept(
     request: pytest.FixtureRequest, clock: SettableClock, tmp_path: Path
 ) -> None:
@@ -516,9 +551,11 @@ def test_bad_evidence_is_one_clear_error(app: Runlane, tmp_path: Path) -> None:
 def test_checkpoints_that_came_with_an_import_are_told_apart(
     shared: Runlane, clock: SettableClock, tmp_path: Path
 ) -> None:
-    """Positions are those of the log they were made in."""
-    ended(shared, 2)
+    """Positions are those of the log they were made in: in the other one they lie amid a run."""
+    shared.trigger_many(echo, [1, 2])
+    shared.execute_next()
     file = keep(sealed(shared), tmp_path)
+    shared.execute_next()
     shared.audit.export(tmp_path / "log.jsonl")
     url = f"sqlite:///{tmp_path / 'copy.db'}"
     import_events(tmp_path / "log.jsonl", url)
@@ -532,4 +569,5 @@ def test_checkpoints_that_came_with_an_import_are_told_apart(
         assert (found.differences, found.checkpoints, found.foreign_checkpoints) == ((), 1, 1)
         clock.advance(DAY)
         assert copy.runs.prune("1h").runs == 3
+        assert len(own(copy)[-1].heads) == 3
         assert copy.audit.verify().differences == ()

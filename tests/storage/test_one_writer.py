@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import runlane
+from runlane.storage import script
 
 ROOT = Path(runlane.__file__).parent
 MODULES = {
@@ -144,6 +145,7 @@ def test_the_search_finds_the_one_writer() -> None:
         assert sql_writes(MODULES[module]) >= wanted
 
 
+_ONCE = {"events": 1, "runs": 1, "idempotency_keys": 1}
 _DELETE_SQL = re.compile(r"delete\s+from\s+(?:\{\}\.)?(\w+)", re.IGNORECASE)
 
 
@@ -152,8 +154,15 @@ def test_only_the_statement_of_the_pruner_deletes_history(module: str) -> None:
     """One statement per database and table, and it takes the run, its events and its key together."""
     source = (ROOT / module).read_text("utf-8")
     deleted = [name.lower() for name in _DELETE_SQL.findall(source.replace("{schema}", "{}"))]
-    wanted = {"events": 1, "runs": 1, "idempotency_keys": 1} if module in STATEMENTS - {CLAIMS} else {}
+    wanted = _ONCE if module == "storage/sqlite.py" else {}
     assert {name: deleted.count(name) for name in FOLDED if name in deleted} == wanted
+
+
+def test_on_postgres_the_statement_of_the_pruner_stands_in_its_function() -> None:
+    deleted = [name.lower() for name in _DELETE_SQL.findall(script.whole())]
+    assert {name: deleted.count(name) for name in FOLDED if name in deleted} == _ONCE
+    inside = [name.lower() for name in _DELETE_SQL.findall(script.function("prune_runs"))]
+    assert deleted == inside
 
 
 def test_events_are_never_updated_or_deleted_by_any_module() -> None:

@@ -139,6 +139,12 @@ def test_a_proof_is_worth_what_is_known_of_its_checkpoint(app: Runlane, tmp_path
     found = checked(proof, tmp_path, key=other, checkpoints=[changed])
     assert (found.holds, found.signed, found.kept) == (False, False, False)
     assert len(found.problems) == 2
+    elsewhere = evolve(proof, checkpoint=evolve(sealed, from_position=proof.position))
+    assert checked(elsewhere, tmp_path).problems == (
+        f"position {proof.position} is not in the stretch that checkpoint 1 sealed",
+    )
+    behind = checked(evolve(proof, before="ab" * 32), tmp_path).problems
+    assert behind == ("the digest before its events is missing, or there can be none",)
     forged = evolve(proof, checkpoint=evolve(sealed, leaves=sealed.leaves, number=7))
     assert checked(forged, tmp_path).holds, "the number is not in the tree"
     assert not checked(forged, tmp_path, key=public).holds, "but it is signed"

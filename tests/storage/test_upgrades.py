@@ -81,6 +81,7 @@ def back_to_1(database: Database) -> None:
             connection.exec_driver_sql("alter index runlane.events_pkey reset (fillfactor)")
             connection.exec_driver_sql("alter table runlane.runs set (fillfactor = 60)")
             connection.exec_driver_sql("drop index runlane.events_position")
+            connection.exec_driver_sql("drop function runlane.prune_runs, runlane.lock_for_pruning")
         for table in ("log_epochs", "cursors", "subject_keys"):
             connection.exec_driver_sql(f"drop table {named(database, table)}")
         connection.exec_driver_sql(f"drop index {named(database, 'runs_failed')}")
