@@ -30,6 +30,7 @@ _ATTEMPTS = {one.name for one in OPERATIONS if one.path in ("execute_next", "exe
 _CANCELS = {one.name for one in OPERATIONS if one.path in ("runs.cancel", "runs.cancel_many")}
 _AGAIN = {"runs.rerun", "runs.rerun_many", "runs.retry", "runs.retry_many"}
 _CHECKPOINTS = {one.name for one in OPERATIONS if one.path == "audit.checkpoint"}
+_ERASURES = {one.name for one in OPERATIONS if one.path in ("audit.erase", "audit.rewrap")}
 _SCHEDULES = {"schedules.pause", "schedules.resume", "schedules.trigger"}
 _QUEUES = {"queues.pause", "queues.resume"}
 _DEFINED = {"schedules.list", "schedules.get", "schedules.preview", "schedules.occurrences", "queues.list"}
@@ -42,12 +43,13 @@ FOR: dict[str, set[str]] = {
     | _AGAIN
     | _SCHEDULES
     | _QUEUES
+    | _ERASURES
     | _ABOUT_RUNS
     | _DEFINED
     | {"idempotency_keys.reset", "runs.why"},
     "pruner": {"runs.prune", "runs.prune into an archive", "runs.prune, dry"},
     "auditor": {one.name for one in OPERATIONS if one.path.startswith("audit.")}
-    - {"audit.repair", "audit.rebuild", "audit.rebuild, dry", *_CHECKPOINTS}
+    - {"audit.repair", "audit.rebuild", "audit.rebuild, dry", *_CHECKPOINTS, *_ERASURES}
     | _ABOUT_RUNS
     | _DEFINED
     | {"runs.why", "follow", "projections.list", "projections.read"},
