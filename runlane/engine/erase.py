@@ -6,12 +6,13 @@ from datetime import datetime
 
 from attrs import frozen
 
+from runlane.datakeys import fingerprint_under
 from runlane.errors import SubjectNotFound
 from runlane.events import SubjectErased
 from runlane.storage import log, subject_keys
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor
-from runlane.vault import Vault, fingerprint_under
+from runlane.vault import Vault
 
 
 @frozen

@@ -367,7 +367,7 @@ DEFECTS = [
     ),
     Defect(
         "privacy: keys of a caller's transaction are remembered",
-        "runlane/vault.py",
+        "runlane/datakeys.py",
         "        if tx is not None:  # what it sees may be rolled back",
         "        if False:",
         "tests/engine/test_privacy.py::test_in_a_callers_transaction_keys_come_and_go_with_it[sqlite]",

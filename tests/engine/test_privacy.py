@@ -35,15 +35,16 @@ from runlane import (
     StorageUnavailable,
     SubjectNotFound,
     Trigger,
+    datakeys,
     task,
-    vault,
 )
+from runlane.datakeys import KEY_TTL
 from runlane.events import RunCreated, RunReleased, SubjectErased
 from runlane.lanes import Lane
 from runlane.payload_codec import Part
 from runlane.storage.database import Database
 from runlane.testing import running_run, succeeded_run
-from runlane.vault import KEY_TTL, Vault
+from runlane.vault import Vault
 from runlane.wakeup import Wakeup
 from tests.engine.tasks import echo, echo_async, nothing
 from tests.support import START, at_once, database_of, execute, named, raw
@@ -481,13 +482,13 @@ def test_another_process_knows_a_key_for_a_minute_at_most(lane: Lane) -> None:
 
 def test_what_a_process_remembers_is_bounded_and_passes() -> None:
     kept: dict[int, tuple[float, str]] = {}
-    for n in range(vault._MOST_KEYS + 500):
-        vault._remember(kept, {n: "key"}, 0.0)
-    assert len(kept) == vault._MOST_KEYS
+    for n in range(datakeys._MOST_KEYS + 500):
+        datakeys._remember(kept, {n: "key"}, 0.0)
+    assert len(kept) == datakeys._MOST_KEYS
     assert 499 not in kept
-    for n in range(vault._MOST_KEYS // 10):
-        vault._remember(kept, {-n: "key"}, KEY_TTL)
-    assert set(kept) == {-n for n in range(vault._MOST_KEYS // 10)}
+    for n in range(datakeys._MOST_KEYS // 10):
+        datakeys._remember(kept, {-n: "key"}, KEY_TTL)
+    assert set(kept) == {-n for n in range(datakeys._MOST_KEYS // 10)}
 
 
 def test_many_at_once_make_one_key(lane: Lane) -> None:
