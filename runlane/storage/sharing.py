@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from typing import IO, Any
 
@@ -152,8 +152,9 @@ class _Process:
         """End it, whatever it is doing."""
         self._process.kill()
         self._process.wait()
-        self._to.close()
-        self._from.close()
+        for stream in (self._to, self._from):
+            with suppress(OSError):  # what it was not told yet
+                stream.close()
 
 
 @contextmanager
