@@ -114,6 +114,7 @@ class Runtime:
         )
         self._lock = threading.RLock()
         self._session: Session | None = None
+        self._lost: list[Session] = []  # whose last beat may not have ended
         self._holding: list[Holding] = []
         self._deployed = False
         self._next_sweep = 0.0
@@ -168,9 +169,12 @@ class Runtime:
     def close(self) -> None:
         """End the session and close the connections."""
         with self._lock:
-            session, self._session = self._session, None
+            sessions, self._lost = self._lost, []
+            if self._session is not None:
+                sessions.append(self._session)
+            self._session = None
             self.started = False
-        if session is not None:
+        for session in sessions:  # not under the lock, which a beat under way may need
             session.close()
         self.lane.close()
 
@@ -179,7 +183,9 @@ class Runtime:
         with self._lock:
             if self._session is None or not self._session.trusted:
                 if self._session is not None:
-                    self._session.close()
+                    # Its last beat may be waiting for this very lock, or for a database that has been away for long.
+                    self._session.stop()
+                    self._lost = [one for one in self._lost if one.is_beating] + [self._session]
                 session = Session(
                     self.database,
                     self.clock,

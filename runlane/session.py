@@ -110,6 +110,11 @@ class Session:
             self.distrust("its heartbeat is overdue")
         return not self._is_lost
 
+    @property
+    def is_beating(self) -> bool:
+        """Whether its thread is there still."""
+        return self._thread.is_alive()
+
     def beat(self) -> bool:
         """Extend the session once, hear of cancellations, and give back leases nobody here knows; whether it lives.
 
@@ -146,9 +151,13 @@ class Session:
             log.warning("gave back %d leases that this process did not know", given)
         return True
 
-    def close(self) -> None:
-        """Stop beating; a session without leases is removed, one with leases is left to expire."""
+    def stop(self) -> None:
+        """Beat no more; waits for nothing, not even for a beat under way, which may need what the caller holds."""
         self._stop.set()
+
+    def close(self) -> None:
+        """Stop beating and wait for the last beat; a session without leases is removed, others are left to expire."""
+        self.stop()
         if self._thread.is_alive():
             self._thread.join()
         if self._is_lost:

@@ -187,3 +187,32 @@ def test_a_drain_waits_for_a_run_that_a_dying_transaction_has_locked(
             assert not worker.closed
         assert worker.wait(PATIENCE)
         assert app.runs.get(run.id).result == 1
+
+
+def test_a_session_is_replaced_while_a_beat_of_the_lost_one_is_under_way(lane_url: str) -> None:
+    """The beat asks, when the database has answered, what the process holds; who replaces the session holds that."""
+    answered, begun = threading.Event(), threading.Event()
+    with Runlane(lane_url, tasks=[echo], heartbeat="10ms", lease_duration="1h") as app:
+        runtime, known = app._runtime, app._runtime.held
+
+        def held() -> dict[Any, int]:
+            if threading.current_thread().name == "runlane-heartbeat" and not answered.is_set():
+                begun.set()
+                assert answered.wait(3 * PATIENCE)
+            return known()
+
+        runtime.held = held  # type: ignore[method-assign]
+        lost = session_of(app)
+        assert begun.wait(PATIENCE)
+        lost.distrust("its heartbeat is overdue")
+        replaced = threading.Thread(target=runtime.session, daemon=True)
+        replaced.start()
+        replaced.join(PATIENCE)
+        is_replaced = not replaced.is_alive()
+        answered.set()
+        assert is_replaced
+        assert session_of(app) is not lost
+        eventually(lambda: not lost.is_beating, "the last beat of the lost one")
+        app.trigger(echo, 1)
+        app.worker("drain", maintenance=False).run()
+        assert app.runs.count() == {RunStatus.SUCCEEDED: 1}
