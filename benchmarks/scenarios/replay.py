@@ -49,5 +49,5 @@ SCENARIO = Scenario(
     Options,
     measure,
     lambda options: options.read,
-    tiny={"runs": 100},
+    tiny={"runs": 100, "read": ("verify", "rebuild", "import")},
 )

@@ -40,10 +40,11 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONWARNINGS": "default"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
     )
 
 
+@pytest.mark.timeout(300)
 def test_all_scenarios_run_and_tell_their_circumstances(postgres_url: str, tmp_path: Path) -> None:
     done = bench("all", "--tiny", "--database", postgres_url, "--repeat", "1", "--out", str(tmp_path / "all"))
     assert done.returncode == 0, done.stderr
@@ -52,7 +53,7 @@ def test_all_scenarios_run_and_tell_their_circumstances(postgres_url: str, tmp_p
     assert document["machine"]["cpus"]
     assert document["versions"]["runlane"]
     for one in document["results"]:
-        assert all(value > 0 or name == "hot_updates_percent" for name, value in one["median"].items())
+        assert all(value > 0 or name in ("hot_updates_percent", "grown_mib") for name, value in one["median"].items())
         assert one["server"]["version"]
         assert len(one["repeats"]) == len(one["machine_loops_per_s"]) == 1
     assert "<svg" in (tmp_path / "all.html").read_text()
@@ -142,7 +143,7 @@ def test_what_one_process_does_runs_in_memory_too(monkeypatch: pytest.MonkeyPatc
     plan = [(scenario, scenario.tiny) for scenario in SCENARIOS.values()]
     results = running.measure(plan, ["memory:"], Knobs(), seed=1, repeat=1)
     assert [one["case"] for one in results] == [
-        "one caller", "4 threads", "1,000 at a time", "20 at once", "verify",
+        "one caller", "4 threads", "1,000 at a time", "20 at once",
     ]  # fmt: skip
 
 

@@ -525,7 +525,7 @@ DEFECTS = [
         "audit: a key that was lost is not noticed",
         "runlane/storage/replay.py",
         "    differences.extend(ownership.differences(tx, environment, part.pruned_at))",
-        "    ownership.differences(tx, environment, pruned_at)",
+        "    ownership.differences(tx, environment, part.pruned_at)",
         "tests/storage/test_verify.py::test_a_lost_key_is_named_by_its_run[memory]",
         "6: stored state equals the fold of the log",
     ),
