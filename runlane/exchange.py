@@ -340,8 +340,12 @@ class Exchange:
             self._changed.notify_all()
 
     def _settle(self, batch: list[Ended], stored: int, wanted: int, claimed: list[Run], stores: int) -> None:
-        tasks, opened = self._runtime.registry.tasks, self._runtime.vault.unlock(claimed)
-        executions = [Execution(one.run, tasks[one.run.task_id], one.seal, one.problem) for one in opened]
+        tasks, vault = self._runtime.registry.tasks, self._runtime.vault
+        if vault.is_idle(claimed):
+            executions = [Execution(run, tasks[run.task_id]) for run in claimed]
+        else:
+            opened = vault.unlock(claimed)
+            executions = [Execution(one.run, tasks[one.run.task_id], one.seal, one.problem) for one in opened]
         with self._changed:
             for execution, _ in batch:
                 self._active.pop((execution.run.id, execution.context.attempt), None)

@@ -166,9 +166,13 @@ class Vault(DataKeys):
         key_id = key_of(value) if is_sealed(value) else None
         return self.open(value, context, self.find([key_id], tx) if key_id is not None and self.keyed else {})
 
+    def is_idle(self, runs: Sequence[Run]) -> bool:
+        """Whether leased runs are ready for their handlers as they are stored."""
+        return self.codec is None and not any(is_sealed(run.created.payload) for run in runs)
+
     def unlock(self, runs: Sequence[Run]) -> list[Opened]:
         """Leased runs, ready for their handlers."""
-        if self.codec is None and not any(is_sealed(run.created.payload) for run in runs):
+        if self.is_idle(runs):
             return [Opened(run) for run in runs]
         values = [run.created.payload for run in runs]
         try:
