@@ -117,10 +117,12 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 #: Their tests wait by the clock on the wall for other processes and servers, some of them with leases of seconds.
-WAITING = ("tests/acceptance/", "tests/sqs/")
+WAITING = (
+    *(f"tests/acceptance/test_{name}.py" for name in ("benchmarks", "crowd", "demo", "dev", "peers", "processes")),
+    "tests/sqs/",
+)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_itemcollected(item: pytest.Item) -> None:
     """A machine that stands still for half a minute breaks tests that wait for others: they may try twice more.
 
