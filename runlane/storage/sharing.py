@@ -99,7 +99,7 @@ def _ranges(tx: Transaction, wanted: int) -> list[Range]:
     count = int(tx.connection.exec_driver_sql(f"select count(*) from {runs}").scalar_one())
     every = max(1, count // wanted)
     numbered = f"select {as_text} as id, row_number() over (order by id) as n from {runs}"
-    found = tx.connection.execute(text(f"select id from ({numbered}) r where mod(n, {every}) = 0 order by n"))
+    found = tx.connection.execute(text(f"select id from ({numbered}) r where n % {every} = 0 order by n"))
     cuts = [row[0] for row in found][: wanted - 1]
     return [Range(*bounds) for bounds in zip([None, *cuts], [*cuts, None], strict=True)]
 
