@@ -133,7 +133,7 @@ class TellsThePast:
 
         Nothing is executed and nothing written.  The runs are played under the recorded policy too, so that the error
         of the model shows; ``assumptions`` of the result says what is taken for granted.  A million runs take about
-        300 MB while they are played, and a minute.
+        310 MB while they are played.
 
         Args:
             since, until: runs created from that aware instant, and before the other one; all, unless given.
