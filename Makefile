@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := runlane projections tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types mypy pyright unit stateful defects chaos bench format wheel clean
+.PHONY: help demo test test-long check lint types mypy pyright unit stateful defects chaos bench format wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,9 +15,12 @@ help: ## list the targets
 demo: $(VENV)/.base ## run the main job on the embedded default: every file of the standard library
 	@$(BIN)/runlane demo $(ARGS)
 
-test: $(VENV)/.dev ## every test: lint, types, unit, and all lanes on real SQLite files and a real PostgreSQL
+test: $(VENV)/.dev ## lint, types and the short form of all tests, on real SQLite files and a real PostgreSQL; ten minutes
 	$(MAKE) --no-print-directory -j2 lint types
-	$(BIN)/python -m pytest -q -n 4 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -q -n 4 --dist worksteal --tier short $(ARGS)
+
+test-long: $(VENV)/.dev ## the rest of the tests: 220,000 random steps, every race, fault and defect; twenty minutes
+	$(BIN)/python -m pytest -q -n 4 --dist worksteal --tier long $(ARGS)
 
 check: $(VENV)/.dev ## the inner loop: lint, types and the tests that need no database
 	$(MAKE) --no-print-directory -j2 lint types unit

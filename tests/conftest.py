@@ -23,6 +23,7 @@ from psycopg import sql
 from sqlalchemy.engine import make_url
 
 from runlane import Runlane, SettableClock
+from tests.tiers import TIERS, select
 
 hypothesis.settings.register_profile(
     "runlane", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
@@ -132,7 +133,20 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.flaky(reruns=2))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The choice between the short form of the tests, the rest, and all."""
+    parser.addoption("--tier", choices=TIERS, default="all", help="which tests of tests/tiers.py to run; default: all")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of another tier are left out; the lengthy ones of the rest begin first."""
+    items[:], others = select(config.getoption("--tier"), items)
+    if others:
+        config.hook.pytest_deselected(items=others)
+    _share_out(config, items)
+
+
+def _share_out(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Each test process begins with its share of the tests that ask for a long timeout.
 
     xdist gives each process a stretch of the list, and who has done his takes from others; a test of a minute that is

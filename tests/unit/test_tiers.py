@@ -1,0 +1,65 @@
+"""The short form and the rest are all tests, and no function is left out of the short form but those that are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import frozen
+
+from tests.tiers import LONG, select
+
+ROOT = Path(__file__).parents[2]
+
+
+@frozen
+class Named:
+    """What a tier is chosen by."""
+
+    nodeid: str
+
+
+def named(*names: str) -> Any:
+    return [Named(name) for name in names]
+
+
+def short(*names: str) -> list[str]:
+    return [item.nodeid for item in select("short", named(*names))[0]]
+
+
+def test_both_tiers_are_all_tests(request: pytest.FixtureRequest) -> None:
+    items = request.session.items
+    (first, rest), (rest_again, first_again) = select("short", items), select("long", items)
+    assert first == first_again
+    assert rest == rest_again
+    assert sorted(item.nodeid for item in first + rest) == sorted(item.nodeid for item in items)
+    assert select("all", items) == (items, [])
+
+
+def test_a_matrix_is_sampled_on_each_database() -> None:
+    alone = "tests/races/test_a.py::test_y"
+    races = [f"tests/races/test_a.py::test_x[{lane}-{n}]" for lane in ("sqlite", "postgres") for n in range(12)]
+    assert short(*races, alone) == [races[0], races[10], races[12], races[22], alone]
+
+
+def test_random_histories_are_played_with_and_without_deliveries() -> None:
+    seeds = [f"tests/stateful/test_commands.py::test_steps[{n}{kind}]" for n in "12" for kind in ("", "-delivering")]
+    assert short(*seeds) == seeds[:2]
+
+
+def test_memory_is_left_out_where_a_file_stands_for_it() -> None:
+    given = [f"tests/storage/test_a.py::test_x[{lane}]" for lane in ("memory", "sqlite", "postgres")]
+    assert short(*given) == given[1:]
+    alone = "tests/storage/test_a.py::test_only_here[memory]"
+    assert short(alone) == [alone]
+    elsewhere = given[0].replace("storage", "conformance")
+    assert short(elsewhere) == [elsewhere]
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_what_is_left_out_exists(name: str) -> None:
+    path, _, function = name.partition("::")
+    source = (ROOT / path).read_text("utf-8")
+    assert f"def {function}(" in source if function else source
+    assert short(name) == []
