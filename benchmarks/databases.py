@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -26,6 +26,7 @@ class Databases:
     _admin: str | None = None
     _folder: Path | None = None
     _numbers: Iterator[int] = field(factory=lambda: count(1))
+    _kept: dict[str, Place] = field(factory=dict)
 
     @property
     def shared(self) -> bool:
@@ -58,6 +59,14 @@ class Databases:
             execute(app, f"alter table {{runs}} set (fillfactor = {fillfactor})")
         app.close()
         return place
+
+    def kept(self, name: str, fill: Callable[[Place], object]) -> Place:
+        """A place that several cases read: `fill` puts something in it for the first of them."""
+        if name not in self._kept:
+            place = self.fresh()
+            fill(place)
+            self._kept[name] = place
+        return self._kept[name]
 
     def _create(self, name: str) -> str:
         import psycopg

@@ -12,6 +12,7 @@ from typing import Any
 
 from attrs import frozen
 
+from benchmarks.audit_commands import COMMANDS, run
 from benchmarks.counting import verified
 from benchmarks.places import Place
 from benchmarks.workers import SPAWN, beside
@@ -111,6 +112,33 @@ def _measured(ready: Any, place: Place, name: str, folder: Path, reports: Simple
         events = READINGS[name](app, folder)
         took = time.perf_counter() - began
         reports.put(Reading(took, events, _resident_mib() - before))
+
+
+def command(place: Place, name: str) -> Reading:
+    """Run one of ``COMMANDS`` once, in a process of its own; its events are not counted.
+
+    Raises:
+        SystemExit: it failed, or found that something is wrong.
+    """
+    reports: SimpleQueue[Reading] = SPAWN.SimpleQueue()
+    with tempfile.TemporaryDirectory(prefix="runlane-bench-") as folder:
+        arguments = []
+        with place.app() as app:
+            for before in COMMANDS[name].before:
+                run(app, place.url, Path(folder), before(app, Path(folder)))
+            arguments += COMMANDS[name].arguments(app, Path(folder))
+        with beside(_timed, place, Path(folder), arguments, reports):
+            pass
+        return reports.get()
+
+
+def _timed(ready: Any, place: Place, folder: Path, arguments: list[str], reports: SimpleQueue[Reading]) -> None:
+    with place.app() as app:
+        app.runs.count()
+        ready()
+        before, began = _resident_mib(), time.perf_counter()
+        run(app, place.url, folder, arguments)
+        reports.put(Reading(time.perf_counter() - began, 0, _resident_mib() - before))
 
 
 def _resident_mib() -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.scenarios import (
+    audit,
     backlog,
     contention,
     drain,
@@ -27,6 +28,7 @@ SCENARIOS: dict[str, Scenario] = {
         backlog,
         schedules,
         replay,
+        audit,
         storage,
         mixed,
     )
