@@ -224,11 +224,6 @@ def after(run: Run, record: Recorded) -> Run:
         case RunDeliveryRequested():
             waits = run.due_at is not None and run.due_at > at
             return _next(run, record, run.status if waits else RunStatus.QUEUED, run.due_at, run.run_at)
-        case RunDispatchReserved():
-            reservation = Reservation(at, event.expires_at)
-            return evolve(run, sequence=record.sequence, updated_at=at, reservation=reservation)
-        case RunDispatchReservationExpired():
-            return evolve(run, sequence=record.sequence, updated_at=at, reservation=None)
         case RunLeased():
             if run.due_at is None or run.due_at > at or event.attempt != run.counters.attempts + 1:
                 raise InvariantViolation(f"attempt {event.attempt} of run {run.id} is not due or out of order")
@@ -236,6 +231,11 @@ def after(run: Run, record: Recorded) -> Run:
         case RunSucceeded():
             _fence(run, event.session_id, event.attempt)
             return _next(run, record, RunStatus.SUCCEEDED, result=event.result)
+        case RunDispatchReserved():
+            reservation = Reservation(at, event.expires_at)
+            return evolve(run, sequence=record.sequence, updated_at=at, reservation=reservation)
+        case RunDispatchReservationExpired():
+            return evolve(run, sequence=record.sequence, updated_at=at, reservation=None)
         case RunRetryScheduled():
             _fence(run, event.session_id, event.attempt)
             step = _next(run, record, RunStatus.RETRYING, event.run_at, event.run_at)

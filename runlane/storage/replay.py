@@ -88,16 +88,18 @@ def compare(
     with closing(streams.read_streams(tx, "", environment, since, within)) as histories, ExitStack() as open_rows:
         for stream, row in _paired(histories, _stored(tx, environment, since, within, open_rows)):
             kind = _kind_of(stream, row)
-            part.counts[kind.name] += stream is not None
             if stream is not None:
+                part.counts[kind.name] += 1
                 part.counts["events"] += len(stream.records)
-                part.differences.extend(_forged(stream))
+                if stream.forged is not None:
+                    part.differences.extend(_forged(stream))
                 if kind is _ENVIRONMENT:
                     _note(part, stream, environment)
             if row is not None and row[0] is not kind:
                 part.differences.append(Difference(stream.id, 0, "row", f"one of {row[0].name}", "absent"))  # type: ignore[union-attr]
                 row = None
-            part.differences.extend(kind.compare(tx, stream, None if row is None else row[1]))
+            if found := kind.compare(tx, stream, None if row is None else row[1]):
+                part.differences.extend(found)
             if progress is not None:
                 progress(part.counts["events"])
             if len(part.differences) >= most:

@@ -69,4 +69,9 @@ def _parted(tx: Transaction, stream: Stream, row: Sequence[Any], wrong: Sequence
 def _shown(place: int, value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
-    return read_instant(value) if place in _INSTANTS and isinstance(value, int) else value
+    if place not in _INSTANTS or not isinstance(value, int):
+        return value
+    try:
+        return read_instant(value)
+    except ValueError as error:
+        return str(error)

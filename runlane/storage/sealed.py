@@ -17,7 +17,7 @@ from runlane.checkpoints import Checker, Checkpoint, stated
 from runlane.decisions import environment_stream
 from runlane.errors import InvariantViolation
 from runlane.events import LogCheckpointed, Part
-from runlane.storage import leaves, tables
+from runlane.storage import leaves
 from runlane.storage.checkpoints import CHECKPOINTED, read_event, tokens
 from runlane.storage.findings import Difference
 from runlane.storage.leaves import Gone, Leaf
