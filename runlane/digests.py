@@ -13,12 +13,13 @@ digest kept elsewhere can show.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from uuid import UUID
 
 #: What stands before the first event of a stream.
 START = b""
+_EMPTY = sha256()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: stream_id, sequence, type, version, occurred_at, environment, actor, data (JSON text)
@@ -29,6 +30,15 @@ def microseconds(at: datetime) -> int:
     """The microseconds from 1970 to an aware instant."""
     passed = at - _EPOCH
     return (passed.days * 86_400 + passed.seconds) * 1_000_000 + passed.microseconds
+
+
+def instant(passed: int) -> datetime:
+    """The inverse of ``microseconds``, in UTC.
+
+    Raises:
+        OverflowError: it is beyond the calendar.
+    """
+    return _EPOCH + timedelta(microseconds=passed)
 
 
 def digest(
@@ -53,7 +63,9 @@ def digest(
         32 bytes.
     """
     text = f"{stream_id}\n{sequence}\n{version}\n{at}\n{type}\n{environment}\n{actor}\n{data}"
-    return sha256(before + text.encode()).digest()
+    hashed = _EMPTY.copy()  # in half the time that it takes OpenSSL to look for the algorithm
+    hashed.update(before + text.encode())
+    return hashed.digest()
 
 
 def chained(events: Iterable[Facts], heads: Mapping[UUID, bytes]) -> tuple[list[bytes], dict[UUID, bytes]]:

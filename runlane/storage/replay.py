@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from datetime import datetime
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from heapq import merge
+from itertools import chain
 from operator import itemgetter
 from typing import Any, TypeVar
 from uuid import UUID
@@ -87,16 +88,18 @@ def compare(
     with closing(streams.read_streams(tx, "", environment, since, within)) as histories, ExitStack() as open_rows:
         for stream, row in _paired(histories, _stored(tx, environment, since, within, open_rows)):
             kind = _kind_of(stream, row)
-            part.counts[kind.name] += stream is not None
             if stream is not None:
+                part.counts[kind.name] += 1
                 part.counts["events"] += len(stream.records)
-                part.differences.extend(_forged(stream))
+                if stream.forged is not None:
+                    part.differences.extend(_forged(stream))
                 if kind is _ENVIRONMENT:
                     _note(part, stream, environment)
             if row is not None and row[0] is not kind:
                 part.differences.append(Difference(stream.id, 0, "row", f"one of {row[0].name}", "absent"))  # type: ignore[union-attr]
                 row = None
-            part.differences.extend(kind.compare(tx, stream, None if row is None else row[1]))
+            if found := kind.compare(tx, stream, None if row is None else row[1]):
+                part.differences.extend(found)
             if progress is not None:
                 progress(part.counts["events"])
             if len(part.differences) >= most:
@@ -153,7 +156,7 @@ def _stored(
     runs = opened.enter_context(
         closing(scan(tx, tables.runs, run_rows.COLUMNS, ("id",), environment, since=since, within=within))
     )
-    of_runs = ((row[0], (_RUNS, row)) for row in runs)
+    of_runs = ((row[0], (_RUNS, row)) for row in chain.from_iterable(runs))
     return merge(of_runs, *(of(kind) for kind in KINDS if kind.key is not None), key=itemgetter(0))
 
 
@@ -162,7 +165,12 @@ def _kind_of(stream: Stream | None, row: tuple[Kind, Any] | None) -> Kind:
     if stream is None:
         assert row is not None
         return row[0]
-    return next((kind for kind in KINDS if stream.type.startswith(kind.prefix)), _UNKNOWN)
+    return _kind_with(stream.type)
+
+
+@lru_cache(256)
+def _kind_with(first: str) -> Kind:
+    return next((kind for kind in KINDS if first.startswith(kind.prefix)), _UNKNOWN)
 
 
 @cache
@@ -199,7 +207,7 @@ def compare_run(tx: Transaction, environment: str, run_id: UUID) -> Verification
     """The same for one run."""
     stream = streams.read_run(tx, environment, run_id)
     with closing(scan(tx, tables.runs, run_rows.COLUMNS, ("id",), environment, only=("id", run_id))) as found_rows:
-        row = next(found_rows, None)
+        row = next(chain.from_iterable(found_rows), None)
     found = _forged(stream) + _compare_run(tx, stream, row)
     return Verification(1, 0, 0 if stream is None else len(stream.records), tuple(found))
 
@@ -209,16 +217,16 @@ def _paired(histories: Iterable[Stream], stored: Iterable[tuple[str, T]]) -> Ite
     left, right = iter(histories), iter(stored)
     stream, row = next(left, None), next(right, None)
     while stream is not None or row is not None:
-        if row is None or (stream is not None and stream.name < row[0]):
+        if stream is not None and row is not None and stream.name == row[0]:
+            yield stream, row[1]
+            stream, row = next(left, None), next(right, None)
+        elif row is None or (stream is not None and stream.name < row[0]):
             assert stream is not None
             yield stream, None
             stream = next(left, None)
-        elif stream is None or row[0] < stream.name:
+        else:
             yield None, row[1]
             row = next(right, None)
-        else:
-            yield stream, row[1]
-            stream, row = next(left, None), next(right, None)
 
 
 def _compare_run(tx: Transaction, stream: Stream | None, row: Sequence[Any] | None) -> list[Difference]:

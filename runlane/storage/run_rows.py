@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from runlane.projections import runs as run_fold
 from runlane.projections.runs import Run
 from runlane.storage import rows, tables
 from runlane.storage.findings import Difference
+from runlane.storage.scan import read_instant, stored_instant
 from runlane.storage.streams import Stream
 from runlane.storage.transaction import Transaction
 
@@ -20,7 +20,6 @@ _OTHER_IDS = [
 ]
 _INSTANTS = [place for place, name in enumerate(COLUMNS) if isinstance(tables.runs.c[name].type, tables.Instant)]
 _DIGEST = COLUMNS.index("digest")
-_text = lru_cache(4096)(tables.instant_to_text)
 
 
 def compare(tx: Transaction, run: Run, stream: Stream, row: Sequence[Any]) -> list[Difference]:
@@ -31,7 +30,9 @@ def compare(tx: Transaction, run: Run, stream: Stream, row: Sequence[Any]) -> li
     wrong = [place for place, stored in enumerate(row) if stored != folded[place]]
     begun = _parted(tx, stream, row, wrong)
     return [
-        Difference(run.id, run.sequence, COLUMNS[place], _shown(row[place]), _shown(folded[place]), begun[place])
+        Difference(
+            run.id, run.sequence, COLUMNS[place], _shown(place, row[place]), _shown(place, folded[place]), begun[place]
+        )
         for place in wrong
     ]
 
@@ -41,12 +42,12 @@ def _as_stored(tx: Transaction, run: Run, stream: Stream) -> tuple[Any, ...]:
     values = [*rows.birth_values(run), stream.digest]
     values[0] = stream.name
     for place in _OTHER_IDS:
-        if values[place] is not None:
-            values[place] = str(values[place])
-    if tx.dialect.name == "sqlite":
-        for place in _INSTANTS:
-            if values[place] is not None:
-                values[place] = _text(values[place])
+        if (id := values[place]) is not None:
+            values[place] = str(id)
+    stored = stored_instant(tx)
+    for place in _INSTANTS:
+        if (at := values[place]) is not None:
+            values[place] = stored(at)
     return tuple(values)
 
 
@@ -65,5 +66,12 @@ def _parted(tx: Transaction, stream: Stream, row: Sequence[Any], wrong: Sequence
     return begun
 
 
-def _shown(value: Any) -> Any:
-    return value.hex() if isinstance(value, bytes) else value
+def _shown(place: int, value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if place not in _INSTANTS or not isinstance(value, int):
+        return value
+    try:
+        return read_instant(value)
+    except ValueError as error:
+        return str(error)

@@ -1,15 +1,16 @@
 """Tables read from end to end in constant memory, as the driver gives them.
 
 To verify a log is to read all of it.  SQLAlchemy's way from a row of the driver's to one of its own takes longer than
-the fold and the digest together, so here its rows come straight: ids and JSON are text on every database, instants are
-what the database keeps (text on SQLite).
+the fold and the digest together, so here its rows come straight, in pages: ids and JSON are text on every database,
+instants are what the database keeps, text on SQLite and microseconds since 2000 on PostgreSQL (``stored_instant``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from attrs import frozen
 from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError
 
+from runlane import digests
 from runlane.storage import tables
 from runlane.storage.transaction import Transaction
 
@@ -25,6 +27,9 @@ from runlane.storage.transaction import Transaction
 BATCH = 2000
 _names = count(1)
 _AS_TEXT = (tables.Guid, tables.Json, tables.Status)
+Row = tuple[Any, ...]
+#: Microseconds from 1970 to 2000, where PostgreSQL begins to count.
+_TO_2000 = 946_684_800_000_000
 
 
 @frozen
@@ -38,6 +43,31 @@ class Range:
 EVERYTHING = Range()
 
 
+@lru_cache(4096)
+def _since_2000(at: datetime) -> int:
+    return digests.microseconds(at) - _TO_2000
+
+
+_as_text = lru_cache(4096)(tables.instant_to_text)
+
+
+def stored_instant(tx: Transaction) -> Callable[[datetime], Any]:
+    """What makes of an instant the value that rows hold here."""
+    return _as_text if tx.schema is None else _since_2000
+
+
+def read_instant(stored: int) -> datetime:
+    """The instant that a row of PostgreSQL's holds.
+
+    Raises:
+        ValueError: it is beyond the calendar.
+    """
+    try:
+        return digests.instant(stored + _TO_2000)
+    except OverflowError:
+        raise ValueError("an instant beyond the calendar") from None
+
+
 def scan(
     tx: Transaction,
     table: Table,
@@ -48,8 +78,8 @@ def scan(
     only: tuple[str, UUID] | None = None,
     since: datetime | None = None,
     within: Range = EVERYTHING,
-) -> Generator[tuple[Any, ...], None, None]:
-    """The rows of `table`, these columns, in this order, of one environment or of all.
+) -> Generator[list[Row], None, None]:
+    """The rows of `table`, these columns, in this order, of one environment or of all; in pages.
 
     Args:
         prefix: how the column ``type`` has to begin.
@@ -71,31 +101,44 @@ def scan(
     conditions |= {f"{order[0]} >=": within.first, f"{order[0]} <": within.behind}
     given = {condition: value for condition, value in conditions.items() if value}
     text = _select(table, tuple(columns), tuple(order), tx.schema, tuple(given))
-    yield from flow(tx, text, list(given.values()))
+    return pages(tx, text, list(given.values()))
 
 
-def flow(
-    tx: Transaction, text: str, asked: Sequence[Any], batch: int = BATCH
-) -> Generator[tuple[Any, ...], None, None]:
-    """The rows of a statement in the driver's own words, fetched so many at a time.
+def flow(tx: Transaction, text: str, asked: Sequence[Any], batch: int = BATCH) -> Generator[Row, None, None]:
+    """The rows of ``pages``, one by one."""
+    with closing(pages(tx, text, asked, batch)) as found:
+        for rows in found:
+            yield from rows
+
+
+def pages(tx: Transaction, text: str, asked: Sequence[Any], batch: int = BATCH) -> Generator[list[Row], None, None]:
+    """The rows of a statement in the driver's own words, so many at a time.
 
     Raises:
         DBAPIError: what SQLAlchemy would have raised.
     """
     connection = tx.connection.connection.driver_connection
     assert connection is not None
-    server_side = {} if tx.schema is None else {"name": f"runlane_scan_{next(_names)}"}
     dialect = tx.connection.dialect
     error_class: type[Exception] = dialect.loaded_dbapi.Error
-    cursor = connection.cursor(**server_side)
+    cursor = connection.cursor() if tx.schema is None else _server_side(connection)
     try:
         dialect.do_execute(cursor, text, asked)
         while rows := cursor.fetchmany(batch):
-            yield from rows
+            yield rows
     except error_class as error:
         raise DBAPIError.instance(text, asked, error, error_class, dialect=dialect) from error
     finally:
         cursor.close()
+
+
+def _server_side(connection: Any) -> Any:
+    """A cursor whose rows come in binary: instants and digests are not spelled out only to be parsed again."""
+    from psycopg.types.numeric import Int8BinaryLoader
+
+    cursor = connection.cursor(name=f"runlane_scan_{next(_names)}", binary=True)
+    cursor.adapters.register_loader("timestamptz", Int8BinaryLoader)
+    return cursor
 
 
 @cache

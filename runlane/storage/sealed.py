@@ -17,11 +17,11 @@ from runlane.checkpoints import Checker, Checkpoint, stated
 from runlane.decisions import environment_stream
 from runlane.errors import InvariantViolation
 from runlane.events import LogCheckpointed, Part
-from runlane.storage import leaves, tables
+from runlane.storage import leaves
 from runlane.storage.checkpoints import CHECKPOINTED, read_event, tokens
 from runlane.storage.findings import Difference
 from runlane.storage.leaves import Gone, Leaf
-from runlane.storage.scan import flow
+from runlane.storage.scan import flow, stored_instant
 from runlane.storage.transaction import Transaction
 
 #: So many changes of one checkpoint are told.
@@ -72,7 +72,7 @@ def check(
     """
     checking = _Checking(tx, environment, evidence, counts)
     stream: Any = checking.stream_id
-    moment: Any = since if since is None or tx.schema is not None else tables.instant_to_text(since)
+    moment: Any = None if since is None else stored_instant(tx)(since)
     asked = [stream if tx.schema is not None else str(stream), CHECKPOINTED]
     with closing(flow(tx, leaves.statement(tx, _CHECKPOINTS), asked, _BATCH)) as rows:
         for sequence, version, data, digest, position, at in rows:

@@ -7,20 +7,21 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any
-from uuid import UUID
+from uuid import UUID, SafeUUID
 
-from attrs import evolve, frozen
+from attrs import evolve
 from sqlalchemy import Text, bindparam, cast, func, select
 
 from runlane import codec, digests
 from runlane.errors import InvariantViolation
 from runlane.events import Event, LogCheckpointed, Recorded, RunCreated, RunsPruned
 from runlane.storage import tables
-from runlane.storage.scan import EVERYTHING, Range, scan
+from runlane.storage.scan import EVERYTHING, Range, read_instant, scan
 from runlane.storage.transaction import Transaction
+from runlane.structs import struct
 from runlane.values import Actor
 
 _EVENTS = tables.events.c
@@ -37,7 +38,7 @@ ENVELOPE = (
     _EVENTS.position,
     _EVENTS.digest,
 )
-_IS_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+_IS_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 _SCANNED = tuple(column.name for column in ENVELOPE)
 # Constants, so that SQLAlchemy knows them again: building one costs more than executing it.
 _STREAM = select(*ENVELOPE).where(_EVENTS.stream_id == bindparam("stream_id")).order_by(_EVENTS.sequence)
@@ -52,7 +53,7 @@ _NEWEST = (
 )
 
 
-@frozen
+@struct
 class Stream:
     """The events of a stream up to the first that cannot be read, if there is one: its sequence, and why.
 
@@ -64,10 +65,10 @@ class Stream:
 
     id: UUID
     name: str
-    records: tuple[Recorded, ...]
+    records: Sequence[Recorded]
     damage: tuple[int, str] | None = None
     forged: tuple[int, bytes, bytes] | None = None
-    digests: tuple[bytes, ...] = ()
+    digests: Sequence[bytes] = ()
     type: str = ""
 
     @property
@@ -117,7 +118,7 @@ def read_streams(
     memory; with `since` only streams with an event at or after that instant."""
     order = ("stream_id", "sequence")
     with closing(scan(tx, tables.events, _SCANNED, order, environment, prefix, since=since, within=within)) as found:
-        for name, envelopes in groupby(found, key=itemgetter(0)):
+        for name, envelopes in groupby(chain.from_iterable(found), key=itemgetter(0)):
             yield _scanned(name, envelopes)
 
 
@@ -126,19 +127,28 @@ def _scanned(name: str, envelopes: Iterable[tuple[Any, ...]]) -> Stream:
     if not isinstance(name, str) or not _IS_ID(name):
         first = next(iter(envelopes))
         return Stream(UUID(int=0), str(name), (), (first[1], f"stream_id {name!r} is no id"), type=first[2])
-    return _stream(UUID(int=int(name.replace("-", ""), 16)), name, envelopes)
+    return _stream(_id(name), name, envelopes)
+
+
+def _id(name: str) -> UUID:
+    """What ``UUID(name)`` is, without the time that it takes to find out how it was called."""
+    made = UUID.__new__(UUID)
+    object.__setattr__(made, "int", int(name.replace("-", ""), 16))
+    object.__setattr__(made, "is_safe", SafeUUID.unknown)
+    return made
 
 
 def _stream(stream_id: UUID, name: str, envelopes: Iterable[Any]) -> Stream:
     records: list[Recorded] = []
     damage: tuple[int, str] | None = None
     forged: tuple[int, bytes, bytes] | None = None
-    before, first, chain = digests.START, "", []
+    before, first, stored = digests.START, "", []
     for _, sequence, type_, version, data, at, environment, actor, position, digest in envelopes:
         try:
             occurred_at, passed = _instant(at)
             if damage is None:
-                event = _event(type_, version, data)
+                its_own = type_ == _CREATED or len(data) > _LONGEST_KEPT
+                event = _event(type_, version, data) if its_own else _alike(type_, version, data)
                 records.append(Recorded(stream_id, sequence, event, occurred_at, environment, _actor(actor), position))
         except (InvariantViolation, ValueError, TypeError, AttributeError) as error:
             passed = 0
@@ -148,13 +158,15 @@ def _stream(stream_id: UUID, name: str, envelopes: Iterable[Any]) -> Stream:
             if expected != digest:
                 forged = sequence, digest, expected
         before, first = digest, first or type_
-        chain.append(digest)
-    return Stream(stream_id, name, tuple(records), damage, forged, tuple(chain), first)
+        stored.append(digest)
+    return Stream(stream_id, name, records, damage, forged, stored, first)
 
 
 @lru_cache(4096)
 def _instant(stored: Any) -> tuple[datetime, int]:
-    """An instant as the database holds it, and as microseconds."""
+    """An instant as a scan or a statement gives it, and as microseconds."""
+    if isinstance(stored, int):
+        stored = read_instant(stored)
     if isinstance(stored, datetime):
         return stored, digests.microseconds(stored)
     at = datetime.fromisoformat(stored).astimezone(UTC)
@@ -167,11 +179,7 @@ _actor = lru_cache(4096)(Actor.parse)
 
 
 def _event(type_: str, version: int, data: str) -> Event:
-    """The event of stored data, without what only checkpoints need; most but the first of each run say the same as
-    many others."""
-    is_its_own = type_ == _CREATED or len(data) > _LONGEST_KEPT  # results and metas may be large, and stay theirs
-    if not is_its_own:
-        return _alike(type_, version, data)
+    """The event of stored data, without what only checkpoints need."""
     event = codec.decode(type_, version, data)
     if isinstance(event, RunsPruned):  # of an environment's stream all events are held at once, and these are heavy
         return evolve(event, heads=())
@@ -179,8 +187,9 @@ def _event(type_: str, version: int, data: str) -> Event:
 
 
 _CREATED = codec.STORED_AS[RunCreated][0]
+#: Most events but the first of each run say the same as many others; results and metas may be large, and are not kept.
 _LONGEST_KEPT = 256
-_alike = lru_cache(4096)(codec.decode)
+_alike = lru_cache(4096)(_event)
 
 
 def digest_of(before: bytes, row: Any) -> bytes:

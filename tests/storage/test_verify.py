@@ -185,6 +185,17 @@ def test_an_altered_event_is_named_by_its_run(app: Runlane, run: UUID, change: s
     assert (run, field) in [(one.stream_id, one.field) for one in found]
 
 
+def test_an_instant_beyond_the_calendar_is_named(postgres_url: str, clock: SettableClock) -> None:
+    with Runlane(postgres_url, tasks=[echo], clock=clock) as app:
+        ids = [one.run.id for one in app.trigger_many(echo, range(2))]
+        unguard(app)
+        execute(database_of(app), f"update {{runs}} set updated_at = 'infinity' where id = '{ids[0]}'")
+        execute(database_of(app), f"update {{events}} set occurred_at = '-infinity' where stream_id = '{ids[1]}'")
+        found = {(one.stream_id, one.field): one.stored for one in app.audit.verify().differences}
+    assert found[ids[0], "updated_at"] == found[ids[1], "event"] == "an instant beyond the calendar"
+    assert (ids[1], "digest") in found
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
