@@ -167,14 +167,13 @@ class Projections:
             ConfigurationInvalid: nothing is stored of a projection of this name.
         """
         wanted, environment = identifier("projection name", name), self._runtime.environment
-        self._runtime.lane.require(Capability.READS_RUN_HISTORY, "projections")
+        with self._reading() as tx:
+            if not self._cursors(tx, wanted) and wanted not in inlining.registered(tx, environment):
+                raise ConfigurationInvalid(f"nothing is stored of a projection {wanted!r}")
 
         def work(tx: Transaction) -> None:
             inlining.lock(tx, [(environment, wanted)])
-            there = self._cursors(tx, wanted)
-            if not there and wanted not in inlining.registered(tx, environment):
-                raise ConfigurationInvalid(f"nothing is stored of a projection {wanted!r}")
-            cursors.remove(tx, environment, there)
+            cursors.remove(tx, environment, self._cursors(tx, wanted))
             inlining.forget(tx, environment, wanted)
             inlining.unguard(tx, _TRIES[-1])
 

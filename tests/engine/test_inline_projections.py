@@ -32,8 +32,12 @@ from runlane import (
 from runlane.cli import main
 from runlane.events import Recorded, RunCreated, RunSucceeded
 from runlane.readmodels import TaskHours
+from runlane.storage import inlining
 from runlane.storage.database import Database
 from tests.engine.tasks import HOUR, echo, flaky, hopeless
+from tests.faults.driver import Moment, Nth, engines_of, struck
+from tests.faults.test_commits import lose_commit
+from tests.storage.cast import cast
 from tests.support import SECOND, at_once, count, database_of, execute, written
 
 TIGHT = Queue("tight", concurrency_limit=2)
@@ -527,6 +531,86 @@ def test_on_the_command_line(sqlite_url: str, monkeypatch: Any, tmp_path: Any, c
     assert "forgotten" in said("--database", sqlite_url, "projections", "remove", "seen")
     again = said("--database", sqlite_url, "projections", "remove", "seen", code=2)
     assert "nothing is stored of a projection 'seen'" in again
+
+
+@pytest.mark.parametrize("moment", list(Moment))
+def test_a_commit_that_gets_lost_folds_once(shared_url: str, moment: Moment) -> None:
+    calls: dict[str, Callable[[Runlane], Any]] = {
+        "project": lambda app: app.project("seen"),
+        "trigger": lambda app: app.trigger(echo, 1),
+        "trigger_many": lambda app: app.trigger_many(echo, range(3)),
+        "run_now": lambda app: app.run_now(echo, 1),
+        "rebuild": lambda app: app.projections.rebuild("seen"),
+    }
+    with made(shared_url, Seen()) as app:
+        app.run_now(echo, 0)
+        for name, call in calls.items():
+            for n in range(1, 20):
+                strike = Nth("commit", n, moment, lose_commit)
+                if name == "project" and n > 1:
+                    app.projections.remove("seen")
+                with struck(strike, *engines_of(database_of(app))):
+                    call(app)
+                assert seen(app) == stored(app), name
+                if not strike.happened:
+                    break
+            assert n > 1, name
+
+
+def test_the_switch_waits_for_a_follower_in_the_middle_of_a_batch(postgres_url: str, monkeypatch: Any) -> None:
+    inside, goes_on = threading.Event(), threading.Event()
+
+    class Slow(Seen):
+        def fold(self, connection: Connection, records: Sequence[Recorded]) -> None:
+            super().fold(connection, records)
+            inside.set()
+            assert goes_on.wait(20)
+
+    with made(postgres_url, Seen()) as app, made(postgres_url) as other:
+        app.trigger(echo, 1)
+        hold = inlining.hold_writers
+        refused: list[BaseException] = []
+
+        def follow() -> None:
+            try:
+                other.project(Slow(), poll=0.01)
+            except StorageConflict as error:
+                refused.append(error)
+
+        follower = threading.Thread(target=follow)
+
+        def first(tx: Any, patience_ms: int) -> None:
+            if not inside.is_set():
+                other.trigger(echo, 2)
+                follower.start()
+                assert inside.wait(20)
+                threading.Timer(0.2, goes_on.set).start()
+            hold(tx, patience_ms)
+
+        monkeypatch.setattr(inlining, "hold_writers", first)
+        assert app.project("seen") == 2
+        app.trigger(echo, 3)
+        follower.join(20)
+        assert len(refused) == 1
+        assert seen(app) == stored(app)
+
+
+def test_roles_need_what_the_fold_needs(postgres: Any) -> None:
+    with cast(postgres) as there:
+        owner = there.app(there.url, inline_projections=[Seen()])
+        owner.project("seen")
+        producer = there.app(there.logins["producer"], inline_projections=[Seen()])
+        with pytest.raises(ProjectionFailed, match=r"permission denied for .*seen"):
+            producer.trigger(echo, 1)
+        there.execute(f"grant select, insert on seen to {there.role('producer')}")
+        producer.trigger(echo, 1)
+        assert seen(owner) == stored(owner)
+        assert len(seen(owner)) == 2
+        for call in (producer.projections.rebuild, producer.projections.remove):
+            with pytest.raises(ConfigurationInvalid, match="denies this role"):
+                call("seen")
+        with pytest.raises(ConfigurationInvalid, match=REFUSED):
+            there.app(there.logins["producer"]).trigger(echo, 1)
 
 
 # Many at once.
