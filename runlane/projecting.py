@@ -257,11 +257,12 @@ class Projections:
 
     def _make_inline(self, projection: Projection, stop: Stop | None, batch: int) -> int:
         """Follow the log to its end, and have who appends fold from there on; how many events were folded."""
-        folded, deadline = 0, time.monotonic() + _PATIENCE
+        folded, deadline = 0, 0.0
         for attempt in range(1_000_000):
             folded += self._fold(projection, stop, None, batch)
             if stop is not None and (stop.is_set() if isinstance(stop, threading.Event) else stop()):
                 break
+            deadline = deadline or time.monotonic() + _PATIENCE
             patience = _TRIES[min(attempt, len(_TRIES) - 1)]
             try:
                 return folded + self._runtime.transact(lambda tx: self._switch(tx, projection, patience, batch))  # noqa: B023

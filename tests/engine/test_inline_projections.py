@@ -53,6 +53,11 @@ def ticking(payload: Any) -> Any:
     return payload
 
 
+@task("also.ticking", schedules=[Schedule("too", every="1s")])
+def also_ticking(payload: Any) -> Any:
+    return payload
+
+
 TASKS = [echo, flaky, hopeless, tight, ticking]
 QUEUES = [Queue("main", default=True), TIGHT]
 
@@ -351,6 +356,18 @@ def test_a_worker_that_stops_waits_for_no_projection(shared_url: str, caplog: An
             threading.Event().wait(0.01)
         worker.stop()
         assert app.runs.get(run.id).status == "running", "until its lease has expired"
+        assert seen(app) == stored(app)
+
+
+def test_a_tick_goes_on_behind_what_cannot_be_folded(lane_url: str, clock: SettableClock) -> None:
+    bad = Seen(refuses=lambda r: isinstance(r.event, RunCreated) and r.event.task_id == "ticking")
+    with Runlane(lane_url, tasks=[ticking, also_ticking], inline_projections=[bad], clock=clock) as app:
+        app.project("seen")
+        app.tick()
+        clock.advance(2 * SECOND)
+        report = app.tick()
+        assert report.schedules_fired == 1
+        assert [error.partition("could not fold")[1] for error in report.errors] == ["could not fold"]
         assert seen(app) == stored(app)
 
 
