@@ -43,7 +43,7 @@ _TRIGGER = "events_inline"
 _MOST = 1000
 # What statements of somebody else's are planned with, rather than with what suits ours.
 _PLAN = """
-    select set_config(name, 'on', true)
+    select count(set_config(name, 'on', true))
     from unnest(array['enable_bitmapscan', 'enable_seqscan', 'enable_mergejoin']) name"""
 
 Fold = Callable[[Connection, Sequence[Recorded]], None]
@@ -130,12 +130,10 @@ class Inlined:
         if not wanted:
             return
         lock(tx, [(one.environment, one.name) for one, _ in wanted])
-        there = {(row.environment, row.name, row.version) for row in tx.execute(_ALL)}
-        connection = None
+        there = {(row[0], row[1], row[2]) for row in tx.statements.exec_driver_sql(_asked(tx)).all()}
         for one, records in wanted:
             if one.key in there:
-                connection = connection or self._prepared(tx)
-                fold(one.name, one.fold, connection, records, self._where)
+                fold(one.name, one.fold, tx.connection, records, self._where)
 
     @contextmanager
     def within(self, tx: Transaction) -> Iterator[Transaction]:
@@ -196,10 +194,6 @@ class Inlined:
             if mine:
                 found.append((one, mine))
         return found
-
-    @staticmethod
-    def _prepared(tx: Transaction) -> Connection:
-        return prepared(tx) if tx.options is None else tx.connection  # a caller's has plans of its own
 
 
 def fold(name: str, do: Fold, connection: Connection, records: Sequence[Recorded], where: str) -> None:
@@ -293,6 +287,14 @@ def _number(schema: str | None, environment: str, name: str) -> int:
     """Of the lock; who shares a number by chance only waits."""
     text = "\0".join(("inline", schema or "", environment, name))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
+
+
+def _asked(tx: Transaction) -> str:
+    """Which projections are inline; on PostgreSQL the same round trip prepares our own connection for their folds."""
+    if tx.schema is None:
+        return _NAMES
+    plan = f", ({_PLAN})" if tx.options is None else ""  # a caller's has plans of its own
+    return f'select environment, name, version{plan} from "{tx.schema}".inline_projections'
 
 
 def _failed(name: str, error: BaseException) -> ProjectionFailed:
