@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, bindparam, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -72,9 +72,10 @@ class Seen:
         self.refuses = refuses
 
     def setup(self, connection: Connection) -> None:
-        connection.execute(
-            text("create table if not exists seen (position bigint primary key, stream text, sequence int, n int)")
-        )
+        columns = "position bigint primary key, stream text not null, sequence int not null, n int not null"
+        connection.execute(text(f"create table if not exists seen ({columns})"))
+        for column in ("stream", "n"):
+            connection.execute(text(f"create index if not exists seen_{column} on seen ({column})"))
 
     def clear(self, connection: Connection, environment: str) -> None:
         connection.execute(text("drop table if exists seen"))
@@ -84,7 +85,10 @@ class Seen:
         assert positions == sorted(positions)
         # Read and then written, as a projection does: it is right only if folds come one after the other.
         n = connection.execute(text("select coalesce(max(n), 0) from seen")).scalar_one()
-        last = {row[0]: row[1] for row in connection.execute(text("select stream, max(sequence) from seen group by 1"))}
+        known = text("select stream, max(sequence) from seen where stream in :streams group by stream")
+        streams = {"streams": list({str(record.stream_id) for record in records})}
+        found = connection.execute(known.bindparams(bindparam("streams", expanding=True)), streams)
+        last = {row[0]: row[1] for row in found}
         rows = []
         for record in records:
             stream = str(record.stream_id)
