@@ -11,8 +11,9 @@
 -- `sessions` is liveness, not history: one row per running worker process, extended by its heartbeat. Putting
 -- heartbeats into the log would bury it, and putting them on `runs` would rewrite a row per run and beat. `maintainers`
 -- says which of those processes keeps house at present, `outbox` how far the publishing of wakeups has come, and `cursors`
--- how far the followers of the log: what is known only there decides nothing about a run. `subject_keys` holds the keys
--- of encrypted payloads, and stays out of the log so that they can be destroyed.
+-- how far the followers of the log: what is known only there decides nothing about a run. `inline_projections` names
+-- the projections that are folded as the log is written. `subject_keys` holds the keys of encrypted payloads, and stays
+-- out of the log so that they can be destroyed.
 --
 -- There are no foreign keys: the log must survive whatever happens to the tables folded from it, and a foreign key to
 -- a hot row takes a lock on it. There is no index that no query needs: each one costs about 4 % of the drain rate.
@@ -243,6 +244,41 @@ create table cursors (
   constraint cursors_pkey primary key (environment, name)
 ) with (fillfactor = 50);
 
+-- Which projections are inline: folded by every transaction that appends events of the environment, before it commits.
+create table inline_projections (
+  environment text not null,
+  name text not null,
+  version bigint not null,
+  since timestamptz not null,
+  constraint inline_projections_pkey primary key (environment, name)
+);
+
+-- Nobody appends behind the back of an inline projection: the setting runlane.inline of the transaction names those that
+-- it is going to fold. The trigger that asks, events_inline, is made with the first one and goes with the last
+-- (storage/inlining.py): where there is none, nobody pays for the question. A snapshot of the whole transaction might be
+-- older than the table's newest row.
+create function require_inline() returns trigger language plpgsql set search_path from current as $$
+declare
+  missed text;
+begin
+  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    raise exception 'a transaction that appends events must be READ COMMITTED while there are inline projections'
+      using errcode = 'triggered_action_exception';
+  end if;
+  select format('projection %L (version %s) is inline in environment %L, and this process does not fold it: give it to '
+      'Runlane(inline_projections=[…]) in this version, or end it with `runlane projections remove %s`',
+      p.name, p.version, p.environment, p.name)
+    into missed
+    from inline_projections p
+    where p.environment in (select environment from added) and concat_ws(':', p.environment, p.name, p.version)
+      <> all (coalesce(string_to_array(current_setting('runlane.inline', true), e'\n'), '{}'))
+    order by p.environment, p.name limit 1;
+  if missed is not null then
+    raise exception '%', missed using errcode = 'triggered_action_exception';
+  end if;
+  return null;
+end $$;
+
 -- The data keys of payloads, wrapped by a master key that is not in the database: one for each subject, named by a keyed
 -- hash, and one of the environment, under the empty name. Not folded from the log, as it is the one thing that must be
 -- destroyable: to erase a subject is to empty `wrapped`. The id of the key stands in every payload that it encrypts.
@@ -380,6 +416,7 @@ revoke all on function refuse_change from public;
 revoke all on function refuse_untold_deletion from public;
 revoke all on function lock_for_pruning from public;
 revoke all on function prune_runs from public;
+revoke all on function require_inline from public;
 
 -- The roles. Everything below is executed only by `runlane migrate --roles`, again and again without harm.
 --
@@ -409,7 +446,7 @@ end $$;
 
 -- Whatever they had before.
 revoke all on schema_version, projection_version, log_epochs, events, runs, idempotency_keys, sessions, maintainers, outbox,
-  queues, cursors, schedules, occurrences, subject_keys
+  queues, cursors, schedules, occurrences, subject_keys, inline_projections
   from runlane_producer, runlane_worker, runlane_maintainer, runlane_operator, runlane_pruner, runlane_auditor;
 revoke all on function event_digest, lock_for_pruning, prune_runs
   from runlane_producer, runlane_worker, runlane_maintainer, runlane_operator, runlane_pruner, runlane_auditor;
@@ -417,10 +454,11 @@ revoke all on sequence events_position_seq
   from runlane_producer, runlane_worker, runlane_maintainer, runlane_operator, runlane_pruner, runlane_auditor;
 
 -- Everybody: whether the tables fit the program; the log and the runs, as whoever moves a run on reads its history, and
--- whoever lost the answer to a commit looks for what it wrote; the data keys, which are wrapped by one that is not here.
+-- whoever lost the answer to a commit looks for what it wrote; the data keys, which are wrapped by one that is not here;
+-- which projections are inline, as whoever appends folds them.
 grant usage on schema runlane
   to runlane_producer, runlane_worker, runlane_maintainer, runlane_operator, runlane_pruner, runlane_auditor;
-grant select on schema_version, projection_version, events, runs, subject_keys
+grant select on schema_version, projection_version, events, runs, subject_keys, inline_projections
   to runlane_producer, runlane_worker, runlane_maintainer, runlane_operator, runlane_pruner, runlane_auditor;
 
 -- All but auditors append to the log; `tx` and `position` are the database's to fill. Some statements compute the digest.

@@ -67,6 +67,7 @@ class AsyncRunlane(AsyncReadsLog):
         max_events: int = MAX_EVENTS,
         redact_failures: bool = False,
         projections: Iterable[Projection] = (),
+        inline_projections: Iterable[Projection] = (),
         payload_codec: PayloadCodec | None = None,
     ) -> None:
         self._app = Runlane(
@@ -82,6 +83,7 @@ class AsyncRunlane(AsyncReadsLog):
             max_events=max_events,
             redact_failures=redact_failures,
             projections=projections,
+            inline_projections=inline_projections,
             payload_codec=payload_codec,
         )
         self._call = ThreadCalls(_THREADS)

@@ -176,6 +176,10 @@ class AsyncProjections:
         """See ``Projections.read``; `query` is called on a thread."""
         return await self._call(self._sync.read, query)
 
+    async def remove(self, name: str) -> None:
+        """See ``Projections.remove``."""
+        await self._call(self._sync.remove, name)
+
     async def rebuild(
         self, projection: Projection | str, *, stop: Stop | None = None, batch: int = DEFAULT_BATCH
     ) -> int:

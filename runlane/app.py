@@ -65,7 +65,7 @@ class Runlane(ReadsLog):
         lease_duration: for how long it is believed (default 30 s).
         max_events: the greatest length of a run's history.
         redact_failures: store "Task failed." instead of the messages of unknown exceptions.
-        projections: tables folded from the log, for ``project`` and the command line.
+        projections, inline_projections: tables folded from the log, by a follower or by what appends to it.
         payload_codec: encodes payloads, results and the meta of releases before they are stored, such as ``AesGcm``.
 
     Raises:
@@ -88,6 +88,7 @@ class Runlane(ReadsLog):
         max_events: int = MAX_EVENTS,
         redact_failures: bool = False,
         projections: Iterable[Projection] = (),
+        inline_projections: Iterable[Projection] = (),
         payload_codec: PayloadCodec | None = None,
     ) -> None:
         if dispatch not in ("eager", "deferred"):
@@ -111,7 +112,7 @@ class Runlane(ReadsLog):
         self.schedules = Schedules(self._runtime)
         self.queues = Queues(self._runtime)
         self.audit = Audit(self._runtime)
-        self.projections = Projections(self._runtime, projections)
+        self.projections = Projections(self._runtime, projections, inline_projections)
 
     @property
     def lane(self) -> Lane:

@@ -66,6 +66,9 @@ class BridgedCursor:
         self._wait(self._cursor.execute(query, parameters))
         return self
 
+    def executemany(self, query: Any, parameters: Any) -> None:
+        self._wait(self._cursor.executemany(query, parameters))
+
     def fetchone(self) -> Any:
         return self._wait(self._cursor.fetchone())
 

@@ -4,7 +4,7 @@ RunlaneError
 ├── fix your code     ConfigurationInvalid, PayloadInvalid, TaskNotFound, CapabilityUnsupported
 ├── the answer is no  RunNotFound, ScheduleNotFound, SubjectNotFound, RunStateInvalid, QueueCapacityExceeded,
 │                     PayloadErased, PayloadUnreadable
-├── try again         StorageConflict, StorageUnavailable, TransportUnavailable
+├── try again         StorageConflict, StorageUnavailable, TransportUnavailable, ProjectionFailed
 ├── an attempt ended  TaskFailed (NonRetryable), AttemptTimeout, LeaseLost, OperationCancelled, HistoryLimit
 └── call us           InvariantViolation, AdapterContractViolation, InternalError
 """
@@ -41,6 +41,7 @@ class ErrorCode(StrEnum):
     PAYLOAD_ERASED = "payload_erased"
     PAYLOAD_UNREADABLE = "payload_unreadable"
     SUBJECT_NOT_FOUND = "subject_not_found"
+    PROJECTION_FAILED = "projection_failed"
 
 
 class ConflictKind(StrEnum):
@@ -223,6 +224,13 @@ class PayloadUnreadable(RunlaneError):
     """An encoded payload cannot be decoded here: without its key, or not as what it is stored."""
 
     code = ErrorCode.PAYLOAD_UNREADABLE
+
+
+class ProjectionFailed(RunlaneError):
+    """An inline projection could not fold what was appended; its own error is the cause, and nothing was written."""
+
+    code = ErrorCode.PROJECTION_FAILED
+    default_retryable = True
 
 
 class SubjectNotFound(RunlaneError):

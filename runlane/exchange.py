@@ -21,7 +21,7 @@ from uuid import UUID
 from runlane.ahead import PATIENCE, Ahead
 from runlane.claiming import Claims
 from runlane.decisions import Interrupted, Outcome
-from runlane.errors import RunlaneError
+from runlane.errors import ProjectionFailed, RunlaneError
 from runlane.executor import Execution, Executor
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
@@ -314,8 +314,10 @@ class Exchange:
         except RunlaneError as error:
             if error.retryable:
                 log.warning("outcomes and claims have to wait: %s", error)
-            else:
-                batch = self._isolate(batch, error)
+            elif not batch:
+                raise
+            if isinstance(error, ProjectionFailed) or not error.retryable:
+                batch = self._store_apart(batch)
             self._postpone(batch, wanted)
             return
         if len(current) < len(batch):
@@ -378,23 +380,13 @@ class Exchange:
             self._rang = True
             self._backoff = monotonic() + _BACKOFF
 
-    def _isolate(self, batch: list[Ended], error: RunlaneError) -> list[Ended]:
-        """Store outcomes one by one after a batch was refused, so that one that cannot be stored fails alone.
-
-        Returns what is left because the database is away.
-        """
-        if not batch:
-            raise error
-        for place, (execution, outcome) in enumerate(batch):
-            try:
-                self._trips.store(execution, outcome)
-            except RunlaneError as refusal:
-                if not refusal.retryable:
-                    raise
-                return batch[place:]
+    def _store_apart(self, batch: list[Ended]) -> list[Ended]:
+        """Store outcomes one by one after a batch was refused; those that have to wait."""
+        left: list[Ended] = []
+        for execution in self._trips.store_apart(batch, left, lambda: self._stopping):
             with self._changed:
                 self._active.pop((execution.run.id, execution.context.attempt), None)
                 self.completed += 1
                 self._stores += 1
                 self._hungry, self._dry = True, False
-        return []
+        return left

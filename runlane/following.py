@@ -11,7 +11,6 @@ from typing import Any, Self
 from uuid import uuid4
 
 from attrs import evolve, field, frozen
-from sqlalchemy import Connection
 
 from runlane import codec
 from runlane.capabilities import Capability
@@ -21,6 +20,7 @@ from runlane.runtime import Runtime
 from runlane.storage import borrow, cursors, epochs, places, streams
 from runlane.storage.cursors import Named
 from runlane.storage.following import Elsewhere, Horizon, Reader, summarize
+from runlane.storage.inlining import prepared
 from runlane.storage.places import Place
 from runlane.storage.transaction import Transaction
 from runlane.values import identifier
@@ -33,10 +33,6 @@ DEFAULT_BATCH, MAX_BATCH = 500, 10_000
 _SOON = 0.01
 #: How many positions may have been passed since the bounds of new pages were last noted.
 _NOTED = 50_000
-# What a consumer's own statements are planned with, rather than with what suits ours.
-_PLAN = """
-    select set_config(name, 'on', true)
-    from unnest(array['enable_bitmapscan', 'enable_seqscan', 'enable_mergejoin']) name"""
 
 
 class _Theirs(BaseException):
@@ -272,7 +268,7 @@ class Follower:
         if connection is None:
             self._runtime.transact(lambda tx: self._move(tx, batch))
             return
-        with borrow.joined(self._runtime.database, connection, self._runtime.clock) as tx:
+        with borrow.joined(self._runtime.database, connection, self._runtime.clock, appends=False) as tx:
             self._move(tx, batch)
 
     @contextmanager
@@ -323,13 +319,6 @@ def theirs_raised() -> Iterator[None]:
     else:
         return
     raise error
-
-
-def prepared(tx: Transaction) -> Connection:
-    """The connection of one of our own transactions, for statements of somebody else's."""
-    if tx.schema is not None:
-        tx.connection.exec_driver_sql(_PLAN)
-    return tx.connection
 
 
 def stored_types(types: Iterable[str | type[Event]] | None) -> tuple[str, ...] | None:

@@ -28,7 +28,7 @@ from runlane.engine.trigger import (
     trigger_alike,
     trigger_unless_done,
 )
-from runlane.errors import RunlaneError
+from runlane.errors import ProjectionFailed, RunlaneError
 from runlane.pouring import PART, can_pour, pour
 from runlane.requests import Trigger, build, each, entries, listed, maker
 from runlane.runtime import Runtime
@@ -208,7 +208,7 @@ class Intake:
             if len(batch) == 1:
                 request.outcome = error
                 continue
-            if error.retryable:
+            if error.retryable and not isinstance(error, ProjectionFailed):
                 request.outcome = commits.of_one(error, request.new.id, self._runtime.database.where)
                 continue
             try:

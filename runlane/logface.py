@@ -58,6 +58,10 @@ class ReadsLog:
 
         Any number of processes may try; one at a time gets on, and the others are told by a ``StorageConflict``.
 
+        One of the application's `inline_projections` is brought up to date and made inline: from then on each
+        transaction that appends events folds them, and there is nothing left to do.  Where it is inline already, it
+        returns at once.
+
         Args:
             projection: the projection, or the name of a registered one.
             stop, poll, batch: as in ``follow``; with poll=None it ends when it is up to date.
@@ -67,6 +71,7 @@ class ReadsLog:
 
         Raises:
             ConfigurationInvalid: there is none of this name, or its tables are of another version: rebuild it.
-            StorageConflict: another process folds it, or has rebuilt it.
+            StorageConflict: another process folds it, or has rebuilt it; to make it inline, somebody was appending for
+                longer than a minute.
         """
         return self.projections._run(projection, stop, poll, batch)

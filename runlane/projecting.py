@@ -3,10 +3,16 @@
 A projection is driven by a follower: it folds batch after batch, each in one transaction with the move of its cursor,
 so each event counts exactly once.  The cursor belongs to a version of the projection: a program that brings another
 version is refused until it is rebuilt.
+
+Or it is inline: when the follower has come to the end of the log, one transaction that no writer can pass folds what
+is left and takes the cursor away, and from there on each transaction that appends events folds them
+(``storage.inlining``).
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -16,17 +22,22 @@ from attrs import frozen
 from sqlalchemy import Connection
 
 from runlane.capabilities import Capability
-from runlane.errors import ConfigurationInvalid, StorageUnavailable
+from runlane.errors import ConfigurationInvalid, ConflictKind, StorageConflict, StorageUnavailable
 from runlane.events import Recorded
-from runlane.following import DEFAULT_BATCH, Follower, Stop, prepared
+from runlane.following import DEFAULT_BATCH, Follower, Stop, stored_types
 from runlane.runtime import Runtime
-from runlane.storage import commits, cursors, epochs, faults, places
+from runlane.storage import commits, cursors, epochs, faults, inlining, places, streams
 from runlane.storage.cursors import Named
+from runlane.storage.following import Reader
+from runlane.storage.inlining import Inline, prepared
 from runlane.storage.places import Place
 from runlane.storage.transaction import Transaction
 from runlane.values import identifier
 
 T = TypeVar("T")
+
+#: Milliseconds of patience with each try to hold off all writers, and seconds with all of them together.
+_TRIES, _PATIENCE = (50, 100, 200, 400, 800, 1600), 60.0
 
 
 @runtime_checkable
@@ -64,7 +75,8 @@ class ProjectionState:
     """A projection and how far it has come.
 
     `stored_version` and `cursor` are None until it has run; `behind` is how many positions of the log, of every
-    environment, lie before it.
+    environment, lie before it.  One that `is_inline` here has no cursor and is never behind; `becomes_inline` says that
+    the program wants it to be, once ``project`` has brought it there.
     """
 
     name: str
@@ -73,6 +85,8 @@ class ProjectionState:
     cursor: str | None
     updated_at: datetime | None
     behind: int
+    is_inline: bool = False
+    becomes_inline: bool = False
 
     @property
     def is_outdated(self) -> bool:
@@ -83,34 +97,42 @@ class ProjectionState:
 class Projections:
     """The projections of an application: ``app.projections``."""
 
-    def __init__(self, runtime: Runtime, registered: Iterable[Projection]) -> None:
+    def __init__(self, runtime: Runtime, registered: Iterable[Projection], inline: Iterable[Projection] = ()) -> None:
         self._runtime = runtime
         self._registered: dict[str, Projection] = {}
+        self._inline: set[str] = set()
         for one in registered:
-            checked(one)
-            if one.name in self._registered:
-                raise ConfigurationInvalid(f"two projections have the name {one.name!r}")
-            self._registered[one.name] = one
+            self._register(one)
+        for one in inline:
+            self._register(one)
+            self._inline.add(one.name)
+            wanted = stored_types(getattr(one, "types", None))
+            types = None if wanted is None else frozenset(wanted)
+            runtime.lane.database.inline.add(Inline(runtime.environment, one.name, one.version, types, one.fold))
+
+    def _register(self, one: Projection) -> None:
+        checked(one)
+        if one.name in self._registered:
+            raise ConfigurationInvalid(f"two projections have the name {one.name!r}")
+        self._registered[one.name] = one
 
     def list(self) -> tuple[ProjectionState, ...]:
         """The registered projections and those that have left a cursor here, by name."""
         with self._reading() as tx:
             last = epochs.last_position(tx)
             stored = {name: (version, named) for name, version, named in _stored(tx, self._runtime.environment)}
+            inline = inlining.registered(tx, self._runtime.environment)
         found = []
-        for name in sorted(self._registered.keys() | stored.keys()):
+        for name in sorted(self._registered.keys() | stored.keys() | inline.keys()):
             known = self._registered.get(name)
-            version, named = stored.get(name, (None, None))
-            found.append(
-                ProjectionState(
-                    name,
-                    None if known is None else known.version,
-                    version,
-                    None if named is None else named.cursor,
-                    None if named is None else named.updated_at,
-                    last - (0 if named is None else places.parsed(named.cursor).position),
-                )
-            )
+            version, wanted = None if known is None else known.version, name in self._inline
+            if (row := inline.get(name)) is not None:
+                found.append(ProjectionState(name, version, row.version, None, row.since, 0, True, wanted))
+                continue
+            stored_version, named = stored.get(name, (None, None))
+            cursor, at = (None, None) if named is None else (named.cursor, named.updated_at)
+            behind = last - (0 if cursor is None else places.parsed(cursor).position)
+            found.append(ProjectionState(name, version, stored_version, cursor, at, behind, False, wanted))
         return tuple(found)
 
     def read(self, query: Callable[[Connection], T]) -> T:
@@ -122,28 +144,63 @@ class Projections:
         """Empty a projection and fold the whole log again, up to what is there now; how many events that were.
 
         In place: who reads its tables meanwhile sees them grow.  A process that runs it, in this or in an older
-        version, is fenced off by the first transaction, which empties it.
+        version, is fenced off by the first transaction, which empties it.  Of an inline projection transactions do not
+        fold any more from there until it is up to date, and inline again; those of programs that have it in another
+        version are refused then.
 
         Raises:
-            ConfigurationInvalid: there is no projection of this name.
+            ConfigurationInvalid: there is no projection of this name, or it is inline here, and not in this program.
+            StorageConflict: as by ``project``.
         """
         chosen = self._chosen(projection)
-        self._begin(chosen)
+        self._begin(chosen, anew=True)
+        if chosen.name in self._inline:
+            return self._make_inline(chosen, stop, batch)
         return self._fold(chosen, stop, None, batch)
+
+    def remove(self, name: str) -> None:
+        """Forget a projection, inline or not: nobody folds it any more.  Its tables stay as they are.
+
+        What ends an inline projection whose class is gone, so that programs without it may append again.
+
+        Raises:
+            ConfigurationInvalid: nothing is stored of a projection of this name.
+        """
+        wanted, environment = identifier("projection name", name), self._runtime.environment
+        with self._reading() as tx:
+            if not self._cursors(tx, wanted) and wanted not in inlining.registered(tx, environment):
+                raise ConfigurationInvalid(f"nothing is stored of a projection {wanted!r}")
+
+        def work(tx: Transaction) -> None:
+            inlining.lock(tx, [(environment, wanted)])
+            cursors.remove(tx, environment, self._cursors(tx, wanted))
+            inlining.forget(tx, environment, wanted)
+            inlining.unguard(tx, _TRIES[-1])
+
+        self._runtime.transact(work)
 
     def _run(self, projection: Projection | str, stop: Stop | None, poll: float | None, batch: int) -> int:
         """See ``Runlane.project``."""
         chosen = self._chosen(projection)
         environment = self._runtime.environment
         with self._reading() as tx:
+            row = inlining.registered(tx, environment).get(chosen.name)
             version = {name: version for name, version, _ in _stored(tx, environment)}.get(chosen.name)
+        if row is not None:
+            version = row.version
         if version is None:
             self._begin(chosen)
-        elif version != chosen.version:
+            return self._run(chosen, stop, poll, batch)
+        if version != chosen.version:
             raise ConfigurationInvalid(
                 f"projection {chosen.name!r} is stored in version {version}, and this program has {chosen.version}: "
                 f"`runlane projections rebuild {chosen.name}` makes it anew"
             )
+        if row is not None:
+            self._require_inline(chosen)
+            return 0
+        if chosen.name in self._inline:
+            return self._make_inline(chosen, stop, batch)
         return self._fold(chosen, stop, poll, batch)
 
     def _reading(self) -> Any:
@@ -158,23 +215,87 @@ class Projections:
             raise ConfigurationInvalid(f"there is no projection {projection!r}; known are: {known}")
         return self._registered[projection]
 
-    def _begin(self, projection: Projection) -> None:
-        """Empty tables, and the cursor at the start; nobody else's cursor remains."""
+    def _require_inline(self, projection: Projection) -> None:
+        """Unless this program folds it inline, as it is here."""
+        if projection.name not in self._inline:
+            raise ConfigurationInvalid(
+                f"projection {projection.name!r} is inline here, and this program has it as a follower: give it to "
+                f"Runlane(inline_projections=[…]), or end it with `runlane projections remove {projection.name}`"
+            )
+
+    def _cursors(self, tx: Transaction, name: str) -> Sequence[str]:
+        """The names of a projection's cursors, of whatever version."""
+        return [named.name for known, _, named in _stored(tx, self._runtime.environment) if known == name]
+
+    def _begin(self, projection: Projection, *, anew: bool = False) -> None:
+        """Empty tables, and the cursor at the start; nobody else's cursor remains, and it is not inline.
+
+        Args:
+            anew: even if something is stored already; else who was faster is left alone.
+        """
         environment, me = self._runtime.environment, uuid4()
         self._runtime.start()
         self._runtime.database.open_epoch()
 
         def begin(tx: Transaction) -> None:
+            inlining.lock(tx, [(environment, projection.name)])
+            stored, row = self._cursors(tx, projection.name), inlining.registered(tx, environment).get(projection.name)
+            if row is not None:
+                self._require_inline(projection)
+            if not anew and (stored or row is not None):
+                return
             known = epochs.history(tx)[-1]
             start = Place(known.number, known.token, 0).text
-            stored = [named.name for name, _, named in _stored(tx, environment) if name == projection.name]
             cursors.remove(tx, environment, stored)
+            inlining.forget(tx, environment, projection.name)
             cursors.move(tx, environment, Named(_name_of(projection), start, 0), start, me, tx.now())
             connection = prepared(tx)
             projection.clear(connection, environment)
             projection.setup(connection)
 
         self._runtime.transact(begin)
+
+    def _make_inline(self, projection: Projection, stop: Stop | None, batch: int) -> int:
+        """Follow the log to its end, and have who appends fold from there on; how many events were folded."""
+        folded, deadline = 0, 0.0
+        for attempt in range(1_000_000):
+            folded += self._fold(projection, stop, None, batch)
+            if stop is not None and (stop.is_set() if isinstance(stop, threading.Event) else stop()):
+                break
+            deadline = deadline or time.monotonic() + _PATIENCE
+            patience = _TRIES[min(attempt, len(_TRIES) - 1)]
+            try:
+                return folded + self._runtime.transact(lambda tx: self._switch(tx, projection, patience, batch))  # noqa: B023
+            except StorageConflict as error:
+                if not error.retryable or time.monotonic() > deadline:
+                    raise
+        return folded
+
+    def _switch(self, tx: Transaction, projection: Projection, patience_ms: int, batch: int) -> int:
+        """Fold what is left while nobody can append, and make it inline."""
+        environment = self._runtime.environment
+        inlining.hold_writers(tx, patience_ms)
+        inlining.lock(tx, [(environment, projection.name)])
+        row = inlining.registered(tx, environment).get(projection.name)
+        if row is not None and row.version == projection.version:  # the answer to the commit was lost
+            return 0
+        named = cursors.lock(tx, environment, _name_of(projection))  # a follower of it ends, or has ended
+        if row is not None or named is None:
+            raise StorageConflict(
+                f"another process rebuilds or removes projection {projection.name!r}",
+                kind=ConflictKind.SEQUENCE,
+                retryable=False,
+            )
+        place = places.check(tx, places.parsed(named.cursor), epochs.history(tx))
+        reader = Reader(environment, stored_types(getattr(projection, "types", None)), place.position)
+        last, folded = epochs.last_position(tx), 0
+        while rows := reader.read(tx, last, batch):
+            with faults.translated(self._runtime.database.where):
+                projection.fold(prepared(tx), [streams.recorded(one) for one in rows])
+            folded += len(rows)
+        cursors.remove(tx, environment, self._cursors(tx, projection.name))
+        inlining.register(tx, (environment, projection.name, projection.version), tx.now())
+        return folded
 
     def _fold(self, projection: Projection, stop: Stop | None, poll: float | None, batch: int) -> int:
         types: Any = getattr(projection, "types", None)

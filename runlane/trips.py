@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from uuid import UUID
 
 from runlane.claiming import Claims
 from runlane.decisions import Failed, Outcome
 from runlane.engine.complete import Finished, complete
 from runlane.engine.lease import Holder, is_open
-from runlane.errors import ErrorCode, RunlaneError
+from runlane.errors import ErrorCode, ProjectionFailed, RunlaneError
 from runlane.executor import Execution
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
@@ -57,6 +57,32 @@ class Trips:
             elif after.sequence == runtime.settings.max_events // 10:
                 log.warning("run %s has %d events; at %d it fails", after.id, after.sequence, after.sequence * 10)
         return runs, open_still
+
+    def store_apart(
+        self, batch: Sequence[Ended], left: list[Ended], is_stopping: Callable[[], bool]
+    ) -> Iterator[Execution]:
+        """Store outcomes one by one, so that one that cannot be stored fails alone; the executions that are done with.
+
+        What has to wait is put into `left`: the database is away, or an inline projection cannot fold it.  A worker
+        that stops waits for no projection: when its lease has expired the run is executed again.
+
+        Raises:
+            RunlaneError: one cannot be stored, nor that it failed.
+        """
+        for place, (execution, outcome) in enumerate(batch):
+            try:
+                self.store(execution, outcome)
+            except ProjectionFailed as error:
+                log.error("run %s: its outcome cannot be stored: %s", execution.run.id, error, exc_info=error.__cause__)
+                if not is_stopping():
+                    left.append((execution, outcome))
+                    continue
+            except RunlaneError as refusal:
+                if not refusal.retryable:
+                    raise
+                left.extend(batch[place:])
+                return
+            yield execution
 
     def store(self, execution: Execution, outcome: Outcome) -> None:
         """Store one outcome; the run fails if that cannot be stored.

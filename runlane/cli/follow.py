@@ -100,12 +100,20 @@ def list_(program: Program, /) -> None:
                 one.stored_version,
                 one.behind,
                 show.moment(one.updated_at),
-                "rebuild it" if one.is_outdated else "",
+                _note(one),
             )
             for one in found
         ],
         right=("version", "stored", "behind"),
     )
+
+
+def _note(one: ProjectionState) -> str:
+    if one.is_outdated:
+        return "rebuild it"
+    if one.is_inline:
+        return "inline" if one.becomes_inline else "inline, but not in this program"
+    return "not inline yet: run it" if one.becomes_inline else ""
 
 
 def _state(one: ProjectionState) -> dict[str, Any]:
@@ -117,6 +125,7 @@ def _state(one: ProjectionState) -> dict[str, Any]:
         "updated_at": one.updated_at,
         "behind": one.behind,
         "outdated": one.is_outdated,
+        "inline": one.is_inline,
     }
 
 
@@ -126,7 +135,10 @@ def _state(one: ProjectionState) -> dict[str, Any]:
 @click.option("--once", is_flag=True, help="End when it is up to date.")
 @click.pass_obj
 def run(program: Program, /, name: str, once: bool) -> None:
-    """Fold the log into a projection's tables as it grows, until you stop it with Ctrl-C."""
+    """Fold the log into a projection's tables as it grows, until you stop it with Ctrl-C.
+
+    One of the program's inline projections is made inline, and that is all.
+    """
     app = program.runtime(tasks=True).start()
     with until_interrupted() as stop:
         _report(program, name, app.project(name, stop=stop, poll=None if once else 0.5))
@@ -144,6 +156,22 @@ def rebuild(program: Program, /, name: str) -> None:
     app = program.runtime(tasks=True).start()
     with until_interrupted() as stop:
         _report(program, name, app.projections.rebuild(name, stop=stop))
+
+
+@projections.command(short_help="Forget a projection, inline or not.")
+@program_options
+@click.argument("name")
+@click.pass_obj
+def remove(program: Program, /, name: str) -> None:
+    """Have nobody fold a projection any more; its tables stay as they are.
+
+    It ends an inline projection that the program has no longer, and by which it is refused.
+    """
+    program.started().projections.remove(name)
+    if program.json:
+        show.json_lines([{"name": name, "removed": True}])
+    else:
+        show.say(f"{name}: forgotten; its tables are as they were")
 
 
 def _report(program: Program, name: str, events: int) -> None:

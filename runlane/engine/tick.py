@@ -15,7 +15,7 @@ from runlane import decisions
 from runlane.clock import Clock
 from runlane.engine import deliver, lease, schedule
 from runlane.engine.lease import Recovered
-from runlane.errors import RunlaneError, StorageConflict
+from runlane.errors import ProjectionFailed, RunlaneError, StorageConflict
 from runlane.policy import ONE_ATTEMPT
 from runlane.registry import Registry
 from runlane.storage import claims, schedules, sessions, waiting
@@ -153,7 +153,7 @@ class Tick:
         try:
             return self._fire_these(due)
         except Exception as error:
-            if isinstance(error, RunlaneError) and error.retryable and not isinstance(error, StorageConflict):
+            if _is_away(error) and not isinstance(error, StorageConflict):
                 raise
             log.warning("%d due schedules are fired one by one: %s", len(due), error)
             return due
@@ -213,10 +213,15 @@ class Tick:
         except StorageConflict:
             log.debug("%s was done by somebody else", what)
         except RunlaneError as error:
-            if error.retryable:
+            if _is_away(error):
                 raise
             log.exception("%s failed", what)
             self._errors.append(f"{what}: {error}")
         except Exception as error:
             log.exception("%s failed", what)
             self._errors.append(f"{what}: {type(error).__name__}")
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether it is the database that cannot, rather than this item; what a projection cannot fold is one bad item."""
+    return isinstance(error, RunlaneError) and error.retryable and not isinstance(error, ProjectionFailed)

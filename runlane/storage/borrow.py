@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import sqlalchemy
@@ -66,9 +66,16 @@ def borrowed(connection: Any) -> Iterator[Connection]:
         yield wrapped
 
 
+def _folding(database: Database, tx: Transaction, appends: bool) -> AbstractContextManager[Transaction]:
+    return database.inline.within(tx) if appends else nullcontext(tx)
+
+
 @contextmanager
-def joined(database: Database, connection: Any, clock: Clock | None) -> Iterator[Transaction]:
+def joined(database: Database, connection: Any, clock: Clock | None, *, appends: bool = True) -> Iterator[Transaction]:
     """A transaction inside the one that the caller has open on `connection`.
+
+    Args:
+        appends: whether it may append events, which inline projections fold at its end.
 
     Raises:
         ConfigurationInvalid: it is no connection that can be joined, or one to another kind of database.
@@ -77,10 +84,12 @@ def joined(database: Database, connection: Any, clock: Clock | None) -> Iterator
         if is_a(connection, "sqlalchemy.orm", "Session"):
             connection = connection.connection()
         if isinstance(connection, sqlalchemy.Connection):
-            yield database.join(connection, clock)
+            with _folding(database, database.join(connection, clock), appends) as tx:
+                yield tx
         elif hasattr(connection, "pgconn") and not inspect.iscoroutinefunction(connection.execute):
             with borrowed(connection) as wrapped:
-                yield database.join(wrapped, clock)
+                with _folding(database, database.join(wrapped, clock), appends) as tx:
+                    yield tx
         else:
             raise ConfigurationInvalid(
                 "connection must be a SQLAlchemy Connection or Session, or a psycopg Connection "

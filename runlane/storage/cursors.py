@@ -18,6 +18,7 @@ _TABLE = tables.cursors
 _C = _TABLE.c
 _MINE = (_C.environment == bindparam("of_environment"), _C.name == bindparam("of_name"))
 _FIND = select(_C.name, _C.cursor, _C.version, _C.moved_by, _C.updated_at).where(*_MINE)
+_LOCK = _FIND.with_for_update()
 _MOVE = (
     update(_TABLE)
     .where(*_MINE, _C.version == bindparam("seen"))
@@ -49,6 +50,12 @@ class Named:
 def find(tx: Transaction, environment: str, name: str) -> Named | None:
     """The cursor of this name."""
     row = tx.execute(_FIND, {"of_environment": environment, "of_name": name}).first()
+    return None if row is None else Named(row.name, row.cursor, row.version, row.moved_by, row.updated_at)
+
+
+def lock(tx: Transaction, environment: str, name: str) -> Named | None:
+    """The cursor of this name, which nobody else can move until the transaction ends; waits for who is moving it."""
+    row = tx.execute(_LOCK, {"of_environment": environment, "of_name": name}).first()
     return None if row is None else Named(row.name, row.cursor, row.version, row.moved_by, row.updated_at)
 
 

@@ -19,7 +19,7 @@ from runlane import jsontext
 from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
 from runlane.clock import Clock
 from runlane.errors import ConfigurationInvalid, ConflictKind, RunlaneError, StorageConflict, StorageUnavailable
-from runlane.storage import commits, engines, epochs, faults, install, log, rebuild, roles, urls
+from runlane.storage import commits, engines, epochs, faults, inlining, install, log, rebuild, roles, urls
 from runlane.storage.compiled import Compiled
 from runlane.storage.dialect import EventRow, Stamping, StorageDialect
 from runlane.storage.direct import shortest
@@ -81,8 +81,8 @@ class Database:
             self.schema = None
             self.dialect = Sqlite()
         self._of_schema = {"schema_translate_map": {SCHEMA: self.schema}}
-        #: Whether one statement can make runs, tell when that was, and commit itself (``state``).
-        self.stamps = isinstance(self.dialect, Stamping)
+        #: The projections that its transactions fold.
+        self.inline = inlining.Inlined(self.where, is_shared=not self.is_memory)
         # One connection guards the database in memory: whoever has it has the database.
         self.engine = self._engine(parsed, 1 if self.is_memory else pool_size)
         self._at_hand: list[Connection] = []
@@ -99,6 +99,11 @@ class Database:
     def capabilities(self) -> frozenset[Capability]:
         """What this storage promises; an adapter that can do less says so here, and what needs it is refused."""
         return _PROMISED | {Capability.PROCESS_LOCAL_STATE if self.is_memory else Capability.DURABLE_STATE}
+
+    @property
+    def stamps(self) -> bool:
+        """Whether one statement can make runs, tell when that was, and commit itself (``state``)."""
+        return isinstance(self.dialect, Stamping) and not self.inline
 
     def _engine(self, url: URL, size: int) -> Engine:
         if url.get_backend_name() == "sqlite":
@@ -159,13 +164,15 @@ class Database:
         """A transaction that writes: committed at the end, rolled back by an exception.
 
         Raises:
+            ProjectionFailed: an inline projection could not fold what it has appended.
             StorageUnavailable: among others where the connection broke during the commit, so that nobody knows whether
                 it happened; ``meta["outcome"]`` is ``unknown`` then.
         """
         with faults.translated(self.where), self.writer:
             with (self.beat_engine if beat else self.engine).connect() as connection, connection.begin() as ending:
-                tx = self._of_our_own(connection, clock)
+                tx = self.inline.begin(self._of_our_own(connection, clock))
                 yield tx
+                self.inline.end(tx)
                 commits.commit(ending, tx, self.where)
 
     @contextmanager

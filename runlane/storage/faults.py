@@ -61,6 +61,10 @@ def _postgres(state: str, text: str, where: str) -> RunlaneError:
         return StorageConflict(f"{where} resolved a conflict against this transaction", kind=ConflictKind.SEQUENCE)
     if state == "23505":
         return StorageConflict(f"{where} already holds such a row", kind=ConflictKind.SEQUENCE, retryable=False)
+    if state == "09000":  # of an inline projection that the transaction does not fold
+        return ConfigurationInvalid(text.splitlines()[0])
+    if state == "25P01":
+        return ConfigurationInvalid("no transaction is open on connection=: it commits each statement by itself")
     if state in ("42P01", "3F000"):
         return not_migrated(where)
     if state in ("28P01", "28000", "3D000"):

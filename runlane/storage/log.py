@@ -92,6 +92,8 @@ def append_leases(
         tx.written.append(
             (first.id, first.sequence, stored, terms.version, first.updated_at, environment, terms.actor, data)
         )
+        if tx.appended is not None:
+            tx.appended.extend((run.id, run.sequence) for run in runs)
     return runs, found[-1][-1] if runs else None
 
 
@@ -118,6 +120,8 @@ def append_alike(
         dialect = cast(Stamping, tx.dialect)
         at = dialect.insert_alike(tx.statements, run, events, ids, data, now)
     tx.written.append((*events[0][:4], at, *events[0][5:]))
+    if tx.appended is not None:
+        tx.appended.extend((id, event[1]) for id in ids for event in events)
     return at
 
 

@@ -352,8 +352,10 @@ class _Rebuild:
                 began = time.monotonic()
                 self._catch_up(tx)
                 self.place.exchange(tx, self.shadows)
-                self._tell(tx, found)
+                told = self.database.inline.begin(tx)
+                self._tell(told, found)
                 install.fold(tx.connection, tx.schema)
+                self.database.inline.end(told)
             except BaseException:
                 self.mark, self.damaged = before  # what was folded in is rolled back
                 raise

@@ -58,6 +58,8 @@ def events(tx: Transaction, batch: Sequence[EventRow]) -> None:
     tx.dialect.insert_events(tx.statements, batch)
     if not tx.written:
         tx.written.append(batch[0])  # one is enough to find out whether a lost commit happened
+    if tx.appended is not None:
+        tx.appended.extend((event[0], event[1]) for event in batch)
 
 
 def occurrences(tx: Transaction, schedule: ScheduleState, records: Iterable[Recorded]) -> None:

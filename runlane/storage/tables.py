@@ -374,6 +374,16 @@ cursors = Table(
     postgresql_with={"fillfactor": "50"},
 )
 
+inline_projections = Table(
+    "inline_projections",
+    metadata,
+    _not_null("environment", Text),
+    _not_null("name", Text),
+    _not_null("version", BigInteger),
+    _not_null("since", Instant),
+    PrimaryKeyConstraint("environment", "name", name="inline_projections_pkey"),
+)
+
 subject_keys = Table(
     "subject_keys",
     metadata,

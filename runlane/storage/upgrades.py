@@ -40,7 +40,8 @@ def _to_5(connection: Connection, schema: str | None) -> None:
     """Everything that version 5 brings, part by part."""
     _digests(connection, schema)
     _followers(connection, schema)
-    tables.subject_keys.create(connection)
+    for table in (tables.subject_keys, tables.inline_projections):
+        table.create(connection)
     if schema is not None:
         _functions(connection, schema)
     # By which version of the folds the tables were made: up to here there has been only the first.
@@ -70,9 +71,10 @@ def _functions(connection: Connection, schema: str) -> None:
     """What prunes with the rights of the tables' owner, for who may execute it; PUBLIC may execute nothing any more."""
     run = connection.exec_driver_sql
     run(f'set local search_path to "{schema}", pg_temp')
-    for name in ("lock_for_pruning", "prune_runs"):
+    for name in ("lock_for_pruning", "prune_runs", "require_inline"):
         run(script.function(name), execution_options={"no_parameters": True})
-    for name in ("event_digest", "refuse_change", "refuse_untold_deletion", "lock_for_pruning", "prune_runs"):
+    private = ("event_digest", "refuse_change", "refuse_untold_deletion", "lock_for_pruning", "prune_runs")
+    for name in (*private, "require_inline"):
         run(f"revoke all on function {name} from public")
     run("reset search_path")
 

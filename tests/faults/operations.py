@@ -318,6 +318,13 @@ def unfolded(app: Runlane, clock: SettableClock) -> Prepared:
     return (HOURS,), {"poll": None}
 
 
+def folded(app: Runlane, clock: SettableClock) -> Prepared:
+    """A projection that has run."""
+    name = f"hours_{uuid4().hex[:8]}"
+    app.project(TaskHours(name), poll=None)
+    return (name,), {}
+
+
 OPERATIONS = [
     Operation("trigger", "trigger", given(echo, 1)),
     Operation("trigger with a key", "trigger", fresh_key),
@@ -393,6 +400,7 @@ OPERATIONS = [
         "projections.read", "projections.read", given(lambda c: c.execute(select(tables.log_epochs)).first()), False
     ),
     Operation("projections.rebuild", "projections.rebuild", given(HOURS), steps=True),
+    Operation("projections.remove", "projections.remove", folded),
 ]
 #: These are called before anything else works.
 FIRST = [Operation("start", "start", given(), False), Operation("migrate", "migrate", given(), False)]

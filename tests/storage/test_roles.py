@@ -18,7 +18,7 @@ from tests.faults.operations import OPERATIONS, Operation
 from tests.storage.cast import ALSO, FOR, TABLES, Cast, call, cast, is_permitted
 
 each_role = pytest.mark.parametrize("role", NAMES)
-KEPT = ("schema_version", "projection_version")
+KEPT = ("schema_version", "projection_version", "inline_projections")
 #: Who may do what to which table; nobody else may do anything else to any.
 MAY: dict[str, dict[str, str]] = {
     "producer": {"runs": "select insert", "idempotency_keys": "select insert update delete"}
@@ -57,6 +57,7 @@ FUNCTIONS = {
     "prune_runs": {"pruner"},
     "refuse_change": set(),
     "refuse_untold_deletion": set(),
+    "require_inline": set(),
 }
 #: What only the owner of the tables, or of the server, may do.
 NOBODYS = [
@@ -285,4 +286,5 @@ def test_every_operation_has_its_place() -> None:
     """What no role is for is the owner's, or takes two roles."""
     placed = set().union(*FOR.values()) | OWNERS
     rest: list[Operation] = [one for one in OPERATIONS if one.name not in placed]
-    assert {one.path for one in rest} == {"run_now", "follow", "project", "projections.rebuild", "audit.repair"}
+    owners = {"project", "projections.rebuild", "projections.remove", "audit.repair"}
+    assert {one.path for one in rest} == {"run_now", "follow", *owners}

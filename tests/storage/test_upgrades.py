@@ -81,8 +81,10 @@ def back_to_1(database: Database) -> None:
             connection.exec_driver_sql("alter index runlane.events_pkey reset (fillfactor)")
             connection.exec_driver_sql("alter table runlane.runs set (fillfactor = 60)")
             connection.exec_driver_sql("drop index runlane.events_position")
-            connection.exec_driver_sql("drop function runlane.prune_runs, runlane.lock_for_pruning")
-        for table in ("log_epochs", "cursors", "subject_keys"):
+            connection.exec_driver_sql(
+                "drop function runlane.prune_runs, runlane.lock_for_pruning, runlane.require_inline"
+            )
+        for table in ("log_epochs", "cursors", "subject_keys", "inline_projections"):
             connection.exec_driver_sql(f"drop table {named(database, table)}")
         connection.exec_driver_sql(f"drop index {named(database, 'runs_failed')}")
         for table in ("outbox", "maintainers"):
@@ -135,7 +137,7 @@ def test_what_others_have_put_on_the_tables_of_a_file_stays(sqlite_url: str) -> 
         with raw(database) as connection:
             without_digests(connection, database)
             lists_of_statuses(connection)
-            for table in ("projection_version", "log_epochs", "cursors", "subject_keys"):
+            for table in ("projection_version", "log_epochs", "cursors", "subject_keys", "inline_projections"):
                 connection.exec_driver_sql(f"drop table {table}")
             connection.exec_driver_sql(back_to_3)
         app = Runlane(sqlite_url, tasks=[echo])
@@ -166,7 +168,7 @@ def test_places_in_the_log_of_a_file_are_not_given_twice_after_an_upgrade(sqlite
     with database_at(sqlite_url) as database:
         with raw(database) as connection:
             without_digests(connection, database)
-            for table in ("projection_version", "log_epochs", "cursors", "subject_keys"):
+            for table in ("projection_version", "log_epochs", "cursors", "subject_keys", "inline_projections"):
                 connection.exec_driver_sql(f"drop table {table}")
             connection.exec_driver_sql("drop trigger events_refuse_delete")
             connection.exec_driver_sql("delete from events where position = ?", (highest,))

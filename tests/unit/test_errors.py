@@ -16,7 +16,7 @@ CODES = [
     "task_not_found", "transport_unavailable", "lease_lost", "attempt_timeout", "history_limit",
 ]  # fmt: skip
 # Beyond it.
-CODES += ["payload_erased", "payload_unreadable", "subject_not_found"]
+CODES += ["payload_erased", "payload_unreadable", "subject_not_found", "projection_failed"]
 KINDS = [
     "sequence", "idempotency_owner", "singleton_owner", "lease", "schedule_occurrence", "outbox_claim", "run_exists",
 ]  # fmt: skip
@@ -28,7 +28,7 @@ CLASSES = [
 ]
 RETRYABLE = {
     "attempt_timeout", "queue_capacity_exceeded", "storage_conflict", "storage_unavailable", "task_failed",
-    "transport_unavailable",
+    "transport_unavailable", "projection_failed",
 }  # fmt: skip
 
 
