@@ -40,6 +40,7 @@ from runlane.errors import (
     TaskNotFound,
     TransportUnavailable,
 )
+from runlane.health import Check, Diagnosis, Health, Thresholds
 from runlane.lanes import Lane, memory_lane, postgres_lane, sqlite_lane
 from runlane.payload_codec import CodecContext, KeyedCodec, PayloadCodec, Sealed, SealedReason
 from runlane.policy import Exponential, Fixed, Retry
@@ -71,6 +72,7 @@ __all__ = [
     "Attribution",
     "Capability",
     "CapabilityUnsupported",
+    "Check",
     "Checkpoint",
     "Checkpointed",
     "CodecContext",
@@ -79,6 +81,7 @@ __all__ = [
     "Context",
     "Delivery",
     "DeliveryOutcome",
+    "Diagnosis",
     "Difference",
     "Erasure",
     "ErrorCode",
@@ -88,6 +91,7 @@ __all__ = [
     "FieldChange",
     "Fixed",
     "Fleet",
+    "Health",
     "HeldKey",
     "HistoryLimit",
     "Holding",
@@ -136,6 +140,7 @@ __all__ = [
     "Task",
     "TaskFailed",
     "TaskNotFound",
+    "Thresholds",
     "TickReport",
     "TransportUnavailable",
     "Trigger",
