@@ -72,11 +72,8 @@ def _others(file: Path) -> int | None:
         if process == str(os.getpid()):
             continue
         try:
-            for descriptor in os.scandir(f"/proc/{process}/fd"):
-                there = descriptor.stat()
-                if (there.st_ino, there.st_dev) == (wanted.st_ino, wanted.st_dev):
-                    found += 1
-                    break
+            with os.scandir(f"/proc/{process}/fd") as descriptors:
+                found += any(os.path.samestat(wanted, one.stat()) for one in descriptors)
         except OSError:
             continue  # it is somebody else's, or has just ended
     return found

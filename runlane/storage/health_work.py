@@ -25,6 +25,7 @@ _R, _S, _D, _O = tables.runs.c, tables.sessions.c, tables.schedules.c, tables.ou
 _ENVIRONMENT: BindParameter[str] = bindparam("environment")
 _NOW: BindParameter[datetime] = bindparam("now")
 _ONE: Any = literal_column("1")
+_EMPTY: Any = literal_column("''")
 
 _EXPIRED = (
     select(_S.id, _S.worker_id, _S.expires_at)
@@ -64,28 +65,16 @@ _RESERVED = (
 _CLAIMED_FROM = (text("status = 'queued'"), OneOf("status", *tables.WAITING))
 
 
-def _queues(which: Any) -> Select[Any]:
-    """The queues on which such runs wait, by a look into the index each."""
+def _each(column: Any, most: int, *which: Any) -> Select[Any]:
+    """The values of a column in such rows, by one look into an index each; no value is empty."""
 
-    def following(*conditions: Any) -> Any:
-        found = select(_R.queue).where(_R.environment == _ENVIRONMENT, which, *conditions)
-        return found.order_by(_R.queue).limit(_ONE).scalar_subquery()
+    def following(value: Any) -> Any:
+        found = select(column).where(*which, column > value)
+        return found.order_by(column).limit(_ONE).scalar_subquery()
 
-    seen = select(following().label("name")).cte("seen", recursive=True)
-    seen = seen.union_all(select(following(_R.queue > seen.c.name)).where(seen.c.name.is_not(None)))
-    return select(seen.c.name).where(seen.c.name.is_not(None)).limit(_QUEUES)
-
-
-def _environments(which: Any) -> Select[Any]:
-    """The environments that have such runs, in the same way."""
-
-    def following(*conditions: Any) -> Any:
-        found = select(_R.environment).where(which, *conditions)
-        return found.order_by(_R.environment).limit(_ONE).scalar_subquery()
-
-    seen = select(following().label("name")).cte("seen", recursive=True)
-    seen = seen.union_all(select(following(_R.environment > seen.c.name)).where(seen.c.name.is_not(None)))
-    return select(seen.c.name).where(seen.c.name.is_not(None)).limit(_MOST)
+    seen = select(following(_EMPTY).label("name")).cte("seen", recursive=True)
+    seen = seen.union_all(select(following(seen.c.name)).where(seen.c.name.is_not(None)))
+    return select(seen.c.name).where(seen.c.name.is_not(None)).limit(most)
 
 
 @frozen
@@ -109,12 +98,18 @@ def _line(which: Any) -> _Line:
         .limit(1)
     )
     below = level.where(_R.priority < bindparam("level"))
-    return _Line(_queues(which), level, below, select(func.min(_R.priority)).where(*mine), oldest)
+    queues_of = _each(_R.queue, _QUEUES, _R.environment == _ENVIRONMENT, which)
+    return _Line(queues_of, level, below, select(func.min(_R.priority)).where(*mine), oldest)
 
 
 _LINES = tuple(_line(which) for which in _CLAIMED_FROM)
-_SOMEWHERE = (*map(_environments, (_CLAIMED_FROM[0], text("status = 'failed'"))),)
-_ELSEWHERE = (select(_S.environment).distinct().limit(_MOST), select(_D.environment).distinct().limit(_MOST))
+#: The environments in which something happens, as far as indexes tell.
+_SOMEWHERE = (
+    select(_S.environment).distinct().limit(_MOST),
+    _each(_D.environment, _MOST, _D.next_at.is_not(None), text("not paused")),
+    _each(_R.environment, _MOST, text("status = 'queued'")),
+    _each(_R.environment, _MOST, text("status = 'failed'")),
+)
 
 
 def _seconds(length: timedelta) -> float:
@@ -173,7 +168,7 @@ def epoch(look: Look) -> Check:
 def environment(look: Look) -> Check:
     """Whether something happens in this environment, or only in others: then another one is probably meant."""
     mine = look.environment
-    found = {row[0] for statement in (*_ELSEWHERE, *_SOMEWHERE) for row in look.tx.execute(statement)}
+    found = {row[0] for statement in _SOMEWHERE for row in look.tx.execute(statement)}
     others = sorted(found - {mine})
     values = {"environment": mine, "others": others}
     if mine in found or not others:
