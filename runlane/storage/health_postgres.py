@@ -99,7 +99,7 @@ def _sessions(look: Look, name: str, found: list[Any], bound: Bound, does: str, 
     sessions = [{"pid": row[0], "user": row[1], "application": row[2], "state": row[3], "age": row[4]} for row in found]
     oldest = float(found[0][4] or 0.0) if found else 0.0
     values = {"oldest": oldest, "sessions": sessions[:5]}
-    status = bound.judge(_length(oldest, bound))
+    status = bound.judge(_length(oldest, bound)) if found else Health.OK
     if status is not Health.OK:
         pid, user, application, state, age = found[0][:5]
         known = f"{user or 'unknown'}, {application or 'without a name'}, {state}"

@@ -13,6 +13,9 @@ import pytest
 from runlane import Check, Health, Runlane, Thresholds
 from runlane.health import Bound
 from tests.conftest import PostgresServer
+from tests.support import postgres_url, reused_postgres
+
+__all__ = ["postgres_url", "reused_postgres"]
 
 #: For lengths of time: everything is too long, but not critical; everything is critical.
 AT_ONCE, NOW = Bound(timedelta()), Bound(timedelta(), timedelta())
@@ -47,4 +50,5 @@ def database_url(postgres: PostgresServer) -> Iterator[str]:
 def app(database_url: str) -> Iterator[Runlane]:
     """An application on it."""
     with Runlane(database_url) as made:
+        made.migrate()  # it is another database than the one it was copied from, and the log has to note that
         yield made

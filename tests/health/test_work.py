@@ -20,7 +20,11 @@ from tests.health.conftest import looked_at
 from tests.support import database_of, raw
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
-MAIN, OTHER, NARROW = Queue("main", default=True), Queue("other"), Queue("narrow", concurrency_limit=1, dispatch_timeout="1m")
+MAIN, OTHER, NARROW = (
+    Queue("main", default=True),
+    Queue("other"),
+    Queue("narrow", concurrency_limit=1, dispatch_timeout="1m"),
+)
 
 
 @task("work")
