@@ -127,8 +127,8 @@ class Thresholds:
     idle_transactions: Bound = Bound(_MINUTE, _HOUR)
     #: PostgreSQL: how many transactions a slot, a replica or a prepared transaction lies behind.
     horizon: Bound = Bound(1_000_000, 50_000_000)
-    #: PostgreSQL: dead rows as a part of all rows of a table, where there are at least so many.  A run leaves two on its
-    #: way, so that two thirds are what a new database has before autovacuum comes by.
+    #: PostgreSQL: dead rows as a part of all rows of a table, where there are at least so many.  A run leaves two on
+    #: its way, so that two thirds are what a new database has before autovacuum comes by.
     dead_rows: Bound = Bound(0.7, 0.9)
     dead_rows_least: int = 100_000
     #: PostgreSQL: the part of updates of `sessions` that change no index, where there were at least so many.

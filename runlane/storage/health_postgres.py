@@ -21,8 +21,8 @@ _OTHERS = """
     from pg_stat_activity where pid <> pg_backend_pid() and datname = current_database()
       and backend_type is distinct from 'autovacuum worker'"""
 _OPEN = f"""
-    select pid, usename, application_name, state, extract(epoch from clock_timestamp() - xact_start)::float8,
-      backend_xmin is not null or backend_xid is not null {_OTHERS} and xact_start is not null
+    select pid, usename, application_name, state, extract(epoch from clock_timestamp() - xact_start)::float8
+    {_OTHERS} and xact_start is not null and (backend_xmin is not null or backend_xid is not null)
     order by xact_start limit 20"""
 _IDLE = f"""
     select pid, usename, application_name, state, extract(epoch from clock_timestamp() - state_change)::float8
@@ -83,8 +83,9 @@ def server(look: Look) -> Check:
 def transactions(look: Look) -> Check:
     """The oldest transaction that keeps dead rows from being removed."""
     bound = look.thresholds.transactions
-    found = [row for row in look.asked(_OPEN) if row[5]]
-    return _sessions(look, "transactions", found, bound, "has a transaction open for", "keeps dead rows in all tables")
+    return _sessions(
+        look, "transactions", look.asked(_OPEN), bound, "has a transaction open for", "keeps dead rows in all tables"
+    )
 
 
 def idle_transactions(look: Look) -> Check:

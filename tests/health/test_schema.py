@@ -8,7 +8,8 @@ import pytest
 from runlane import Check, Health, Runlane, postgres_lane
 from tests.conftest import PostgresServer
 from tests.health.conftest import looked_at
-from tests.support import database_of, execute
+from tests.storage.test_upgrades import back_to_1, without_digests
+from tests.support import database_at, database_of, execute, named, raw
 
 POSTGRES = [
     (
@@ -158,6 +159,29 @@ def test_drift_on_sqlite(sqlite_url: str, lane: str, statement: str, status: str
             assert looked_at(app, "schema").status is Health.OK
 
 
-def test_a_schema_that_was_upgraded_is_as_one_that_was_made(lane_url: str) -> None:
+def test_a_new_schema_is_as_it_was_made(lane_url: str) -> None:
     with Runlane(lane_url) as app:
         assert looked_at(app, "schema").values == {"missing": [], "changed": [], "extra": []}
+
+
+@pytest.mark.parametrize("version", [1, 4])
+def test_an_upgraded_schema_is_as_one_that_was_made(shared_url: str, version: int) -> None:
+    with database_at(shared_url) as database:
+        if version == 1:
+            back_to_1(database)
+        else:
+            with raw(database) as connection:
+                without_digests(connection, database)
+                for table in ("projection_version", "log_epochs", "cursors", "subject_keys"):
+                    connection.exec_driver_sql(f"drop table {named(database, table)}")
+                if database.schema is not None:
+                    connection.exec_driver_sql("drop index runlane.events_position")
+                    connection.exec_driver_sql("drop function runlane.prune_runs, runlane.lock_for_pruning")
+                connection.exec_driver_sql(f"update {named(database, 'schema_version')} set version = 4")
+    app = Runlane(shared_url)
+    before = app.doctor()
+    assert [(one.status, one.advice) for one in before.checks[:1]] == [(Health.CRITICAL, "run `runlane migrate`")]
+    app.migrate()
+    assert looked_at(app, "tables").status is Health.OK
+    assert looked_at(app, "schema").values == {"missing": [], "changed": [], "extra": []}
+    app.close()
