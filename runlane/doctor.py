@@ -27,7 +27,7 @@ _WORK: Mapping[str, Reading] = {
 }
 _POSTGRES: Mapping[str, Reading] = {
     "server": health_postgres.server,
-    "settings": health_tables.settings,
+    "settings": health_postgres.settings,
     "connections": health_postgres.connections,
     "transactions": health_postgres.transactions,
     "idle_transactions": health_postgres.idle_transactions,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +26,8 @@ from runlane.storage.transaction import Transaction
 
 #: Milliseconds that one statement may take on PostgreSQL, and that it may wait for a lock.
 _STATEMENT, _LOCK = 5_000, 500
+#: Seconds after which no further check is begun: who asks has a timeout of his own.
+_PATIENCE = 30.0
 _BOUNDED = f"set local statement_timeout = {_STATEMENT}; set local lock_timeout = {_LOCK}"
 _OURS = frozenset(table.name for table in tables.metadata.tables.values())
 
@@ -60,7 +63,13 @@ def examine(
         StorageUnavailable, ConfigurationInvalid: the database cannot be looked at, or has no Runlane tables at all.
     """
     reach(database, clock)
-    return tuple(_made(database, environment, thresholds, clock, *reading) for reading in readings.items())
+    deadline, made = monotonic() + _PATIENCE, []
+    for name, reading in readings.items():
+        if monotonic() < deadline:
+            made.append(_made(database, environment, thresholds, clock, name, reading))
+        else:
+            made.append(_not_made(name, f"the checks before it took {_PATIENCE:g} s", "storage_unavailable"))
+    return tuple(made)
 
 
 def reach(database: Database, clock: Clock | None = None) -> None:

@@ -48,7 +48,8 @@ def library(look: Look) -> Check:
     if not values["affected"]:
         return Check("library", Health.OK, f"SQLite {version}", None, values)
     if alive < 2 and (others is None or others < 2):
-        told = f"SQLite {version}; its WAL-reset bug needs several processes that write, and there is one at most"
+        # In one process write transactions, and with them checkpoints, come one at a time (Database.writer).
+        told = f"SQLite {version}; its WAL-reset bug takes two who write at once, and no second process is here"
         return Check("library", Health.OK, told, None, values)
     several = counted(max(alive, others or 0), "other process") + "es"
     return Check(
@@ -56,7 +57,8 @@ def library(look: Look) -> Check:
         Health.WARNING,
         f"SQLite {version} has the WAL-reset bug: with several processes on the file (now {several}) it may, very"
         " seldom, be damaged",
-        "use a Python whose SQLite is 3.51.3 or newer (or 3.50.7, 3.44.6); until then let one process write",
+        "use a Python whose SQLite is 3.51.3 or newer (or 3.50.7, 3.44.6); until then let one process write, or use"
+        " PostgreSQL",
         values,
     )
 

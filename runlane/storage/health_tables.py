@@ -6,7 +6,6 @@ from runlane.health import Check, Health
 from runlane.projections import version as version_of_folds
 from runlane.storage import install, postgres_shape, shapes, sqlite_shape
 from runlane.storage.health import Look
-from runlane.storage.spans import some
 from runlane.storage.tables import VERSION
 
 _MIGRATE, _UPGRADE = "run `runlane migrate`", "upgrade the runlane package of this program"
@@ -43,31 +42,3 @@ def schema(look: Look) -> Check:
         return shapes.judged(expected, sqlite_shape.found(look.asked, expected))
     expected = postgres_shape.expected(look.database.schema)
     return shapes.judged(expected, postgres_shape.found(look.asked, look.database.schema))
-
-
-def settings(look: Look) -> Check:
-    """PostgreSQL: settings under which a crash loses what was committed, or which let the tables rot."""
-    names = ("fsync", "full_page_writes", "autovacuum", "track_counts", "synchronous_commit")
-    listed = ", ".join(f"current_setting('{name}')" for name in names)
-    values = dict(zip(names, look.asked(f"select {listed}")[0], strict=True))
-    off = [name for name in names[:4] if values[name] == "off"]
-    if off:
-        harm = {
-            "fsync": "a crash of the machine destroys the database",
-            "full_page_writes": "a crash of the machine tears pages",
-            "autovacuum": "dead rows are never removed",
-            "track_counts": "autovacuum does not know where it is needed",
-        }
-        told = "; ".join(f"{name} is off: {harm[name]}" for name in off)
-        advice = "; ".join(f"alter system set {name} = on" for name in off) + "; select pg_reload_conf()"
-        return Check("settings", Health.CRITICAL, told, advice, values)
-    asynchronous = values["synchronous_commit"] in ("off", "local")
-    if asynchronous and look.database.chose_speed:
-        told = "synchronous_commit is off, as this program has chosen: a crash may lose the last moments before it"
-        return Check("settings", Health.OK, told, None, values)
-    if asynchronous:
-        lost = "a crash" if values["synchronous_commit"] == "off" else "a failover"
-        told = f"synchronous_commit is {values['synchronous_commit']}: {lost} may lose what was acknowledged before it"
-        advice = "`alter role … set synchronous_commit = on` for the role of this program, or `alter database`"
-        return Check("settings", Health.WARNING, told, advice, values)
-    return Check("settings", Health.OK, f"{some(names, 9)} are as they should be", None, values)

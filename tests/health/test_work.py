@@ -12,7 +12,7 @@ from runlane import Health, Lane, Queue, Runlane, Schedule, SettableClock, Trigg
 from runlane.engine import lease
 from runlane.engine.lease import Holder
 from runlane.health import Bound
-from runlane.storage import health_work, sessions
+from runlane.storage import health, health_work, sessions
 from runlane.storage.database import Database
 from runlane.wakeup import PublishOutcome, PublishStatus
 from tests.engine.post import Post
@@ -254,6 +254,13 @@ class TestWakeups:
         assert looked_at(app, "reservations").status is Health.CRITICAL
         app.tick()
         assert looked_at(app, "reservations").status is Health.OK
+
+
+def test_a_database_that_takes_its_time(app: Runlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_PATIENCE", 0.0)
+    found = app.doctor()
+    assert {check.status for check in found.checks} == {Health.WARNING}
+    assert {check.found for check in found.checks} == {"could not be looked at: the checks before it took 0 s"}
 
 
 def test_what_cannot_be_looked_at_hides_nothing(app: Runlane, clock: SettableClock) -> None:
