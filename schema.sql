@@ -207,6 +207,8 @@ create table outbox (
 -- Maintenance: what is to be published, and what was published a while ago; neither reads the other's rows.
 create index outbox_due on outbox (environment, due_at) where status in ('pending', 'claimed', 'failed');
 create index outbox_published on outbox (environment, due_at) where status = 'published' and due_at is not null;
+-- Operators: what was given up lately; nothing else is in it.
+create index outbox_given_up on outbox (environment, requested_at) where status = 'dead_lettered';
 
 -- The fold of each queue that was ever paused; every claim looks its queues up here. Unknown queues are not paused.
 create table queues (

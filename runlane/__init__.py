@@ -41,6 +41,7 @@ from runlane.errors import (
     TaskNotFound,
     TransportUnavailable,
 )
+from runlane.health import Check, Diagnosis, Health, Thresholds
 from runlane.lanes import Lane, memory_lane, postgres_lane, sqlite_lane
 from runlane.payload_codec import CodecContext, KeyedCodec, PayloadCodec, Sealed, SealedReason
 from runlane.policy import Exponential, Fixed, Retry
@@ -72,6 +73,7 @@ __all__ = [
     "Attribution",
     "Capability",
     "CapabilityUnsupported",
+    "Check",
     "Checkpoint",
     "Checkpointed",
     "CodecContext",
@@ -80,6 +82,7 @@ __all__ = [
     "Context",
     "Delivery",
     "DeliveryOutcome",
+    "Diagnosis",
     "Difference",
     "Erasure",
     "ErrorCode",
@@ -89,6 +92,7 @@ __all__ = [
     "FieldChange",
     "Fixed",
     "Fleet",
+    "Health",
     "HeldKey",
     "HistoryLimit",
     "Holding",
@@ -138,6 +142,7 @@ __all__ = [
     "Task",
     "TaskFailed",
     "TaskNotFound",
+    "Thresholds",
     "TickReport",
     "TransportUnavailable",
     "Trigger",

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 from uuid import UUID
 
 from runlane.aio_auditing import AsyncAudit
+from runlane.aio_doctor import AsyncExamined
 from runlane.aio_following import AsyncProjections, AsyncReadsLog
 from runlane.aio_operators import AsyncIdempotencyKeys, AsyncQueues, AsyncRuns, AsyncSchedules
 from runlane.app import Executed, Runlane
@@ -45,7 +46,7 @@ T = TypeVar("T")
 _THREADS = 16
 
 
-class AsyncRunlane(AsyncReadsLog):
+class AsyncRunlane(AsyncReadsLog, AsyncExamined):
     """``Runlane`` for asyncio programs; constructor and methods are the same, and the methods are awaited.
 
     Handlers may be ``def`` or ``async def``; a worker runs the latter on an event loop of its own.  A call that is

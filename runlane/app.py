@@ -14,6 +14,7 @@ from runlane.auditing import Audit
 from runlane.capabilities import Capability
 from runlane.clock import Clock
 from runlane.decisions import MAX_EVENTS
+from runlane.doctor import Examined
 from runlane.engine import deliver, lease
 from runlane.engine.deliver import Consumer, Delivery, DeliveryOutcome, IgnoreReason
 from runlane.engine.tick import TickReport
@@ -49,7 +50,7 @@ class Executed:
     executed: bool
 
 
-class Runlane(ReadsLog):
+class Runlane(ReadsLog, Examined):
     """A durable run engine on one database.
 
     Args:

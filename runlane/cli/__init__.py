@@ -15,6 +15,7 @@ from runlane.cli import (
     completion,
     demo,
     dev,
+    doctor,
     exports,
     follow,
     operate,
@@ -61,6 +62,7 @@ for command in (
     audit.audit,
     follow.follow,
     follow.projections,
+    doctor.doctor,
     demo.demo,
     completion.completion,
 ):

@@ -27,7 +27,9 @@ from runlane.projections.schedules import ScheduleState
 #: Columns where the width of the paper is not known: nothing is cut in a file or a pipe.
 _WIDE = 200
 #: Columns of free text: folded, but not to less than so many characters.
-_FREE = frozenset({"note", "failure", "reason", "what happened", "cadence", "stored", "folded", "before", "now"})
+_FREE = frozenset(
+    {"note", "failure", "reason", "what happened", "cadence", "stored", "folded", "before", "now", "found"}
+)
 _LEAST = 14
 _COLOURS = {
     "succeeded": "green",
@@ -39,6 +41,9 @@ _COLOURS = {
     "retried": "yellow",
     "released": "blue",
     "cancellation_requested": "magenta",
+    "ok": "green",
+    "warning": "yellow",
+    "critical": "red",
 }
 
 

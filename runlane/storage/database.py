@@ -96,6 +96,11 @@ class Database:
         )
 
     @property
+    def chose_speed(self) -> bool:
+        """Whether a crash may lose the last moments before it, by the choice of who made this."""
+        return not self._synchronous
+
+    @property
     def capabilities(self) -> frozenset[Capability]:
         """What this storage promises; an adapter that can do less says so here, and what needs it is refused."""
         return _PROMISED | {Capability.PROCESS_LOCAL_STATE if self.is_memory else Capability.DURABLE_STATE}

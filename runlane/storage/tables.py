@@ -335,6 +335,10 @@ _OPEN = OneOf("status", "pending", "claimed", "failed")
 Index("outbox_due", outbox.c.environment, outbox.c.due_at, postgresql_where=_OPEN, sqlite_where=_OPEN)
 _PUBLISHED = text("status = 'published' and due_at is not null")
 Index("outbox_published", outbox.c.environment, outbox.c.due_at, postgresql_where=_PUBLISHED, sqlite_where=_PUBLISHED)
+_GIVEN_UP = text("status = 'dead_lettered'")
+Index(
+    "outbox_given_up", outbox.c.environment, outbox.c.requested_at, postgresql_where=_GIVEN_UP, sqlite_where=_GIVEN_UP
+)
 
 queues = Table(
     "queues",

@@ -42,6 +42,10 @@ def _to_5(connection: Connection, schema: str | None) -> None:
     _followers(connection, schema)
     for table in (tables.subject_keys, tables.inline_projections):
         table.create(connection)
+    # It is there already where the table was made on the way here.
+    next(index for index in tables.outbox.indexes if index.name == "outbox_given_up").create(
+        connection, checkfirst=True
+    )
     if schema is not None:
         _functions(connection, schema)
     # By which version of the folds the tables were made: up to here there has been only the first.

@@ -392,6 +392,7 @@ OPERATIONS = [
     Operation("audit.erase", "audit.erase", subject),
     Operation("audit.rewrap", "audit.rewrap", given(), False),
     Operation("audit.archives", "audit.archives", archived, False),
+    Operation("doctor", "doctor", given(), False),
     Operation("follow", "follow", given(poll=None), False),
     Operation("follow of a name", "follow", given("name:x", poll=None), False),
     Operation("project", "project", unfolded, steps=True),

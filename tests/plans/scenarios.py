@@ -123,6 +123,7 @@ class World:
         yield from self._leases()
         yield from self._maintenance()
         yield from self._looks()
+        yield from self._health()
         yield from self._pages()
         yield from self._operations()
 
@@ -223,6 +224,13 @@ class World:
         yield Scenario("find active by key", 1, lambda: runs.find_active(work, idempotency_key=key))
         yield Scenario("find active singleton", 1, lambda: runs.find_active(work, singleton_key=single))
         yield Scenario("find current", 1, lambda: runs.find_current(work, key))
+
+    def _health(self) -> Iterator[Scenario]:
+        def examine() -> None:
+            unmade = [check.found for check in self.app.doctor().checks if check.found.startswith("could not")]
+            assert not unmade, unmade
+
+        yield Scenario("doctor", 1000, examine)
 
     def _pages(self) -> Iterator[Scenario]:
         known, runs = self.known, self.app.runs

@@ -46,13 +46,13 @@ FOR: dict[str, set[str]] = {
     | _ERASURES
     | _ABOUT_RUNS
     | _DEFINED
-    | {"idempotency_keys.reset", "runs.why"},
+    | {"idempotency_keys.reset", "runs.why", "doctor"},
     "pruner": {"runs.prune", "runs.prune into an archive", "runs.prune, dry"},
     "auditor": {one.name for one in OPERATIONS if one.path.startswith("audit.")}
     - {"audit.repair", "audit.rebuild", "audit.rebuild, dry", *_CHECKPOINTS, *_ERASURES}
     | _ABOUT_RUNS
     | _DEFINED
-    | {"runs.why", "follow", "projections.list", "projections.read"},
+    | {"runs.why", "doctor", "follow", "projections.list", "projections.read"},
 }
 #: What changes something and takes no other privileges than that, so that the database cannot tell it apart.
 ALSO: dict[str, set[str]] = {

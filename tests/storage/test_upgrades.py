@@ -66,6 +66,7 @@ def without_digests(connection: Any, database: Database) -> None:
     """Undo what version 5 brought."""
     for table in ("events", "runs"):
         connection.exec_driver_sql(f"alter table {named(database, table)} drop column digest")
+    connection.exec_driver_sql(f"drop index {named(database, 'outbox_given_up')}")
     if database.schema is not None:
         connection.exec_driver_sql("drop function runlane.event_digest")
 
