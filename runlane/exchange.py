@@ -112,7 +112,7 @@ class Exchange:
         with self._changed:
             self._hungry = self._rang = True
             self._dry = False
-            self._changed.notify_all()
+            self._changed.notify()  # the others would only be in the way of the lane that claims
 
     def stop(self) -> None:
         """Claim nothing any more, give back what has not begun, and ask the attempts under way to end."""
@@ -322,10 +322,7 @@ class Exchange:
             log.warning("dropped %d outcomes of a lost worker session", len(batch) - len(current))
         if passed_over:
             self._wait_for_locks()
-        self._settle(batch, len(current), wanted, claimed, stores)
-        if wanted and self._ahead is not None:
-            with self._changed:
-                self._ahead.returned(monotonic() - began)
+        self._settle(batch, len(current), wanted, claimed, stores, monotonic() - began)
         if queues := {execution.run.queue for execution, outcome in current if outcome == Interrupted(_NO_SLOT)}:
             self.ring()
             self._runtime.ring(queues)  # another worker may have a slot for them
@@ -339,7 +336,9 @@ class Exchange:
             self._backoff = monotonic() + _BACKOFF
             self._changed.notify_all()
 
-    def _settle(self, batch: list[Ended], stored: int, wanted: int, claimed: list[Run], stores: int) -> None:
+    def _settle(
+        self, batch: list[Ended], stored: int, wanted: int, claimed: list[Run], stores: int, took: float
+    ) -> None:
         tasks, vault = self._runtime.registry.tasks, self._runtime.vault
         if vault.is_idle(claimed):
             executions = [Execution(run, tasks[run.task_id]) for run in claimed]
@@ -367,8 +366,12 @@ class Exchange:
                 # Claimed while the stop was asked for: given back before their handlers have begun.
                 self._finished.extend((execution, Interrupted("worker_stopping")) for execution in executions)
                 executions = []
+            if wanted and self._ahead is not None:
+                self._ahead.returned(took)
             called = self._executor.admit(executions)
-            self._changed.notify_all()
+            # To a lone run another lane has nothing to add: this one goes on by itself.
+            if self._stopping or self._drain or self._hungry or self._executing > 1:
+                self._changed.notify_all()
         self._executor.call(called)
 
     def _wait_for_locks(self) -> None:
