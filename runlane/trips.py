@@ -87,21 +87,27 @@ class Trips:
         if events == self._runtime.settings.max_events // 10:
             log.warning("run %s has %d events; at %d it fails", run_id, events, events * 10)
 
-    def store(self, execution: Execution, outcome: Outcome) -> None:
-        """Store one outcome; the run fails if that cannot be stored.
+    def stores(self, execution: Execution, outcome: Outcome) -> bool:
+        """Store one outcome; the run fails if that cannot be stored.  False if the database is away.
 
         Raises:
-            RunlaneError: nothing was stored.
+            RunlaneError: nothing was stored, and never will be.
         """
-        holder = self._runtime.session().holder
         try:
-            self.go([(execution, outcome)], 0, holder)
-        except RunlaneError as refusal:
-            if refusal.retryable:
+            holder = self._runtime.session().holder
+            try:
+                self.go([(execution, outcome)], 0, holder)
+            except RunlaneError as refusal:
+                if refusal.retryable:
+                    raise
+                log.exception("run %s: its outcome cannot be stored", execution.run.id)
+                message = storable(f"the outcome could not be stored: {refusal}")
+                self.go([(execution, Failed(Failure(ErrorCode.INTERNAL_ERROR, message, False)))], 0, holder)
+        except RunlaneError as error:
+            if not error.retryable:
                 raise
-            log.exception("run %s: its outcome cannot be stored", execution.run.id)
-            message = storable(f"the outcome could not be stored: {refusal}")
-            self.go([(execution, Failed(Failure(ErrorCode.INTERNAL_ERROR, message, False)))], 0, holder)
+            return False
+        return True
 
 
 def session_of(run: Run) -> UUID | None:

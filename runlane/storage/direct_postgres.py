@@ -38,11 +38,11 @@ class PsycopgConnection:
 
     def exec_driver_sql(self, text: str, parameters: Any = ()) -> Rows:
         """As ``Connection.exec_driver_sql`` with one tuple of parameters."""
-        from psycopg import RawCursor
+        from psycopg import Cursor, RawCursor
 
         cursor: Any = None
         try:
-            if len(text) > _REMEMBERED:
+            if len(text) > _REMEMBERED and self._driver.cursor_factory is Cursor:
                 text, cursor = _numbered(text), RawCursor(self._driver)
             else:
                 cursor = self._driver.cursor()

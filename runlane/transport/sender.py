@@ -73,7 +73,8 @@ class Sender:
         """Send on a free line without waiting for anything; whether it was sent."""
         try:
             wire = line.pgconn
-            wire.consume_input()
+            for _ in range(2):  # the second time it shows if the server has hung up behind its last words
+                wire.consume_input()
             if not _is_done(line):
                 return False
             payload = self._payload(environment, queues)
