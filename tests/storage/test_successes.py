@@ -21,6 +21,8 @@ from runlane.projections.runs import Run
 from runlane.storage import claims, log, queries, streams
 from runlane.storage.database import Database
 from runlane.storage.floors import Stretch
+from runlane.storage.successes import Successes
+from runlane.storage.transaction import Transaction
 from runlane.values import RunStatus
 from tests.storage.test_claims import born, session_in, waited
 from tests.support import SECOND, START, database_at, execute, named, step
@@ -37,6 +39,25 @@ def leased(database: Database, holder: Holder, limit: int = 100) -> list[Run]:
         now = START + timedelta(minutes=1)
         who = holder.session_id, holder.worker_id
         return claims.lease_due(tx, "default", *who, [Stretch("default")], ["work"], now, limit)[0]
+
+
+def store(database: Database, ended: Successes, holder: Holder | None = None, most: int = 5) -> list[Run]:
+    """Store successes, beside a claim of `holder`'s if there is one; what that has leased."""
+
+    def work(tx: Transaction) -> list[Run]:
+        if holder is None:
+            log.append_successes(tx, ended)
+            return []
+        who, where = (holder.session_id, holder.worker_id), [Stretch("default")]
+        return claims.lease_due(tx, "default", *who, where, ["work"], None, most, ended)[0]
+
+    return database.singly(work)
+
+
+def of(runs: list[Run], results: list[Any]) -> Successes:
+    ended = successes(finished(runs, results))
+    assert ended is not None
+    return ended
 
 
 def finished(runs: list[Run], results: list[Any]) -> list[Finished]:
@@ -68,16 +89,9 @@ def test_the_statement_does_what_the_decision_and_the_fold_do(database: Database
     moved = step(runs[5], RunCancellationRequested(None), at=runs[5].updated_at)
     with database.write() as tx:
         assert log.append_runs(tx, [moved]) == set()
-    ended = successes(finished(runs, results))
-    assert ended is not None
+    ended = of(runs, results)
     before = database.transact(lambda tx: tx.now())
-    found: list[Run] = []
-    if beside:
-        who = holder.session_id, holder.worker_id
-        where = ([Stretch("default")], ["work"], None, 2)
-        found, _ = database.singly(lambda tx: claims.lease_due(tx, "default", *who, *where, ended))
-    else:
-        database.singly(lambda tx: log.append_successes(tx, ended))
+    found = store(database, ended, holder if beside else None, most=2)
     after = database.transact(lambda tx: tx.now())
     assert ended.late == {runs[5].id}
     assert [run.id for run in found] == (fresh[:2] if beside else [])
@@ -110,9 +124,7 @@ def test_time_does_not_run_backwards_under_a_clock_that_was_set_back(database: D
     with database.write() as tx:
         who = holder.session_id, holder.worker_id
         (run,), _ = claims.lease_due(tx, "default", *who, [Stretch("default")], ["work"], ahead, 1)
-    ended = successes(finished([run], [None]))
-    assert ended is not None
-    database.singly(lambda tx: log.append_successes(tx, ended))
+    store(database, of([run], [None]))
     with database.read() as tx:
         stored = queries.get_runs(tx, [run.id])[run.id]
     assert (stored.status, stored.finished_at) == (RunStatus.SUCCEEDED, ahead)
@@ -122,8 +134,7 @@ def test_with_nothing_to_claim_from_they_are_stored_all_the_same(database: Datab
     holder = Holder(session_in(database), "w")
     born(database)
     runs = leased(database, holder)
-    ended = successes(finished(runs, [None]))
-    assert ended is not None
+    ended = of(runs, [None])
     who = holder.session_id, holder.worker_id
     found = database.singly(lambda tx: claims.lease_due(tx, "default", *who, [], ["work"], None, 5, ended))
     assert found == ([], None)
@@ -135,13 +146,9 @@ def test_where_nothing_is_due_and_nothing_was_stored_that_is_told(database: Data
     holder = Holder(session_in(database), "w")
     born(database)
     runs = leased(database, holder)
-    again = [successes(finished(runs, [None])) for _ in range(2)]
-    who = holder.session_id, holder.worker_id
-    for ended, late in zip(again, [set(), {runs[0].id}], strict=True):
-        assert ended is not None
-        place = (*who, [Stretch("default")], ["work"], None, 5, ended)
-        found = database.singly(lambda tx, place=place: claims.lease_due(tx, "default", *place))
-        assert found == ([], None)
+    for late in (set(), {runs[0].id}):
+        ended = of(runs, [None])
+        assert store(database, ended, holder) == []
         assert ended.late == late
 
 
@@ -160,9 +167,6 @@ def test_a_session_that_has_ended_stores_and_claims_nothing_new(database: Databa
     born(database)
     runs = leased(database, holder)
     born(database)
-    ended = successes(finished(runs, [None]))
-    assert ended is not None
-    gone = uuid4()
-    where = ([Stretch("default")], ["work"], None, 5)
-    found, _ = database.singly(lambda tx: claims.lease_due(tx, "default", gone, "w", *where, ended))
-    assert (found, ended.late) == ([], set())
+    ended = of(runs, [None])
+    assert store(database, ended, Holder(uuid4(), "w")) == []
+    assert ended.late == set()
