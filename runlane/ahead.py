@@ -28,7 +28,7 @@ class Ahead:
     """
 
     def __init__(self, concurrency: int) -> None:
-        self._most = -(-concurrency // 2)
+        self._most = concurrency
         self._trip = 0.0
         self._marks: deque[tuple[float, int, float]] = deque()  # when, how many had left, what they had spent
         self._rests_until = 0.0

@@ -9,6 +9,8 @@ from runlane.engine.lease import Holder, any_due, claim, claim_unlimited, is_ope
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
 from runlane.storage.floors import Floors
+from runlane.storage.log import append_successes
+from runlane.storage.successes import Successes
 from runlane.storage.transaction import Transaction
 
 
@@ -28,9 +30,13 @@ class Claims:
         self._floors = Floors()
         #: The limits of the queues that have one.
         self.limits = runtime.registry.limits()
-        #: Whether ``alone`` will do.
-        self.goes_alone = runtime.database.stamps and runtime.clock is None and not self.limits
+        self._may_go_alone = runtime.clock is None and not self.limits
         self._looks_first = runtime.database.schema is None and not runtime.database.is_memory
+
+    @property
+    def goes_alone(self) -> bool:
+        """Whether ``alone`` will do; not any more once somebody on the lane folds projections inline."""
+        return self._may_go_alone and self._runtime.database.stamps
 
     def are_vain(self, holder: Holder) -> bool:
         """Whether nothing would be found; asked only where one writer has the whole file."""
@@ -58,17 +64,23 @@ class Claims:
         with runtime.database.read(runtime.clock) as tx:
             return any_due(tx, runtime.environment, holder, unlimited, self._tasks)
 
-    def alone(self, holder: Holder, wanted: int) -> tuple[list[Run], bool]:
+    def alone(self, holder: Holder, wanted: int, beside: Successes | None = None) -> tuple[list[Run], bool]:
         """Lease up to `wanted` runs in one statement, which commits itself, so that an idle worker begins sooner.
 
         Where its answer is lost, the session finds runs that nobody knows of, and gives them back.  Returns also
         whether the session is open still, as far as was seen.
+
+        Args:
+            beside: successes that the same statement appends; where its answer is lost, nobody knows whether it has.
         """
 
         def work(tx: Transaction) -> tuple[list[Run], bool]:
+            if beside is not None and not wanted:
+                append_successes(tx, beside)
+                return [], True
             what = (tx, self._runtime.environment, holder, self._queues, self._tasks, wanted)
             passes_over = self._floors.in_use
-            runs = claim_unlimited(*what, floors=self._floors)
+            runs = claim_unlimited(*what, floors=self._floors, beside=beside)
             if passes_over and self._drain and not runs:
                 runs = claim_unlimited(*what)
             return runs, bool(runs) or is_open(tx, holder)

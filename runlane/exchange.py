@@ -69,7 +69,7 @@ class Exchange:
         self._share = min(BATCH, -(-concurrency // lanes))
         self._poll_interval = poll_interval
         self._drain = drain
-        self._executor = Executor(concurrency, self._ended, runtime.settings.redact_failures)
+        self._executor = Executor(concurrency, self._ended, runtime.settings.redact_failures, runtime.look_at_time)
         self._ready = self._executor.ready
         # A ready run of a queue with a limit would keep one of its slots idle.
         self._ahead = None if any(queue in self._limits for queue in self._queues) else Ahead(concurrency)
@@ -77,6 +77,7 @@ class Exchange:
         # Handlers append without the lock; a lane that announces itself in `_waiting` before it looks is woken.
         self._finished: deque[Ended] = deque()
         self._waiting = 0
+        self._told = False  # a waiting lane is being woken
         self._retried: list[Ended] = []  # taken once, but the database was away
         self._active: dict[tuple[UUID, int], Execution] = {}
         self._executing = 0
@@ -112,7 +113,7 @@ class Exchange:
         with self._changed:
             self._hungry = self._rang = True
             self._dry = False
-            self._changed.notify_all()
+            self._changed.notify()  # the others would only be in the way of the lane that claims
 
     def stop(self) -> None:
         """Claim nothing any more, give back what has not begun, and ask the attempts under way to end."""
@@ -173,7 +174,8 @@ class Exchange:
 
     def _ended(self, execution: Execution, outcome: Outcome) -> None:
         self._finished.append((execution, outcome))
-        if self._waiting:
+        if self._waiting and not self._told:
+            self._told = True  # whoever ends next need not wait for the lock, too
             with self._changed:
                 self._changed.notify()
 
@@ -228,10 +230,12 @@ class Exchange:
                 waiting = pause if pause > 0 else self._leisure()
                 if self._executing and self._executor.relieve():
                     waiting = min(waiting, _RELIEF)
+                self._told = False
                 self._waiting += not rests
                 if rests or pause > 0 or not self._finished:
                     self._changed.wait(waiting)
                 self._waiting -= not rests
+                self._told = False
 
     def _rests(self) -> bool:
         """Whether to wait for the lane under way: where enough runs are ready, a larger batch costs no time."""
@@ -324,10 +328,10 @@ class Exchange:
             log.warning("dropped %d outcomes of a lost worker session", len(batch) - len(current))
         if passed_over:
             self._wait_for_locks()
-        self._settle(batch, len(current), wanted, claimed, stores)
         if wanted and self._ahead is not None:
             with self._changed:
                 self._ahead.returned(monotonic() - began)
+        self._settle(batch, len(current), wanted, claimed, stores)
         if queues := {execution.run.queue for execution, outcome in current if outcome == Interrupted(_NO_SLOT)}:
             self.ring()
             self._runtime.ring(queues)  # another worker may have a slot for them
@@ -370,7 +374,9 @@ class Exchange:
                 self._finished.extend((execution, Interrupted("worker_stopping")) for execution in executions)
                 executions = []
             called = self._executor.admit(executions)
-            self._changed.notify_all()
+            # To a lone run another lane has nothing to add: this one goes on by itself.
+            if self._stopping or self._drain or self._hungry or self._executing > 1:
+                self._changed.notify_all()
         self._executor.call(called)
 
     def _wait_for_locks(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -35,6 +36,7 @@ from runlane.values import identifier
 from runlane.vault import Vault
 
 T = TypeVar("T")
+log = logging.getLogger("runlane.worker")
 
 #: The least time, in seconds, for which a process that keeps house is believed to go on.
 _HOUSE = 5.0
@@ -203,6 +205,15 @@ class Runtime:
                 session.open()
                 self._session = session
             return self._session
+
+    def look_at_time(self) -> None:
+        """Part with the session if its time is over, so that what was leased under it does not begin.
+
+        A process that was stopped for a while, or a machine that slept, goes on before its next heartbeat is due.
+        """
+        session = self._session
+        if session is not None and not session.trusted:
+            log.debug("the session's time was over before an attempt began")
 
     def join(self, holding: Holding) -> None:
         """Count the attempts of `holding` among those that this process knows."""

@@ -51,7 +51,7 @@ class Threads(Generic[T]):
         if self._taken != seen:
             self._seen = (self._taken, now)
         elif waiting and now - at > _STALLED:
-            self._grow(min(waiting, 4 * self._size))
+            self._grow(min(waiting, 16 * self._size))
             self._seen = (seen, now)
         return waiting > 0
 

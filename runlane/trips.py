@@ -8,12 +8,13 @@ from uuid import UUID
 
 from runlane.claiming import Claims
 from runlane.decisions import Failed, Outcome
-from runlane.engine.complete import Finished, complete
+from runlane.engine.complete import Finished, complete, successes
 from runlane.engine.lease import Holder, is_open
-from runlane.errors import ErrorCode, ProjectionFailed, RunlaneError
+from runlane.errors import ErrorCode, ProjectionFailed, RunlaneError, StorageConflict
 from runlane.executor import Execution
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
+from runlane.storage.successes import Successes
 from runlane.storage.transaction import Transaction
 from runlane.values import Failure, storable
 
@@ -33,12 +34,36 @@ class Trips:
 
     def go(self, batch: Sequence[Ended], wanted: int, holder: Holder) -> tuple[list[Run], bool]:
         """Store outcomes and claim; the claimed runs, and whether the session is open still, as far as was seen."""
-        runtime = self._runtime
         if not batch and self._claims.are_vain(holder):
             return [], True
         if not batch and self._claims.goes_alone:
             return self._claims.alone(holder, wanted)
         finished = [Finished(execution.run, outcome, execution.task.retry) for execution, outcome in batch]
+        if self._claims.goes_alone and not attempts_log.isEnabledFor(logging.DEBUG):
+            beside = successes(finished)
+            if beside is not None:
+                return self._go_shortly(finished, beside, wanted, holder)
+        return self._store(finished, wanted, holder)
+
+    def _go_shortly(
+        self, finished: Sequence[Finished], beside: Successes, wanted: int, holder: Holder
+    ) -> tuple[list[Run], bool]:
+        """In one round trip, as nothing depends on when that is.
+
+        If its answer is lost, whoever tries again finds what it has stored.
+        """
+        try:
+            runs, open_still = self._claims.alone(holder, wanted, beside)
+        except StorageConflict:  # with another transaction over the order of locks
+            return self._store(finished, wanted, holder)
+        for one in finished:
+            self._warn_of_length(one.run.id, one.run.sequence + 1)
+        if beside.late:
+            self._store([one for one in finished if one.run.id in beside.late], 0, holder)
+        return runs, open_still
+
+    def _store(self, finished: Sequence[Finished], wanted: int, holder: Holder) -> tuple[list[Run], bool]:
+        runtime = self._runtime
         most, wakes = runtime.settings.max_events, runtime.registry.wakes
 
         def work(tx: Transaction) -> tuple[list[Run | None], list[Run], bool]:
@@ -54,9 +79,13 @@ class Trips:
                 _tell(one.run, after)
             if after is None:
                 log.warning("run %s: the lease was lost, its outcome was dropped", one.run.id)
-            elif after.sequence == runtime.settings.max_events // 10:
-                log.warning("run %s has %d events; at %d it fails", after.id, after.sequence, after.sequence * 10)
+            else:
+                self._warn_of_length(after.id, after.sequence)
         return runs, open_still
+
+    def _warn_of_length(self, run_id: UUID, events: int) -> None:
+        if events == self._runtime.settings.max_events // 10:
+            log.warning("run %s has %d events; at %d it fails", run_id, events, events * 10)
 
     def store_apart(
         self, batch: Sequence[Ended], left: list[Ended], is_stopping: Callable[[], bool]

@@ -10,11 +10,12 @@ from typing import Any
 from attrs import asdict
 
 from runlane import decisions
-from runlane.decisions import Failed, Outcome
-from runlane.events import Event, RunCancellationRequested, RunCancelled
+from runlane.decisions import Failed, Outcome, Succeeded
+from runlane.events import Event, RunCancellationRequested, RunCancelled, RunSucceeded
 from runlane.policy import Retry
 from runlane.projections.runs import Run
 from runlane.storage import claims, log, streams
+from runlane.storage.successes import Successes
 from runlane.storage.transaction import Transaction
 from runlane.structs import struct
 from runlane.values import Actor, ActorType
@@ -59,6 +60,25 @@ def complete(
             elif run is not None and _is_told(tx, one, decided[index]):
                 after[index] = run
     return after
+
+
+def successes(finished: Sequence[Finished]) -> Successes | None:
+    """The outcomes for ``log.append_successes``; None if one of them is more than a success."""
+    if not all(isinstance(one.outcome, Succeeded) for one in finished):
+        return None
+    runs = [one.run for one in finished]
+    events = []
+    for one in finished:
+        lease = one.run.lease
+        if lease is None:
+            raise ValueError("an outcome belongs to a leased run")
+        # When that is makes no difference to what a success is.
+        ended = decisions.complete(
+            one.run, lease.session_id, lease.attempt, one.outcome, one.retry, one.run.updated_at, 0.0
+        )
+        events += [event for event in ended if isinstance(event, RunSucceeded)]
+    worker = runs[0].lease.worker_id if runs[0].lease is not None else ""
+    return Successes(runs, events, Actor(ActorType.WORKER, worker).text)
 
 
 def _is_told(tx: Transaction, one: Finished, decided: decisions.Change | None) -> bool:

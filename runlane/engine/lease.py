@@ -21,6 +21,7 @@ from runlane.projections.runs import Run
 from runlane.storage import claims, log, partitions, sessions
 from runlane.storage.floors import Floors, Look, Stretch
 from runlane.storage.partitions import Partition
+from runlane.storage.successes import Successes
 from runlane.storage.transaction import Transaction
 from runlane.values import SYSTEM, Actor, ActorType, RunStatus, TriggerOutcome
 
@@ -97,12 +98,17 @@ def claim_unlimited(
     limit: int,
     now: datetime | None = None,
     floors: Floors | None = None,
+    beside: Successes | None = None,
 ) -> list[Run]:
-    """``claim`` for queues without a limit, in one statement, whose moment it is unless `now` is given."""
+    """``claim`` for queues without a limit, in one statement, whose moment it is unless `now` is given.
+
+    Args:
+        beside: attempts that succeeded, appended by the same statement.
+    """
     stretches, everywhere = (floors or Floors()).stretches(queues)
     asked = monotonic()
     who = holder.session_id, holder.worker_id
-    leased, due_at = claims.lease_due(tx, environment, *who, stretches, tasks, now, limit)
+    leased, due_at = claims.lease_due(tx, environment, *who, stretches, tasks, now, limit, beside)
     if floors is not None:
         last = None if due_at is None else (leased[-1].priority, due_at, leased[-1].id)
         now = min((run.updated_at for run in leased), default=None) if now is None else now

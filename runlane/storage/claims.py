@@ -16,6 +16,7 @@ from runlane.projections.runs import Run
 from runlane.storage import log, queries, rows, tables
 from runlane.storage.dialect import LeaseTerms
 from runlane.storage.floors import Stretch
+from runlane.storage.successes import Successes
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor, ActorType, RunStatus
 
@@ -101,16 +102,19 @@ def lease_due(
     tasks: Sequence[str],
     now: datetime | None,
     limit: int,
+    beside: Successes | None = None,
 ) -> tuple[list[Run], datetime | None]:
     """The same, leased to the session already; and since when the last of them was due.  `now` is else the moment of
-    the statement."""
+    the statement, which appends what succeeded `beside` it, too."""
     if not stretches or not tasks or limit < 1:
+        if beside is not None:
+            log.append_successes(tx, beside)
         return [], None
     stored = codec.encode(RunLeased(session_id, worker_id, 1))
     before, _, behind = stored.data.rpartition("1")  # the number of the attempt comes last
     actor = Actor(ActorType.WORKER, worker_id).text
     terms = LeaseTerms(session_id, worker_id, actor, stored.version, before, behind)
-    found, due_at = log.append_leases(tx, environment, terms, stretches, tasks, now, limit)
+    found, due_at = log.append_leases(tx, environment, terms, stretches, tasks, now, limit, beside)
     if len(found) > limit:
         raise AssertionError(f"claimed {len(found)} runs where at most {limit} were asked for")
     return found, due_at

@@ -21,8 +21,9 @@ from runlane.clock import Clock
 from runlane.errors import ConfigurationInvalid, ConflictKind, RunlaneError, StorageConflict, StorageUnavailable
 from runlane.storage import commits, engines, epochs, faults, inlining, install, log, rebuild, roles, urls
 from runlane.storage.compiled import Compiled
-from runlane.storage.dialect import EventRow, Stamping, StorageDialect
-from runlane.storage.direct import shortest
+from runlane.storage.dialect import EventRow, Stamping, Statements, StorageDialect
+from runlane.storage.direct import is_heard, shortest
+from runlane.storage.direct_postgres import PsycopgConnection
 from runlane.storage.postgres import Postgres
 from runlane.storage.sqlite import Sqlite
 from runlane.storage.tables import SCHEMA
@@ -227,7 +228,10 @@ class Database:
     def _of_our_own(self, connection: Connection, clock: Clock | None = None) -> Transaction:
         """A transaction that was begun here; its statements go the shortest way, unless somebody listens to them."""
         tx = self.join(connection, clock)
-        statements = shortest(connection)
+        if self.schema is None:
+            statements: Statements = shortest(connection)
+        else:
+            statements = connection if is_heard(connection) else PsycopgConnection(connection)
         return tx if statements is connection else evolve(tx, statements=statements)
 
     def transact(self, work: Callable[[Transaction], T], clock: Clock | None = None, *, beat: bool = False) -> T:
@@ -294,7 +298,7 @@ class Database:
         try:
             with faults.translated(self.where), self._stating() as connection:
                 with commits.stating(ids, self.where):
-                    return statement(self.join(connection))
+                    return statement(self._of_our_own(connection))
         except StorageConflict as error:
             if not error.retryable:
                 raise
@@ -307,7 +311,7 @@ class Database:
     def singly(self, work: Callable[[Transaction], T]) -> T:
         """Run `work`, each of whose statements commits itself; once, whatever happens: for what may get lost."""
         with faults.translated(self.where), self._stating() as connection:
-            return work(self.join(connection))
+            return work(self._of_our_own(connection))
 
     @contextmanager
     def _stating(self) -> Iterator[Connection]:

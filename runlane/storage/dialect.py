@@ -37,6 +37,19 @@ class LeaseTerms:
     behind: str
 
 
+@frozen
+class Ends:
+    """Leased runs that succeed, all of one environment and by one actor: their ids in order, the sequences that they
+    are expected to have, and the data of their last events, whose version is the same."""
+
+    version: int
+    environment: str
+    actor: str
+    ids: Sequence[UUID]
+    expected: Sequence[int]
+    data: Sequence[str]
+
+
 class Statements(Protocol):
     """What executes statements: a SQLAlchemy ``Connection``, or what stands in its place."""
 
@@ -181,4 +194,24 @@ class Stamping(Protocol):
         `run` and `events` are one of them as it was folded; `data` is the first event's of each.  All instants of
         theirs are `now`, else the moment of the statement, which is returned.
         """
+        ...
+
+    def finish_runs(self, conn: Statements, ends: Ends) -> set[UUID]:
+        """Append the success of each of these runs, at the statement's moment, if its sequence is the expected one.
+
+        Returns the ids of the others: they lost.
+        """
+        ...
+
+    def finish_and_lease(
+        self,
+        conn: Statements,
+        ends: Ends,
+        environment: str,
+        terms: LeaseTerms,
+        stretches: Sequence[Stretch],
+        tasks: Sequence[str],
+        limit: int,
+    ) -> tuple[set[UUID], Sequence[Sequence[Any]]]:
+        """``finish_runs`` and ``lease_runs`` in one statement."""
         ...

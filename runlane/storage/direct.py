@@ -140,11 +140,15 @@ class DirectConnection:
             raise DBAPIError.instance(text, parameters, error, self._driver.Error, dialect=self._dialect) from error
 
 
+def is_heard(connection: Connection) -> bool:
+    """Whether somebody listens to the statements of a connection, or logs them, and SQLAlchemy has to tell of them."""
+    listened = connection.engine.dispatch
+    return bool(listened.before_cursor_execute or listened.after_cursor_execute or _LOG.isEnabledFor(logging.INFO))
+
+
 def shortest(connection: Connection) -> Connection | DirectConnection:
     """What executes statements in the shortest way there is, unless somebody listens to them or logs them."""
-    listened = connection.engine.dispatch
-    heard = listened.before_cursor_execute or listened.after_cursor_execute or _LOG.isEnabledFor(logging.INFO)
-    if heard or connection.dialect.driver != "pysqlite":
+    if is_heard(connection) or connection.dialect.driver != "pysqlite":
         return connection
     return DirectConnection(connection)
 

@@ -84,7 +84,7 @@ def settings(look: Look) -> Check:
     """Settings under which a crash loses what was committed, or which let the tables rot."""
     names = ("fsync", "full_page_writes", "autovacuum", "track_counts", "synchronous_commit")
     listed = ", ".join(f"current_setting('{name}')" for name in names)
-    values = dict(zip(names, look.asked(f"select {listed}")[0], strict=True))
+    values: dict[str, Any] = dict(zip(names, look.asked(f"select {listed}")[0], strict=True))
     off = [name for name in names[:4] if values[name] == "off"]
     if off:
         harm = {

@@ -6,7 +6,7 @@ from runlane.health import Check, Health
 from runlane.projections import version as version_of_folds
 from runlane.storage import install, postgres_shape, shapes, sqlite_shape
 from runlane.storage.health import Look
-from runlane.storage.tables import VERSION
+from runlane.storage.tables import VERSION, inline_projections
 
 _MIGRATE, _UPGRADE = "run `runlane migrate`", "upgrade the runlane package of this program"
 
@@ -40,5 +40,7 @@ def schema(look: Look) -> Check:
     if look.database.schema is None:
         expected = sqlite_shape.expected()
         return shapes.judged(expected, sqlite_shape.found(look.asked, expected))
-    expected = postgres_shape.expected(look.database.schema)
-    return shapes.judged(expected, postgres_shape.found(look.asked, look.database.schema))
+    found = postgres_shape.found(look.asked, look.database.schema)
+    there = ("table", inline_projections.name) in found
+    inline = there and bool(look.asked(f'select from "{look.database.schema}".inline_projections limit 1'))
+    return shapes.judged(postgres_shape.expected(look.database.schema, inline), found)

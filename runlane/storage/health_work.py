@@ -85,7 +85,7 @@ class _Line:
     level: Select[Any]
     level_below: Select[Any]
     lowest: Select[Any]
-    oldest: Select[Any]
+    oldest: Select[Any, Any, Any]
 
 
 def _line(which: Any) -> _Line:

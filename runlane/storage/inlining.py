@@ -38,7 +38,7 @@ _NAMES = "select environment, name, version from inline_projections"
 #: Takes SQLite's write lock, and changes nothing.
 _CLAIM = "update inline_projections set version = version where 0"
 _NAMED = "select set_config('runlane.inline', %s, true)"
-_TRIGGER = "events_inline"
+TRIGGER = "events_inline"
 #: The most events that a fold is given at once.
 _MOST = 1000
 # What statements of somebody else's are planned with, rather than with what suits ours.
@@ -234,12 +234,18 @@ def register(tx: Transaction, key: Key, at: datetime) -> None:
     row = {"environment": environment, "name": name, "version": version, "since": at}
     tx.execute(insert(_TABLE).values(**row))
     if tx.schema is not None and not _is_guarded(tx):
-        of = f'"{tx.schema}"'
-        tx.connection.exec_driver_sql(
-            f"create trigger {_TRIGGER} after insert on {of}.events referencing new table as added "
-            f"for each statement execute function {of}.require_inline()"
-        )
-        tx.connection.exec_driver_sql(f"alter table {of}.events enable always trigger {_TRIGGER}")
+        for statement in guard(tx.schema):
+            tx.connection.exec_driver_sql(statement)
+
+
+def guard(schema: str) -> tuple[str, str]:
+    """What makes the trigger that refuses who does not fold, and what makes it hold always."""
+    of = f'"{schema}"'
+    make = (
+        f"create trigger {TRIGGER} after insert on {of}.events referencing new table as added "
+        f"for each statement execute function {of}.require_inline()"
+    )
+    return make, f"alter table {of}.events enable always trigger {TRIGGER}"
 
 
 def forget(tx: Transaction, environment: str, name: str) -> None:
@@ -251,7 +257,7 @@ def unguard(tx: Transaction, patience_ms: int) -> None:
     """Where nothing is inline any more, have nobody pay for it; nobody may read the log for that moment."""
     if tx.schema is not None and _is_guarded(tx) and not tx.execute(_ALL).all():
         _wait(tx, patience_ms)
-        tx.connection.exec_driver_sql(f'drop trigger {_TRIGGER} on "{tx.schema}".events')
+        tx.connection.exec_driver_sql(f'drop trigger {TRIGGER} on "{tx.schema}".events')
 
 
 def lock(tx: Transaction, projections: Sequence[tuple[str, str]]) -> None:
@@ -278,7 +284,7 @@ def _wait(tx: Transaction, patience_ms: int) -> None:
 
 
 def _is_guarded(tx: Transaction) -> bool:
-    asked = f"select from pg_trigger where tgname = '{_TRIGGER}' and tgrelid = '\"{tx.schema}\".events'::regclass"
+    asked = f"select from pg_trigger where tgname = '{TRIGGER}' and tgrelid = '\"{tx.schema}\".events'::regclass"
     return tx.connection.exec_driver_sql(asked).first() is not None
 
 

@@ -8,7 +8,7 @@ and nothing of it is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, cast
@@ -27,7 +27,9 @@ from runlane.projections.runs import Run
 from runlane.schedule_decisions import ScheduleChange
 from runlane.storage import faults, outbox, rows, tables
 from runlane.storage.dialect import EventRow, LeaseTerms, Stamping
+from runlane.storage.encoding import encoded, event_rows
 from runlane.storage.floors import Stretch
+from runlane.storage.successes import Successes
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor
 
@@ -59,7 +61,7 @@ def append_runs(tx: Transaction, changes: Sequence[Change]) -> set[UUID]:
         steps.sort(key=lambda change: change.after.id.int)  # one lock order for everybody
         expected = [change.before.sequence for change in steps if change.before is not None]
         states = [rows.state_values(change.after) for change in steps]
-        events = _event_rows(steps)
+        events = event_rows(steps)
         late = tx.dialect.update_runs(tx.statements, expected, states, events)
         tx.written.extend(event for event in events if event[0] not in late) if late else tx.written.extend(events)
         if tx.publishes:
@@ -76,14 +78,23 @@ def append_leases(
     tasks: Sequence[str],
     now: datetime | None,
     limit: int,
+    beside: Successes | None = None,
 ) -> tuple[list[Run], datetime | None]:
     """Find and lease up to `limit` runs of these parts of unlimited queues that are due at `now`, best first, in one
     statement; also since when the last of them was due.
 
-    The one place where SQL advances runs by itself, as most of a worker's time goes by here; that it does what
-    ``decisions.lease`` and the fold do is what tests/storage/test_claims.py compares.
+    Here and in ``append_successes`` SQL advances runs by itself, as most of a worker's time goes by there; that it does
+    what ``decisions`` and the fold do is what tests/storage/test_claims.py and test_successes.py compare.
+
+    Args:
+        beside: successes to append in the same statement.
     """
-    found = tx.dialect.lease_runs(tx.statements, environment, terms, stretches, tasks, now, limit)
+    if beside is None:
+        found = tx.dialect.lease_runs(tx.statements, environment, terms, stretches, tasks, now, limit)
+    else:
+        dialect, ends = cast(Stamping, tx.dialect), beside.ends()
+        place = (environment, terms, stretches, tasks, limit)
+        beside.late, found = dialect.finish_and_lease(tx.statements, ends, *place)
     runs = [rows.leased_from_row(row, environment, terms.session_id, terms.worker_id) for row in found]
     if runs:
         first = runs[0]
@@ -95,6 +106,12 @@ def append_leases(
         if tx.appended is not None:
             tx.appended.extend((run.id, run.sequence) for run in runs)
     return runs, found[-1][-1] if runs else None
+
+
+def append_successes(tx: Transaction, successes: Successes) -> None:
+    """Write that leased runs have succeeded, at the moment of the one statement that it takes, each if it is still as
+    it was leased; only for databases that can do it (``dialect.Stamping``)."""
+    successes.late = cast(Stamping, tx.dialect).finish_runs(tx.statements, successes.ends())
 
 
 def append_alike(
@@ -114,7 +131,7 @@ def append_alike(
     Raises:
         StorageConflict: a run with one of the ids exists already (kind ``run_exists``).
     """
-    run, events = rows.birth_values(change.after), _event_rows([change])
+    run, events = rows.birth_values(change.after), event_rows([change])
     data = codec.encode_alike(change.after.created, payloads)
     with _unique_ids():
         dialect = cast(Stamping, tx.dialect)
@@ -133,7 +150,7 @@ def append_singleton(tx: Transaction, change: Change) -> bool:
     Raises:
         StorageConflict: a run with this id exists already (kind ``run_exists``).
     """
-    events = _event_rows([change])
+    events = event_rows([change])
     with _unique_ids():
         if not tx.dialect.insert_singleton(tx.statements, rows.birth_values(change.after), events):
             return False
@@ -187,7 +204,7 @@ def append_schedule(tx: Transaction, change: ScheduleChange) -> bool:
     """
     if not _write_schedule(tx, change):
         return False
-    _insert_events(tx, _event_rows([change]))
+    _insert_events(tx, event_rows([change]))
     _insert_occurrences(tx, [change])
     return True
 
@@ -204,7 +221,7 @@ def append_schedules(tx: Transaction, changes: Sequence[ScheduleChange]) -> bool
     ]
     if tx.execute(_MOVE_SCHEDULE, moved).rowcount != len(changes):
         return False
-    _insert_events(tx, _event_rows(changes))
+    _insert_events(tx, event_rows(changes))
     _insert_occurrences(tx, changes)
     return True
 
@@ -230,7 +247,7 @@ def reset_key(tx: Transaction, record: Recorded, event: IdempotencyReset) -> Non
     """Write that a key was freed; the caller has locked the key's row."""
     freed = _owned(record.environment, event.task_id, event.key, event.run_id)
     tx.execute(update(tables.idempotency_keys).where(freed).values(reset_at=record.occurred_at))
-    _insert_events(tx, _encoded([record]))
+    _insert_events(tx, encoded([record]))
 
 
 def append_queue(tx: Transaction, change: QueueChange) -> bool:
@@ -247,7 +264,7 @@ def append_queue(tx: Transaction, change: QueueChange) -> bool:
         key = (table.c.environment == change.after.environment) & (table.c.name == change.after.name)
         won = tx.execute(update(table).where(key, guard).values(**values)).rowcount == 1
     if won:
-        _insert_events(tx, _event_rows([change]))
+        _insert_events(tx, event_rows([change]))
     return won
 
 
@@ -270,7 +287,7 @@ def append_environment(
     sequence, at = (1, at) if last is None else (last.sequence + 1, max(at, last.occurred_at))
     record = Recorded(stream_id, sequence, event, at, environment, actor)
     try:
-        _insert_events(tx, _encoded([record]))
+        _insert_events(tx, encoded([record]))
     except IntegrityError as error:
         if not faults.is_duplicate(error):
             raise
@@ -318,7 +335,7 @@ def _give_birth(tx: Transaction, births: Sequence[Change]) -> set[UUID]:
 def _insert_births(tx: Transaction, births: Sequence[Change]) -> None:
     if not births:
         return
-    runs, events = [rows.birth_values(change.after) for change in births], _event_rows(births)
+    runs, events = [rows.birth_values(change.after) for change in births], event_rows(births)
     with _unique_ids():
         tx.dialect.insert_runs(tx.statements, runs, events)
     tx.written.extend(events)
@@ -349,36 +366,6 @@ def _unique_ids() -> Iterator[None]:
             kind=ConflictKind.RUN_EXISTS,
             retryable=False,
         ) from error
-
-
-def _event_rows(changes: Iterable[Change] | Iterable[ScheduleChange] | Iterable[QueueChange]) -> list[EventRow]:
-    return _encoded(record for change in changes for record in change.records)
-
-
-def _encoded(records: Iterable[Recorded]) -> list[EventRow]:
-    found: list[EventRow] = []
-    known: dict[int, codec.Stored] = {}  # runs of one batch share events such as a lease by the same session
-    actors: dict[int, str] = {}
-    for record in records:
-        stored = known.get(id(record.event))
-        if stored is None:
-            stored = known[id(record.event)] = codec.encode(record.event)
-        actor = actors.get(id(record.actor))
-        if actor is None:
-            actor = actors[id(record.actor)] = record.actor.text
-        found.append(
-            (
-                record.stream_id,
-                record.sequence,
-                stored.type,
-                stored.version,
-                record.occurred_at,
-                record.environment,
-                actor,
-                stored.data,
-            )
-        )
-    return found
 
 
 def _guard(stream_id: UUID, sequence: int) -> dict[str, Any]:

@@ -11,9 +11,20 @@ from uuid import UUID
 from runlane.digests import chained
 from runlane.storage import postgres_claims as claims
 from runlane.storage import rows
-from runlane.storage.dialect import EventRow, LeaseTerms, Room, RunRow, Statements
+from runlane.storage.dialect import Ends, EventRow, LeaseTerms, Room, RunRow, Statements
 from runlane.storage.floors import Stretch
-from runlane.storage.postgres_batches import Batch, Shape, Texts, Uuids, source, type_of
+from runlane.storage.postgres_batches import (
+    Batch,
+    Instants,
+    Integers,
+    OptionalUuids,
+    Shape,
+    Smallints,
+    Texts,
+    Uuids,
+    source,
+    type_of,
+)
 
 #: What is the moment of its birth in a run that is due at once.
 _STAMPED = frozenset({"occurred_at", "created_at", "updated_at", "due_at"})
@@ -40,6 +51,12 @@ def _digested(events: Sequence[EventRow], before: Mapping[UUID, bytes]) -> tuple
     """Events with their digests, and the last one of each stream; `before` is what stands before each in the log."""
     digests, last = chained(events, before)
     return Batch(_DIGESTED, [(*event, digest) for event, digest in zip(events, digests, strict=True)]), last
+
+
+def _ended(ends: Ends) -> tuple[Any, ...]:
+    """The parameters of ``claims.finish``."""
+    runs = (Uuids(ends.ids), Integers(ends.expected), Texts(ends.data))
+    return (ends.version, ends.environment, ends.actor, *runs, len(ends.ids))
 
 
 class Postgres:
@@ -71,6 +88,8 @@ class Postgres:
         self._lock_due = claims.lock_due(schema)
         self._any_due = claims.any_due(schema)
         self._claim = claims.claim(schema)
+        self._finish = claims.finish(schema)
+        self._finish_and_claim = claims.claim(schema, with_ends=True)
         self._lock_due_in = claims.lock_due_in(schema)
 
     def _inserting_events(self, events: Shape) -> str:
@@ -289,9 +308,41 @@ class Postgres:
         now: datetime | None,
         limit: int,
     ) -> Sequence[Sequence[Any]]:
+        parameters = self._leases(environment, terms, stretches, tasks, now, limit)
+        return conn.exec_driver_sql(self._claim, parameters).all()
+
+    def finish_runs(self, conn: Statements, ends: Ends) -> set[UUID]:
+        won = conn.exec_driver_sql(self._finish, _ended(ends)).scalar_one()
+        return set() if won is None else set(ends.ids).difference(won)
+
+    def finish_and_lease(
+        self,
+        conn: Statements,
+        ends: Ends,
+        environment: str,
+        terms: LeaseTerms,
+        stretches: Sequence[Stretch],
+        tasks: Sequence[str],
+        limit: int,
+    ) -> tuple[set[UUID], Sequence[Sequence[Any]]]:
+        leases = self._leases(environment, terms, stretches, tasks, None, limit)
+        found = conn.exec_driver_sql(self._finish_and_claim, (*leases, *_ended(ends))).all()
+        won = found[0][0]
+        late = set() if won is None else set(ends.ids).difference(won)
+        return late, [row[1:] for row in found if row[1] is not None]
+
+    def _leases(
+        self,
+        environment: str,
+        terms: LeaseTerms,
+        stretches: Sequence[Stretch],
+        tasks: Sequence[str],
+        now: datetime | None,
+        limit: int,
+    ) -> tuple[Any, ...]:
         best = self._best(environment, terms.session_id, stretches, tasks, now, limit)
         event = (terms.version, environment, terms.actor, terms.before, terms.behind)
-        return conn.exec_driver_sql(self._claim, (*best, *event, terms.session_id, terms.worker_id)).all()
+        return (*best, *event, terms.session_id, terms.worker_id)
 
     @staticmethod
     def _best(
@@ -302,17 +353,17 @@ class Postgres:
         now: datetime | None,
         limit: int,
     ) -> tuple[Any, ...]:
-        branch = (environment, list(tasks), limit)
+        branch = (environment, Texts(tasks), limit)
         return (
             now,
-            list({stretch.queue: None for stretch in stretches}),
+            Texts({stretch.queue: None for stretch in stretches}),
             session_id,
             environment,
-            [stretch.queue for stretch in stretches],
-            [stretch.highest for stretch in stretches],
-            [stretch.lowest for stretch in stretches],
-            [stretch.due_at for stretch in stretches],
-            [stretch.id for stretch in stretches],
+            Texts([stretch.queue for stretch in stretches]),
+            Smallints([stretch.highest for stretch in stretches]),
+            Smallints([stretch.lowest for stretch in stretches]),
+            Instants([stretch.due_at for stretch in stretches]),
+            OptionalUuids([stretch.id for stretch in stretches]),
             environment,
             environment,
             *branch,

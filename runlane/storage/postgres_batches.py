@@ -6,7 +6,7 @@ text ones do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +17,30 @@ class Uuids(list[UUID]):
 
 class Texts(list[str]):
     """Texts, none of them missing."""
+
+
+class Optional(list[Any]):
+    """Values of a type, of which some may be missing."""
+
+
+class OptionalUuids(Optional):
+    """Ids."""
+
+
+class OptionalTexts(Optional):
+    """Texts."""
+
+
+class Smallints(Optional):
+    """Integers of two bytes."""
+
+
+class Integers(Optional):
+    """Integers of four bytes."""
+
+
+class Instants(Optional):
+    """Moments, each with its time zone."""
 
 
 _TYPES = {
@@ -44,6 +68,13 @@ _TYPES = {
 
 #: Columns that always have a value, and differ from row to row as a rule (``postgres_packing``).
 _PACKED: dict[str, type[list[Any]]] = {"id": Uuids, "stream_id": Uuids, "data": Texts}
+_PACKED_BY_TYPE: dict[str, type[list[Any]]] = {
+    "uuid": OptionalUuids,
+    "text": OptionalTexts,
+    "smallint": Smallints,
+    "int": Integers,
+    "timestamptz": Instants,
+}
 
 #: Which columns of a batch differ between its rows.
 Shape = tuple[bool, ...]
@@ -62,8 +93,13 @@ class Batch:
         self.shape: Shape = (True, *(column.count(column[0]) != len(column) for column in columns[1:]))
         marked = list(zip(names, columns, self.shape, strict=True))
         shared = (column[0] for _, column, differs in marked if not differs)
-        arrays = (_PACKED.get(name, list)(column) for name, column, differs in marked if differs)
+        arrays = (packed(name, column) for name, column, differs in marked if differs)
         self.parameters: tuple[Any, ...] = (*shared, *arrays)
+
+
+def packed(column: str, values: Iterable[Any]) -> list[Any]:
+    """The values of a column in many rows, as the driver packs them best."""
+    return (_PACKED.get(column) or _PACKED_BY_TYPE.get(type_of(column), list))(values)
 
 
 def type_of(column: str) -> str:

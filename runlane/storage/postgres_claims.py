@@ -93,17 +93,23 @@ def any_due(schema: str) -> str:
     return flat(f"with recursive {best} select 1 from best")
 
 
-def claim(schema: str) -> str:
+def claim(schema: str, with_ends: bool = False) -> str:
     """Due runs of unlimited queues, leased: what ``decisions.lease`` decides and the fold makes of it, in one
     statement.
 
     Further parameters: event version, environment, actor, and the event's data before and after the number of the
     attempt; session, worker.
+
+    Args:
+        with_ends: runs end beside it, with the parameters of ``finish`` behind all others, and its answer is the first
+            column; there is a row then if nothing was found, too.
     """
     at = "greatest(r.updated_at, (select at from clock))"
     read = ", ".join(f"u.{column}::text" if column in _JSON else f"u.{column}" for column in rows.LEASED)
     data = "before || (r.attempt_count + 1) || behind"
     told = digest(schema, "r.digest", "r.id", "r.sequence + 1", "type", "version", at, "t.environment", "actor", data)
+    found = f"u {_first(schema, 'u')}"
+    ends, late = (f", {_ends(schema)}", f"({_LATE}), ") if with_ends else ("", "")
     return flat(f"""
         with recursive {_best(schema).format(columns="id, priority, due_at")}, terms as materialized (
           select 'run.leased' as type, %b::smallint as version, %b::text as environment, %b::text as actor,
@@ -121,9 +127,48 @@ def claim(schema: str) -> str:
           select id, sequence, type, version, updated_at, environment, actor, (before || attempt_count || behind)::json,
             digest
           from u cross join terms
-        )
-        select {read}, e.version, e.data::text, u.due_at from u {_first(schema, "u")}
+        ){ends}
+        select {late}{read}, e.version, e.data::text, u.due_at
+        from {f"(select 1) one left join ({found}) on true" if with_ends else found}
         order by {_ORDER.replace("priority", "u.priority").replace("due_at", "u.due_at").replace(", id", ", u.id")}""")
+
+
+#: Which runs were not ended, given how many were to be: null if all were, else those that were.
+_LATE = "select case when count(*) < %b::int then coalesce(array_agg(id), '{}') end from ended"
+
+
+def _ends(schema: str) -> str:
+    """The CTE ``ended`` and what it needs but the clock: what the fold makes of ``run.succeeded``."""
+    at = "greatest(r.updated_at, (select at from clock))"
+    told = digest(
+        schema, "r.digest", "r.id", "r.sequence + 1", "type", "version", at, "t.environment", "actor", "d.data"
+    )
+    return f"""
+        said as materialized (
+          select 'run.succeeded' as type, %b::smallint as version, %b::text as environment, %b::text as actor
+        ), ended as (
+          update {schema}.runs r set status = 'succeeded', sequence = r.sequence + 1, updated_at = {at}, due_at = null,
+            run_at = null, finished_at = {at}, failure = null, lease_session_id = null, lease_worker_id = null,
+            leased_at = null, digest = {told}
+          from unnest(%b::uuid[], %b::int[], %b::text[]) d (id, expected, data) cross join said t
+          where r.id = d.id and r.sequence = d.expected
+          returning r.id, r.sequence, r.updated_at, d.data, r.digest
+        ), tell as (
+          insert into {schema}.events
+            (stream_id, sequence, type, version, occurred_at, environment, actor, data, digest)
+          select id, sequence, type, version, updated_at, environment, actor, data::json, digest
+          from ended cross join said
+        )"""
+
+
+def finish(schema: str) -> str:
+    """Leased runs that succeed at the moment of the statement, each if its sequence is the expected one.
+
+    Parameters: event version, environment, actor; ids, expected sequences, data; how many these are.
+    """
+    return flat(f"""
+        with clock as materialized (select clock_timestamp() as at), {_ends(schema)}
+        {_LATE}""")
 
 
 def lock_due_in(schema: str) -> str:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from runlane.health import Health
-from runlane.storage import script, tables
+from runlane.storage import inlining, script, tables
 from runlane.storage.shapes import Piece, Shape, of, plain
 
 _TYPES = {"timestamptz": "timestamp with time zone"}
@@ -52,9 +52,16 @@ _ENUMS = f"""
 _MODES = {"A": "always", "O": "not in replica mode", "R": "in replica mode only", "D": "disabled"}
 
 
-def expected(schema: str) -> Shape:
-    """What there should be in a schema of this name."""
-    return of(_expected(schema))
+def expected(schema: str, inline: bool = False) -> Shape:
+    """What there should be in a schema of this name; with `inline` projections their guard as well."""
+    pieces = of(_expected(schema))
+    return {**pieces, **of(_inline(schema))} if inline else pieces
+
+
+def _inline(schema: str) -> Iterator[Piece]:
+    make, mend = inlining.guard(schema)
+    told = f"{plain(make, schema)} {_MODES['A']}"
+    yield Piece("trigger", f"events.{inlining.TRIGGER}", told, None, f"{make}; {mend}", mend)
 
 
 @cache

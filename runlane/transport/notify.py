@@ -1,8 +1,8 @@
 """Rings between machines that share a PostgreSQL database: LISTEN and NOTIFY.
 
 NOTIFY inside a transaction that writes would make all such commits wait for each other, so it has a connection of its
-own, after the commit, and what rings within a few milliseconds goes out together.  A listener that lost its connection
-is deaf without noticing: it asks the server now and then, and rings once after each reconnect.
+own, after the commit (see ``transport.sender``).  A listener that lost its connection is deaf without noticing: it asks
+the server now and then, and rings once after each reconnect.
 """
 
 from __future__ import annotations
@@ -20,18 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from runlane.transport import Bell
 from runlane.transport.local import LocalTransport
+from runlane.transport.sender import Sender, discard
 
 if TYPE_CHECKING:
     import psycopg
 
 log = logging.getLogger("runlane.transport")
 
-#: Seconds within which rings go out together.
-COALESCE = 0.02
 #: Seconds without a word after which a listener asks whether the server is there still.
 CHECK = 15.0
 _RETRY = (0.2, 10.0)  # seconds between attempts to connect, least and most
-_MOST = 7000  # bytes of a payload; PostgreSQL takes 8000
 
 
 def channel_of(schema: str) -> str:
@@ -54,9 +52,7 @@ class NotifyTransport(LocalTransport):
         self._conninfo = conninfo
         self._channel = channel_of(schema)
         self._me = secrets.token_hex(8)
-        self._waiting: dict[str, set[str] | None] = {}
-        self._changed = threading.Condition()
-        self._sender: threading.Thread | None = None
+        self._sender = Sender(self._connect, self._channel, self._me)
         self._listener: threading.Thread | None = None
         self._stop: _Stop | None = None
         #: Set once the listener hears, cleared while it is deaf; for tests and for the curious.
@@ -65,13 +61,7 @@ class NotifyTransport(LocalTransport):
     def ring(self, environment: str, queues: Collection[str] | None) -> None:
         """Ring here, and soon in other processes."""
         super().ring(environment, queues)
-        with self._changed:
-            known = self._waiting.get(environment, set())
-            self._waiting[environment] = None if queues is None or known is None else known | set(queues)
-            if self._sender is None:
-                self._sender = threading.Thread(target=self._send, name="runlane-notify", daemon=True)
-                self._sender.start()
-            self._changed.notify()
+        self._sender.send(environment, queues)
 
     def listen(self, environment: str, queues: Collection[str], bell: Bell) -> None:
         """Ring `bell` whenever one of `queues` is rung for, here or in another process."""
@@ -94,11 +84,7 @@ class NotifyTransport(LocalTransport):
         """Send what waits, for a moment at most, and end; those who still listen go on hearing."""
         if not self.is_listening:
             self._end_listener()
-        with self._changed:
-            sender, self._sender = self._sender, None
-            self._changed.notify()
-        if sender is not None:
-            sender.join(2.0)
+        self._sender.close()
 
     def _end_listener(self) -> None:
         with self._lock:
@@ -107,39 +93,6 @@ class NotifyTransport(LocalTransport):
                 self._stop.set()
         if listener is not None and listener is not threading.current_thread():
             listener.join(2.0)
-
-    def _send(self) -> None:
-        me = threading.current_thread()
-        connection: psycopg.Connection[Any] | None = None
-        try:
-            while True:
-                with self._changed:
-                    while not self._waiting and self._sender is me:
-                        self._changed.wait()
-                    if not self._waiting:
-                        return
-                    waiting, self._waiting = self._waiting, {}
-                try:
-                    if connection is None:
-                        connection = self._connect()
-                        # A ring is worth nothing after a crash, so it waits for no disk.
-                        connection.execute("set synchronous_commit to off")
-                    for environment, queues in waiting.items():
-                        connection.execute(
-                            "select pg_notify(%s, %s)", (self._channel, self._payload(environment, queues))
-                        )
-                except Exception as error:  # others poll; a doorbell never fails the caller
-                    log.debug("a ring was lost: %s", error)
-                    _discard(connection)
-                    connection = None
-                if self._sender is me:
-                    threading.Event().wait(COALESCE)
-        finally:
-            _discard(connection)
-
-    def _payload(self, environment: str, queues: Collection[str] | None) -> str:
-        text = json.dumps([self._me, environment, None if queues is None else sorted(queues)])
-        return text if len(text) <= _MOST else json.dumps([self._me, environment, None])
 
     def _listen(self, stop: _Stop) -> None:
         least, most = _RETRY
@@ -158,7 +111,7 @@ class NotifyTransport(LocalTransport):
                     log.warning("wakeups are not heard for now, polling goes on: %s", str(error).split("\n")[0])
             finally:
                 self.hears.clear()
-                _discard(connection)
+                discard(connection)
             if not stop.wait(pause * random.uniform(0.5, 1.5)):  # noqa: S311
                 pause = min(2 * pause, most)
         stop.close()
@@ -219,11 +172,3 @@ class _Stop:
     def close(self) -> None:
         self._ours.close()
         self._theirs.close()
-
-
-def _discard(connection: psycopg.Connection[Any] | None) -> None:
-    if connection is not None:
-        try:
-            connection.close()
-        except Exception as error:
-            log.debug("closing: %s", error)

@@ -215,6 +215,22 @@ def test_what_is_ready_under_a_lost_session_is_dropped(make_app: Make, held: Hel
     assert sorted(held.called) == [0, 0, 1, 2]
 
 
+def test_what_is_ready_does_not_begin_once_the_time_of_its_lease_is_over(
+    make_app: Make, held: Held, gate: threading.Event
+) -> None:
+    """As of a process that was stopped for longer than a lease lasts: it goes on before its heart beats again."""
+    app = make_app(held.task)
+    worker, ids = with_ready(app, held, poll_interval=3600)
+    session = session_of(app)
+    session._trusted_until = 0.0
+    gate.set()
+    eventually(lambda: held.reasons and not worker._exchange._active, "everything being dropped")
+    assert held.called == [0]
+    assert not session.trusted
+    assert {app.runs.get(one).status for one in ids} == {RunStatus.RUNNING}
+    worker.stop(timeout=0)
+
+
 def test_a_queue_with_a_limit_is_not_claimed_ahead(make_app: Make, held: Held, gate: threading.Event) -> None:
     """A ready run would hold a slot of the limit that another worker has a use for."""
     bounded = Queue("bounded", default=True, concurrency_limit=2)

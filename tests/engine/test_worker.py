@@ -76,6 +76,31 @@ def test_a_drain_does_not_end_on_a_claim_that_is_older_than_what_was_stored(make
     assert app.runs.get(run.id).status == RunStatus.SUCCEEDED
 
 
+def test_each_attempt_that_ends_wakes_a_lane_that_waits(make_app: Make) -> None:
+    """Those that end while one is being woken need not; the ones after that have to again."""
+    gate, inside = threading.Event(), threading.Event()
+
+    @task("waits")
+    def waits(payload: int) -> int:
+        inside.set()
+        assert gate.wait(PATIENCE)
+        return payload
+
+    app = make_app(waits)
+    worker = app.worker(poll_interval=3600, maintenance=False, concurrency=1)
+    worker.start()
+    for number in range(3):
+        gate.clear()
+        inside.clear()
+        run = app.trigger(waits, number).run
+        assert inside.wait(PATIENCE)
+        eventually(lambda: worker._exchange._waiting and not worker._exchange._in_flight, "every lane waiting")
+        assert not worker._exchange._told
+        gate.set()
+        assert app.runs.wait(run.id, timeout=PATIENCE).result == number
+    worker.stop()
+
+
 def test_a_drain_works_off_what_its_handlers_create(make_app: Make) -> None:
     @task("countdown")
     def countdown(payload: int) -> None:

@@ -176,11 +176,14 @@ def test_an_id_that_somebody_else_took_is_a_conflict_still(app: Runlane) -> None
 
 
 class Away:
-    """A database that loses one commit after it happened, and then is away until it is let back."""
+    """A database that loses one commit after it happened, and then is away until it is let back.
 
-    def __init__(self, commit: int = 1) -> None:
+    `kind` is "execute" where a statement commits itself.
+    """
+
+    def __init__(self, commit: int = 1, kind: str = "commit") -> None:
         self.back, self.gone = threading.Event(), threading.Event()
-        self._left = commit
+        self._left, self._kind = commit, kind
 
     def __call__(self, call: Call, real: Callable[[], None]) -> None:
         if self.back.is_set():
@@ -189,7 +192,7 @@ class Away:
             raise call.lost()
         else:
             real()
-            self._left -= call.kind == "commit" and not call.reads
+            self._left -= call.kind == self._kind and not call.reads
             if not self._left:
                 self.gone.set()
                 raise lose_commit(call)
@@ -342,7 +345,7 @@ def test_outcomes_stored_by_a_lost_commit_are_no_lost_leases(shared_url: str, ca
         GATE.clear()
         worker.start()
         eventually(lambda: appended(app)["run.leased"] == 3, "the runs being executed")
-        away = Away()
+        away = Away(kind="commit" if shared_url.startswith("sqlite") else "execute")
         with struck(away, database_of(app).engine), caplog.at_level(logging.INFO, "runlane.worker"):
             GATE.set()
             eventually(lambda: "outcomes and claims have to wait" in caplog.text, "the worker noticing")

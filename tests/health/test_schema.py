@@ -123,6 +123,32 @@ def test_what_went_with_a_guard_is_to_be_verified(postgres_url: str) -> None:
     assert 'alter table "runlane".events enable always trigger events_append_only' in str(check.advice)
 
 
+class Nothing:
+    """An inline projection without tables."""
+
+    name, version = "nothing", 1
+
+    def setup(self, connection: Any) -> None: ...
+
+    def clear(self, connection: Any, environment: str) -> None: ...
+
+    def fold(self, connection: Any, records: Any) -> None: ...
+
+
+def test_the_guard_of_inline_projections_is_theirs(postgres_url: str) -> None:
+    with Runlane(postgres_url, inline_projections=[Nothing()]) as app:
+        app.project("nothing")
+        assert looked_at(app, "schema").found.endswith("pieces are as made")
+        execute(database_of(app), "drop trigger events_inline on {events}")
+        check = looked_at(app, "schema")
+        assert (check.status, check.values["missing"]) == (Health.CRITICAL, ["trigger events.events_inline"])
+        for fix in check.values["fixes"]:
+            execute(database_of(app), fix)
+        assert looked_at(app, "schema").status is Health.OK
+        app.projections.remove("nothing")
+        assert looked_at(app, "schema").found.endswith("pieces are as made")
+
+
 @pytest.mark.parametrize("name", ["other", "Mixed_Case", "select", "runlane2", "with$dollar"])
 def test_a_schema_of_another_name_is_as_it_was_made(postgres: PostgresServer, name: str) -> None:
     url = postgres.empty()
@@ -194,11 +220,12 @@ def test_an_upgraded_schema_is_as_one_that_was_made(shared_url: str, version: in
         else:
             with raw(database) as connection:
                 without_digests(connection, database)
-                for table in ("projection_version", "log_epochs", "cursors", "subject_keys"):
+                for table in ("projection_version", "log_epochs", "cursors", "subject_keys", "inline_projections"):
                     connection.exec_driver_sql(f"drop table {named(database, table)}")
                 if database.schema is not None:
                     connection.exec_driver_sql("drop index runlane.events_position")
-                    connection.exec_driver_sql("drop function runlane.prune_runs, runlane.lock_for_pruning")
+                    functions = ("prune_runs", "lock_for_pruning", "require_inline")
+                    connection.exec_driver_sql("drop function " + ", ".join(f"runlane.{one}" for one in functions))
                 connection.exec_driver_sql(f"update {named(database, 'schema_version')} set version = 4")
     app = Runlane(shared_url)
     before = app.doctor()

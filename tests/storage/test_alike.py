@@ -21,7 +21,15 @@ from runlane.errors import ConflictKind, StorageConflict
 from runlane.events import RunCreated
 from runlane.storage import queries, replay, streams
 from runlane.storage.database import Database
-from runlane.storage.postgres_batches import Texts, Uuids
+from runlane.storage.postgres_batches import (
+    Instants,
+    Integers,
+    OptionalTexts,
+    OptionalUuids,
+    Smallints,
+    Texts,
+    Uuids,
+)
 from runlane.values import APPLICATION, Actor, Source, SourceType, new_run_id
 from tests.strategies import identifiers, json_objects, json_values, text
 from tests.support import START, count, database_at
@@ -138,6 +146,22 @@ def test_packed_arrays_arrive_as_they_were(postgres_server_url: str, ids: list[U
     with psycopg.connect(postgres_server_url) as connection:
         found = connection.execute("select %b::uuid[], %b::text[]", (Uuids(ids), Texts(texts))).fetchone()
     assert found == (ids, texts)
+
+
+@given(
+    st.lists(st.none() | st.uuids(), max_size=4),
+    st.lists(st.none() | text, max_size=4),
+    st.lists(st.none() | st.integers(-(2**15), 2**15 - 1), max_size=4),
+    st.lists(st.none() | st.integers(-(2**31), 2**31 - 1), max_size=4),
+    st.lists(st.none() | st.datetimes(timezones=st.just(UTC)), max_size=4),
+)
+def test_packed_arrays_of_which_some_elements_are_missing_arrive_too(
+    postgres_server_url: str, ids: list[Any], texts: list[Any], small: list[Any], whole: list[Any], moments: list[Any]
+) -> None:
+    given = (OptionalUuids(ids), OptionalTexts(texts), Smallints(small), Integers(whole), Instants(moments))
+    select = "select %b::uuid[], %b::text[], %b::smallint[], %b::int[], %b::timestamptz[]"
+    with psycopg.connect(postgres_server_url, options="-c timezone=UTC") as connection:
+        assert connection.execute(select, given).fetchone() == (ids, texts, small, whole, moments)
 
 
 def test_a_connection_from_before_the_driver_was_taught_sends_them_too(postgres_server_url: str) -> None:

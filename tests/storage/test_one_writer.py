@@ -35,7 +35,15 @@ CLAIMS = "storage/postgres_claims.py"
 STATEMENTS = {"storage/postgres.py", CLAIMS, "storage/sqlite.py"}
 FOLDED = {"events", "runs", "idempotency_keys", "schedules", "occurrences", "queues"}
 #: The dialects' methods that change those tables.
-DIALECT_WRITES = {"insert_events", "insert_runs", "update_runs", "lease_runs", "claim_keys"}
+DIALECT_WRITES = {
+    "insert_events",
+    "insert_runs",
+    "update_runs",
+    "lease_runs",
+    "finish_runs",
+    "finish_and_lease",
+    "claim_keys",
+}
 #: The one that removes rows of them.
 DIALECT_DELETE = "delete_runs"
 _WRITE_SQL = re.compile(

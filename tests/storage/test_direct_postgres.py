@@ -1,0 +1,110 @@
+"""PostgreSQL's short way: what comes out is what SQLAlchemy's own way brings, errors included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, event, exc, select
+
+from runlane.errors import StorageUnavailable
+from runlane.storage import direct_postgres, tables
+from runlane.storage.database import Database
+from runlane.storage.direct_postgres import PsycopgConnection
+from tests.storage.test_faults import kill_connections
+from tests.support import database_at
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Iterator[Database]:
+    with database_at(postgres_url) as found:
+        yield found
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[Connection]:
+    with database.engine.connect() as connection, connection.begin():
+        yield connection
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters"),
+    [
+        ("select %b::int[], %t::text, 'a%%'", ([1, 2], "é")),
+        ("select n from generate_series(1, %s) n", (3,)),
+        ("select 1 where false", ()),
+        ("set local lock_timeout = 0", ()),
+        ("create temporary table t (n int) on commit drop", ()),
+    ],
+)
+def test_rows_are_what_sqlalchemy_brings(connection: Connection, text: str, parameters: tuple[Any, ...]) -> None:
+    short = PsycopgConnection(connection).exec_driver_sql(text, parameters)
+    if "create" in text:
+        connection.exec_driver_sql("drop table t")
+    own = connection.exec_driver_sql(text, parameters)
+    assert list(short) == ([tuple(row) for row in own.all()] if own.returns_rows else [])
+
+
+def test_a_statement_that_is_too_long_to_remember_is_sent_with_numbers(connection: Connection) -> None:
+    text = f"select %b::int, %t::text, %s::text, '100%%' /* {'x' * direct_postgres._REMEMBERED} */"
+    for n in range(3):
+        assert PsycopgConnection(connection).exec_driver_sql(text, (n, "a", "b")).all() == [(n, "a", "b", "100%")]
+
+
+def test_a_statement_of_sqlalchemys_is_its_own(connection: Connection) -> None:
+    assert PsycopgConnection(connection).execute(select(tables.sessions.c.id)).all() == []
+
+
+def test_an_error_is_sqlalchemys_and_the_connection_lives_on(connection: Connection) -> None:
+    for text, kind in (("select 1/0", exc.DataError), ("select nothing", exc.ProgrammingError)):
+        with pytest.raises(kind) as caught, connection.begin_nested():
+            PsycopgConnection(connection).exec_driver_sql(text)
+        assert not caught.value.connection_invalidated
+        assert caught.value.statement == text
+    assert PsycopgConnection(connection).exec_driver_sql("select 1").scalar_one() == 1
+
+
+def test_what_is_no_error_of_the_drivers_passes_as_it_is(connection: Connection) -> None:
+    with pytest.raises(UnicodeEncodeError), connection.begin_nested():
+        PsycopgConnection(connection).exec_driver_sql("select %t::text", ("\ud800",))
+
+
+def test_a_connection_that_is_gone_is_replaced_and_those_beside_it(database: Database, postgres_url: str) -> None:
+    pids = []
+    with database.engine.connect() as one, database.engine.connect() as two:
+        pids = [PsycopgConnection(each).exec_driver_sql("select pg_backend_pid()").scalar_one() for each in (one, two)]
+    assert kill_connections(postgres_url) >= 2
+    with pytest.raises(StorageUnavailable):
+        database.singly(lambda tx: tx.now())
+    for _ in range(2):
+        with database.engine.connect() as each:
+            assert PsycopgConnection(each).exec_driver_sql("select pg_backend_pid()").scalar_one() not in pids
+
+
+def test_whoever_listens_hears_every_statement(database: Database) -> None:
+    heard: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *about: heard.append(about[2]))
+    database.singly(lambda tx: tx.now())
+    database.transact(lambda tx: tx.now())
+    assert heard == ["select clock_timestamp()"] * 2
+
+
+def test_a_connection_with_cursors_of_its_own_keeps_them(connection: Connection) -> None:
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    used: list[str] = []
+
+    class Own(psycopg.Cursor[Any]):
+        def execute(self, query: Any, *rest: Any, **named: Any) -> Any:
+            used.append(query)
+            return super().execute(query, *rest, **named)
+
+    driver.cursor_factory = Own
+    text = f"select %b::int /* {'x' * direct_postgres._REMEMBERED} */"
+    try:
+        assert PsycopgConnection(connection).exec_driver_sql(text, (1,)).scalar_one() == 1
+    finally:
+        driver.cursor_factory = psycopg.Cursor
+    assert used == [text]
