@@ -17,7 +17,7 @@ demo: $(VENV)/.base ## run the main job on the embedded default: every file of t
 
 test: $(VENV)/.dev ## lint, types and the short form of all tests, on real SQLite files and a real PostgreSQL; ten minutes
 	$(MAKE) --no-print-directory -j2 lint types
-	$(BIN)/python -m pytest -q -n 4 --dist worksteal --tier short $(ARGS)
+	$(BIN)/python -m pytest -q -n 5 --dist worksteal --tier short $(ARGS)
 
 test-long: $(VENV)/.dev ## the rest of the tests: 220,000 random steps, every race, fault and defect; twenty minutes
 	$(BIN)/python -m pytest -q -n 4 --dist worksteal --tier long $(ARGS)

@@ -3,7 +3,7 @@
 Both together are every test there is; CI runs both.  Without ``--tier`` pytest runs whatever it is asked for.
 
 The short form holds every test function, except those that are named here: what is left out are further cases of a
-function that differ in a seed, a row of a matrix or an operation.  It has each of them on each database.
+function that differ in a seed, a row of a matrix, an operation or, in some folders, the database.
 """
 
 from __future__ import annotations
@@ -11,27 +11,66 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from zlib import crc32
 
 import pytest
 
 TIERS = ("short", "long", "all")
 
 #: Of each function in these folders the short form has one case in so many, at least one for each database.
-SAMPLED = {"tests/defects/": 4, "tests/faults/": 10, "tests/races/": 10, "tests/stateful/": 20}
+SAMPLED = {"tests/defects/": 10, "tests/faults/": 10, "tests/races/": 1000, "tests/stateful/": 1000}
+#: Each function is on one database in the short form, in turns, and on the other one in the rest.  What the storage and
+#: the adapters themselves promise is tested on both all the same (tests/storage, tests/conformance).
+IN_TURNS = (
+    "tests/acceptance/test_demo.py",
+    "tests/acceptance/test_processes.py",
+    "tests/engine/",
+    "tests/races/",
+    "tests/storage/test_rebuild.py",
+    "tests/storage/test_sharing.py",
+)
 #: The memory lane is SQLite without a file: in these folders the file is enough, where a function is given both.
-ON_FILES = ("tests/engine/", "tests/export/", "tests/storage/")
+ON_FILES = ("tests/engine/", "tests/export/", "tests/health/", "tests/storage/")
 #: Whole functions, or files, of the long form: each takes many seconds, and something shorter stands for it.
 LONG = (
     # Every scenario, every peer, crowds of processes; the scenarios' own parts are tested one by one.
     "tests/acceptance/test_benchmarks.py::test_all_scenarios_run_and_tell_their_circumstances",
+    "tests/acceptance/test_benchmarks.py::test_it_brings_its_own_postgres",
+    "tests/acceptance/test_benchmarks.py::test_what_differs_by_database_runs_on_sqlite_too",
     "tests/acceptance/test_crowd.py",
     "tests/acceptance/test_peers.py",
+    # The first start of each kind, and what is printed, is in the short form.
+    "tests/acceptance/test_dev.py::test_a_change_of_source_is_executed_and_broken_source_survived",
+    "tests/acceptance/test_dev.py::test_a_second_interrupt_waits_for_no_attempt",
+    "tests/acceptance/test_dev.py::test_an_attempt_that_does_not_end_is_queued_again_at_a_reload",
+    "tests/acceptance/test_dev.py::test_an_interrupt_lets_attempts_end",
+    "tests/acceptance/test_dev.py::test_nothing_is_left_when_the_watcher_is_killed",
+    "tests/acceptance/test_dev.py::test_other_places_are_watched_where_they_are_named",
+    # That the wheel works when it is installed is in the short form.
+    "tests/acceptance/test_packaging.py::test_only_runlane_lands_in_site_packages",
+    "tests/acceptance/test_cli_completion.py::test_bash_really_completes",
+    "tests/export/test_fixtures.py::test_the_written_module_is_a_test_that_runs",
+    # Adapters that are wrong, and found; the suites themselves are in the short form.
+    "tests/conformance/test_broken_adapters.py",
+    "tests/conformance/test_documented.py::test_the_adapters_of_the_page_pass_their_suites",
+    # 2,000 places of a log are changed; each kind of change is made once in the short form.
+    "tests/storage/test_digests.py::test_whatever_is_changed_at_random_is_found",
+    # A rebuild under full load, a standby promoted, a reader beside writers, wakeups gone wild.
+    "tests/health/test_cluster.py::test_a_standby_that_becomes_the_primary",
+    "tests/races/test_log_order.py::test_invariant_15_a_reader_that_follows_the_log_misses_no_event",
+    "tests/storage/test_rebuild_at_work.py",
+    "tests/transport/test_metamorphic.py",
     # A million rows; SQLite's statements are explained in the short form too.
     "tests/plans/test_postgres.py",
+    # That a failing history is made small is no promise of the product.
+    "tests/stateful/test_episodes.py",
     # Each change of every zone's clocks; a rule for every date of every zone is in the short form.
+    "tests/zones/test_cron.py::test_a_daily_rule_fires_once_on_every_date_of_every_zone[30 2 * * *]",
     "tests/zones/test_cron.py::test_occurrences_are_what_a_look_at_the_clock_every_minute_finds",
     "tests/zones/test_cron.py::test_missed_weeks_around_every_change_are_counted_exactly",
 )
+#: Random histories of the short form: one in memory, and one that delivers on each of the others.
+HISTORIES = re.compile(r"in_memory\[\d+\]|on_(sqlite|postgres)\[\d+-delivering\]")
 
 
 def select(tier: str, items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
@@ -51,19 +90,33 @@ def select(tier: str, items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], 
 
 
 def _short(items: list[pytest.Item]) -> Iterable[pytest.Item]:
-    on_files = {_function(item) for item in items if "sqlite" in _case(item)}
+    on = {lane: {_function(item) for item in items if lane in _case(item)} for lane in ("sqlite", "postgres")}
     seen = Counter[tuple[str, ...]]()
     for item in items:
-        if item.nodeid.startswith(LONG):
+        kind = _kind(item)
+        one_in = next((n for folder, n in SAMPLED.items() if item.nodeid.startswith(folder)), 1)
+        if item.nodeid.startswith(LONG) or _stands_back(item, on):
             continue
-        if item.nodeid.startswith(ON_FILES) and "memory" in _case(item) and _function(item) in on_files:
-            continue
-        if one_in := next((n for folder, n in SAMPLED.items() if item.nodeid.startswith(folder)), None):
-            kind = (_function(item), *sorted(_case(item) & {"memory", "sqlite", "postgres", "delivering"}))
-            seen[kind] += 1
-            if seen[kind] % one_in != 1:
-                continue
-        yield item
+        seen[kind] += 1
+        if (seen[kind] - 1) % one_in == 0:
+            yield item
+
+
+def _stands_back(item: pytest.Item, on: dict[str, set[str]]) -> bool:
+    """Whether the same function on another lane, or with another seed, is enough."""
+    case, function = _case(item), _function(item)
+    if item.nodeid.startswith("tests/stateful/test_commands"):
+        return not HISTORIES.search(item.nodeid)
+    if item.nodeid.startswith(ON_FILES) and "memory" in case:
+        return function in on["sqlite"]
+    if item.nodeid.startswith(IN_TURNS) and function in on["sqlite"] & on["postgres"]:
+        return ("sqlite", "postgres")[crc32(function.encode()) % 2] in case
+    return False
+
+
+def _kind(item: pytest.Item) -> tuple[str, ...]:
+    """Cases that differ in more than their numbers are of different kinds."""
+    return _function(item), *sorted(_case(item) & {"memory", "sqlite", "postgres", "delivering"})
 
 
 def _function(item: pytest.Item) -> str:

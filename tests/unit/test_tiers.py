@@ -38,14 +38,30 @@ def test_both_tiers_are_all_tests(request: pytest.FixtureRequest) -> None:
 
 
 def test_a_matrix_is_sampled_on_each_database() -> None:
-    alone = "tests/races/test_a.py::test_y"
-    races = [f"tests/races/test_a.py::test_x[{lane}-{n}]" for lane in ("sqlite", "postgres") for n in range(12)]
-    assert short(*races, alone) == [races[0], races[10], races[12], races[22], alone]
+    faults = [f"tests/faults/test_a.py::test_x[{lane}-{n}]" for lane in ("sqlite", "postgres") for n in range(12)]
+    assert short(*faults) == [faults[0], faults[10], faults[12], faults[22]]
+
+
+def test_each_race_is_run_once_the_databases_take_turns() -> None:
+    lanes = []
+    for name in "abcdefgh":
+        races = [f"tests/races/test_a.py::test_{name}[{lane}-{n}]" for lane in ("sqlite", "postgres") for n in "12"]
+        (chosen,) = short(*races)
+        lanes.append(chosen.partition("[")[2].partition("-")[0])
+    assert set(lanes) == {"sqlite", "postgres"}
+    alone = [f"tests/races/test_a.py::test_z[{database}]" for database in ("postgres", "memory")]
+    assert short(*alone) == alone
+    assert short("tests/races/test_a.py::test_y") == ["tests/races/test_a.py::test_y"]
 
 
 def test_random_histories_are_played_with_and_without_deliveries() -> None:
-    seeds = [f"tests/stateful/test_commands.py::test_steps[{n}{kind}]" for n in "12" for kind in ("", "-delivering")]
-    assert short(*seeds) == seeds[:2]
+    seeds = [
+        f"tests/stateful/test_commands.py::test_{place}[{n}{kind}]"
+        for place in ("in_memory", "on_sqlite", "on_postgres")
+        for n in "12"
+        for kind in ("", "-delivering")
+    ]
+    assert short(*seeds) == [seeds[0], seeds[5], seeds[9]]
 
 
 def test_memory_is_left_out_where_a_file_stands_for_it() -> None:
@@ -59,7 +75,7 @@ def test_memory_is_left_out_where_a_file_stands_for_it() -> None:
 
 @pytest.mark.parametrize("name", LONG)
 def test_what_is_left_out_exists(name: str) -> None:
-    path, _, function = name.partition("::")
+    path, _, function = name.partition("[")[0].partition("::")
     source = (ROOT / path).read_text("utf-8")
     assert f"def {function}(" in source if function else source
     assert short(name) == []
