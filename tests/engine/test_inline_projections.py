@@ -506,8 +506,8 @@ def test_a_follower_under_way_ends_when_it_becomes_inline(shared_url: str) -> No
 def test_a_build_that_is_stopped_goes_on_later(lane_url: str) -> None:
     with made(lane_url, Seen()) as app:
         app.trigger_many(echo, range(4))
-        looks = iter([False, True, True])
-        assert app.project("seen", stop=lambda: next(looks), batch=3) == 3
+        # Not at a given look: on PostgreSQL nothing is folded as long as any transaction of the server is older.
+        assert app.project("seen", stop=lambda: bool(seen(app)), batch=3) == 3
         app.trigger(echo, 1)
         assert [(s.is_inline, s.becomes_inline) for s in app.projections.list()] == [(False, True)]
         assert app.project("seen") == 7
