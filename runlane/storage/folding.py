@@ -16,7 +16,7 @@ from sqlalchemy import Integer, bindparam, select, tuple_
 from runlane import digests, jsontext
 from runlane.decisions import environment_stream, key_stream
 from runlane.errors import InvariantViolation
-from runlane.events import IdempotencyReset, Recorded, RunsPruned, ScheduleFired
+from runlane.events import IdempotencyReset, Recorded, ScheduleFired
 from runlane.projections import queues as queue_fold
 from runlane.projections import runs as run_fold
 from runlane.projections import schedules as schedule_fold
@@ -76,8 +76,6 @@ class Folder:
     rows: dict[str, list[Row]] = Factory(lambda: {name: [] for name in COLUMNS})
     resets: list[Row] = Factory(list)
     damaged: list[tuple[str, Difference]] = Factory(list)
-    #: Where the log last told of a prune, by environment.
-    pruned_at: dict[str, int] = Factory(dict)
     events: int = 0
     _open: _Stream | None = None
 
@@ -150,8 +148,6 @@ class Folder:
         if isinstance(event, ScheduleFired):
             fired = (record.environment, stream.state.schedule_id)
             self.rows["occurrences"].append((*fired, event.scheduled_for, event.occurrence_id, event.run_id))
-        elif isinstance(event, RunsPruned):
-            self.pruned_at[record.environment] = record.position or 0
 
 
 def _run(state: Any, record: Recorded) -> Any:

@@ -9,7 +9,9 @@ from typing import Any
 
 from sqlalchemy import Select, and_, bindparam, exists, func, or_, select
 
-from runlane.storage import keys, tables
+from runlane import decisions
+from runlane.events import RunsPruned
+from runlane.storage import keys, streams, tables
 from runlane.storage.findings import Difference
 from runlane.storage.transaction import Transaction
 
@@ -37,6 +39,12 @@ def differences(tx: Transaction, environment: str | None, pruned_at: Mapping[str
         *(Difference(one, 1, "idempotency_keys.run_id", one, "the last run created with the key") for one in wrong),
         *(Difference(one, 1, "idempotency_keys", "absent", "present") for one in bare),
     ]
+
+
+def last_prune(tx: Transaction, environment: str) -> int:
+    """The place in the log where it last tells of a prune, 0 if it does not."""
+    told = streams.read_newest(tx, decisions.environment_stream(environment), [RunsPruned])
+    return next((record.position or 0 for record in told), 0)
 
 
 @contextmanager

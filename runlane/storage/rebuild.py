@@ -228,11 +228,11 @@ class _Rebuild:
 
     def run(self, swap: bool) -> Rebuilt:
         """All of it."""
-        pruned_at = self._fold_all()
+        self._fold_all()
         with self.line.writing() as tx:
             self.place.add_keys(tx)
         with self.line.snapshot() as tx:
-            self._catch_up(tx, owning=pruned_at)
+            self._catch_up(tx, owning=True)
         with self.line.writing() as tx:
             self.place.add_indexes(tx)
         with self.line.snapshot() as tx:
@@ -252,8 +252,8 @@ class _Rebuild:
         except Exception:
             self.line.hang_up()
 
-    def _fold_all(self) -> dict[str, int]:
-        """Fold every stream that is there at the beginning; where the log tells of prunes, by environment."""
+    def _fold_all(self) -> None:
+        """Fold every stream that is there at the beginning."""
         with self.line.writing() as tx:
             self.place.create(tx)
         with self.line.writing() as tx:
@@ -272,7 +272,6 @@ class _Rebuild:
             if self.progress is not None:
                 self.progress(folder.events)
         self.events = folder.events
-        return folder.pruned_at
 
     def _write(self, tx: Transaction, folder: Folder) -> dict[str, list[folding.Row]]:
         """Put what was folded into the shadows."""
@@ -286,19 +285,19 @@ class _Rebuild:
         folder.resets.clear()
         return found
 
-    def _catch_up(self, tx: Transaction, owning: dict[str, int] | None = None) -> None:
+    def _catch_up(self, tx: Transaction, owning: bool = False) -> None:
         """Fold what was appended since; `owning`: and find the owners of all keys, for the first time."""
         mark, since = self.place.mark(tx), self.mark
-        pruned = owning is not None
+        pruned = owning
         with closing(self.place.touched(tx, since)) as touched:
             while some := list(islice(touched, _STREAMS)):
                 pruned |= any(least == "environment.pruned" for _, least in some)
                 ids = [stream for stream, least in some if not least.startswith("environment.")]
-                self._fold_again(tx, ids, settle=owning is None)
+                self._fold_again(tx, ids, settle=not owning)
         if pruned:
             self.shadows.forget_pruned(tx)
-        if owning is not None:
-            self.shadows.own(tx, owning)
+        if owning:
+            self.shadows.own(tx)
         self.mark = mark
 
     def _fold_again(self, tx: Transaction, ids: Sequence[UUID], *, settle: bool) -> None:

@@ -15,8 +15,8 @@ from sqlalchemy.exc import IntegrityError
 
 from runlane import decisions, jsontext
 from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
-from runlane.events import IdempotencyReset, RowRepaired, RunsPruned
-from runlane.storage import faults, folding, keys, log, outbox, streams, tables
+from runlane.events import IdempotencyReset, RowRepaired
+from runlane.storage import faults, folding, keys, log, outbox, ownership, streams, tables
 from runlane.storage.findings import Difference
 from runlane.storage.folding import Folder
 from runlane.storage.keys import Owner
@@ -164,16 +164,10 @@ def _owner(tx: Transaction, key: Key, held: Owner | None) -> Owner | None:
     newest: Any = tx.execute(_NEWEST, {"environment": environment, "task_id": task_id, "key": name}).first()
     if newest is None:
         return None
-    if held is None and newest.finished_at is not None and newest.position < _pruned_at(tx, environment):
+    if held is None and newest.finished_at is not None and newest.position < ownership.last_prune(tx, environment):
         return None
     reset = _last_reset(tx, key)
     return Owner(newest.id, reset.reset_at if reset is not None and reset.run_id == newest.id else None)
-
-
-def _pruned_at(tx: Transaction, environment: str) -> int:
-    """The place in the log where it last tells of a prune."""
-    told = streams.read_newest(tx, decisions.environment_stream(environment), [RunsPruned])
-    return next((record.position or 0 for record in told), 0)
 
 
 def _last_reset(tx: Transaction, key: Key) -> Owner | None:

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from runlane.schedule_decisions import schedule_stream
-from runlane.storage import rows, tables
+from runlane.storage import ownership, rows, tables
 from runlane.storage.findings import Difference
 from runlane.storage.folding import COLUMNS, Row
 from runlane.storage.transaction import Transaction
@@ -124,7 +124,7 @@ class Shadows:
         tx.execute(delete(runs).where(~exists().where(_EVENTS.c.stream_id == runs.c.id)))
         tx.execute(delete(keys).where(~exists().where(runs.c.id == keys.c.run_id)))
 
-    def own(self, tx: Transaction, pruned_at: Mapping[str, int]) -> None:
+    def own(self, tx: Transaction) -> None:
         """Find the owner of each key: the last run created with it, as its row stands in ``runs``.
 
         A key goes with its owner when that is pruned.  So where a prune came behind an ended run, the log does not tell
@@ -143,7 +143,8 @@ class Shadows:
         )
         owners = select(*list(ranked.c)[:4], null()).where(ranked.c.place == 1)
         tx.execute(insert(keys).from_select(COLUMNS["idempotency_keys"], owners))
-        for environment, position in pruned_at.items():
+        for environment in tx.execute(select(keys.c.environment).distinct()).scalars().all():
+            position = ownership.last_prune(tx, environment)
             lost = exists().where(
                 runs.c.id == keys.c.run_id, first, runs.c.finished_at.is_not(None), _EVENTS.c.position < position
             )
@@ -156,11 +157,14 @@ class Shadows:
     def settle(self, tx: Transaction, births: Iterable[Row], resets: Iterable[Row]) -> None:
         """Bring the owners of these keys up to date."""
         found: dict[Key, UUID | None] = {(row[0], row[1], row[2]): None for row in resets}
+        ended: set[UUID] = set()
         mine = [row for row in births if row[_BIRTH["idempotency_key"]] is not None]
         ids = [row[_BIRTH["id"]] for row in mine]
         born = self._positions(tx, ids)
         for row in sorted(mine, key=lambda row: born.get(row[_BIRTH["id"]], 0)):
             found[_key_of(row)] = row[_BIRTH["id"]]
+            if row[_BIRTH["finished_at"]] is not None:
+                ended.add(row[_BIRTH["id"]])
         settled: list[Row] = []
         for key, newest in found.items():
             held = self._row(tx, self.tables["idempotency_keys"], key)
@@ -169,12 +173,18 @@ class Shadows:
                 places = self._positions(tx, [newest, held.run_id])
                 owner = max((newest, held.run_id), key=lambda id: places.get(id, 0))
             freed = self._row(tx, self.tables[RESETS], key)
+            if owner in ended and self._may_be_lost(tx, key, born.get(owner, 0)):
+                owner = None
             if owner is not None:
                 reset_at = freed.reset_at if freed is not None and freed.run_id == owner else None
                 settled.append((*key, owner, reset_at))
+        self._forget_keys(tx, self.tables["idempotency_keys"], found)
         if settled:
-            self._forget_keys(tx, self.tables["idempotency_keys"], [row[:3] for row in settled])
             self._place.put(tx, "idempotency_keys", COLUMNS["idempotency_keys"], settled)
+
+    def _may_be_lost(self, tx: Transaction, key: Key, born: int) -> bool:
+        """Whether an ended run born there may have lost this key to one that is pruned; see ``own``."""
+        return born < ownership.last_prune(tx, key[0]) and self._row(tx, LIVE["idempotency_keys"], key) is None
 
     def counts(self, tx: Transaction) -> dict[str, Counter[str]]:
         """How many rows each shadow has, by environment and table."""

@@ -14,6 +14,7 @@ from runlane import (
     Actor,
     InvariantViolation,
     Queue,
+    Run,
     Runlane,
     Schedule,
     SettableClock,
@@ -28,7 +29,7 @@ from runlane.storage.database import Database
 from runlane.storage.postgres_shadows import PostgresShadows
 from runlane.storage.sqlite_shadows import SqliteShadows
 from tests.engine.tasks import echo, flaky, patient
-from tests.support import database_of, execute
+from tests.support import count, database_of, execute
 
 ANN = Actor.operator("ann")
 TABLES = ("runs", "schedules", "occurrences", "queues", "idempotency_keys")
@@ -103,7 +104,8 @@ def test_tables_that_are_as_they_should_be_stay_so(app: Runlane) -> None:
     found = app.audit.rebuild()
     assert contents(app) == before
     assert (found.rows, found.differences, found.identical, found.swapped) == (0, (), True, True)
-    assert found.events == events
+    # Beside a busy server's older transactions, what was just written is folded once more.
+    assert found.events == events or (database_of(app).schema is not None and found.events > events)
     assert [getattr(found, name) for name in ("runs", "schedules", "occurrences", "queues", "keys")] == [
         len(before[name]) for name in TABLES
     ]
@@ -250,6 +252,7 @@ def test_no_more_is_kept_at_once_than_a_page(app: Runlane, monkeypatch: pytest.M
         return drain(self)
 
     monkeypatch.setattr(folding, "PAGE", 10)
+    monkeypatch.setattr(rebuild, "_STREAMS", 10)
     monkeypatch.setattr(folding.Folder, "drain", watched)
     app.trigger_many(echo, range(100))
     assert app.audit.rebuild().identical
@@ -399,14 +402,46 @@ def unguard(database: Database) -> None:
 
 
 def test_a_run_that_lost_its_key_to_a_pruned_one_does_not_get_it_back(app: Runlane, clock: SettableClock) -> None:
-    older = app.run_now(echo, 1, idempotency_key="k").run
-    clock.advance(timedelta(days=60))
-    younger = app.trigger(echo, 2, idempotency_key="k").run
-    app.runs.cancel(younger.id)
-    clock.advance(timedelta(days=60))
-    assert app.runs.prune("1d", statuses=["cancelled"]).keys == 1
-    assert app.runs.get(older.id).idempotency_key == "k"
+    older = lose_key(app, clock)
     before = contents(app)
     found = app.audit.rebuild()
-    assert found.differences == ()
-    assert contents(app) == before
+    assert (found.differences, contents(app)) == ((), before)
+    assert app.runs.get(older.id).idempotency_key == "k"
+
+
+def test_it_does_not_either_on_a_busy_server(postgres_url: str, clock: SettableClock) -> None:
+    with Runlane(postgres_url, tasks=[echo], clock=clock) as app:
+        with database_of(app).engine.connect() as connection, connection.begin():
+            # Up to its end, whatever is written behind this may still be news.
+            connection.exec_driver_sql("select pg_current_xact_id()")
+            lose_key(app, clock)
+            before = contents(app)
+            found = app.audit.rebuild()
+        assert (found.differences, contents(app)) == ((), before)
+
+
+def lose_key(app: Runlane, clock: SettableClock) -> Run:
+    """A run that has ended, whose key went to another one, with which it was pruned."""
+    older = app.run_now(echo, 1, idempotency_key="k").run
+    clock.advance(timedelta(days=60))
+    app.runs.cancel(app.trigger(echo, 2, idempotency_key="k").run.id)
+    clock.advance(timedelta(days=60))
+    assert app.runs.prune("1d", statuses=["cancelled"]).keys == 1
+    return older
+
+
+def test_a_key_lost_while_the_tables_are_rebuilt_does_not_come_back(shared_url: str, clock: SettableClock) -> None:
+    with Runlane(shared_url, tasks=[echo], clock=clock) as app:
+        app.run_now(echo, 1, idempotency_key="k")
+        clock.advance(timedelta(days=60))
+        app.runs.cancel(app.trigger(echo, 2, idempotency_key="k").run.id)
+        clock.advance(timedelta(days=60))
+        lost: list[int] = []
+
+        def meanwhile(_: int) -> None:
+            if not lost:
+                lost.append(app.runs.prune("1d", statuses=["cancelled"]).keys)
+
+        found = app.audit.rebuild(progress=meanwhile)
+        assert (lost, found.differences) == ([1], ())
+        assert count(database_of(app), "idempotency_keys") == 0
