@@ -2,7 +2,7 @@
 
 from runlane.aesgcm import AesGcm
 from runlane.aio import AsyncRunlane, AsyncWorker
-from runlane.app import Executed, Runlane
+from runlane.app import Runlane
 from runlane.attribution import Attribution
 from runlane.capabilities import Capability
 from runlane.checkpoints import Checkpoint
@@ -42,6 +42,7 @@ from runlane.errors import (
     TransportUnavailable,
 )
 from runlane.health import Check, Diagnosis, Health, Thresholds
+from runlane.inline import Executed
 from runlane.lanes import Lane, memory_lane, postgres_lane, sqlite_lane
 from runlane.payload_codec import CodecContext, KeyedCodec, PayloadCodec, Sealed, SealedReason
 from runlane.policy import Exponential, Fixed, Retry

@@ -19,13 +19,14 @@ from runlane.aio_auditing import AsyncAudit
 from runlane.aio_doctor import AsyncExamined
 from runlane.aio_following import AsyncProjections, AsyncReadsLog
 from runlane.aio_operators import AsyncIdempotencyKeys, AsyncQueues, AsyncRuns, AsyncSchedules
-from runlane.app import Executed, Runlane
+from runlane.app import Runlane
 from runlane.bridge import Bridged, ThreadCalls
 from runlane.clock import Clock
 from runlane.decisions import MAX_EVENTS
 from runlane.engine.deliver import Delivery
 from runlane.engine.tick import TickReport
 from runlane.engine.trigger import Triggered
+from runlane.inline import Executed
 from runlane.lanes import Lane
 from runlane.payload_codec import PayloadCodec
 from runlane.projecting import Projection

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from uuid import UUID
-
-from attrs import evolve, frozen
 
 from runlane.auditing import Audit
 from runlane.capabilities import Capability
 from runlane.clock import Clock
 from runlane.decisions import MAX_EVENTS
 from runlane.doctor import Examined
-from runlane.engine import deliver, lease
-from runlane.engine.deliver import Consumer, Delivery, DeliveryOutcome, IgnoreReason
+from runlane.engine.deliver import Delivery
 from runlane.engine.tick import TickReport
-from runlane.engine.trigger import Triggered, sealed
-from runlane.errors import ConfigurationInvalid, LeaseLost
-from runlane.inline import Inline
+from runlane.engine.trigger import Triggered
+from runlane.errors import ConfigurationInvalid
+from runlane.inline import Executed, Inline
 from runlane.intake import Intake
 from runlane.lanes import Lane, lane_of
 from runlane.logface import ReadsLog
@@ -33,21 +30,10 @@ from runlane.requests import Trigger, build
 from runlane.runtime import Runtime, Settings
 from runlane.session import HEARTBEAT, LEASE_DURATION
 from runlane.steering import Queues, Schedules
-from runlane.storage.transaction import Transaction
 from runlane.tasks import Queue, Task
-from runlane.values import Actor, SourceType, TriggerOutcome, duration
+from runlane.values import Actor, SourceType, duration
 from runlane.wakeup import Wakeup
 from runlane.worker import Worker
-
-T = TypeVar("T")
-
-
-@frozen
-class Executed:
-    """What ``run_now`` came to: the run, and whether this call executed it or found the owner of its key."""
-
-    run: Run
-    executed: bool
 
 
 class Runlane(ReadsLog, Examined):
@@ -282,14 +268,7 @@ class Runlane(ReadsLog, Examined):
         self.lane.require(Capability.LEASES_RUNS, "run_now")
         new = build(self.registry, asked, SourceType.RUN_NOW)
         self.lane.require_keys(new.created)
-        self._runtime.start_to_work()
-        holder = self._runtime.session().holder
-        limit = self.registry.limits().get(new.created.queue)
-        (stored,) = sealed(self._runtime.vault, self.environment, [new])
-        found = self._transact(lambda tx: lease.create_leased(tx, self.environment, holder, stored, limit))
-        if found.outcome is not TriggerOutcome.CREATED:
-            return Executed(self._runtime.vault.reveal(found.run), False)
-        return Executed(self._inline.execute(found.run), True)
+        return self._inline.run_now(new)
 
     def execute_next(self, queues: Sequence[Queue] | None = None) -> Run | None:
         """Claim one due run, execute one attempt in this thread, and return the run; None if nothing is due.
@@ -298,22 +277,7 @@ class Runlane(ReadsLog, Examined):
             LeaseLost: the attempt outlived its lease; its outcome was dropped.
         """
         self.lane.require(Capability.LEASES_RUNS, "execute_next")
-        self._runtime.start_to_work()
-        names = self._queue_names(queues)
-        tasks, limits = list(self.registry.tasks), self.registry.limits()
-
-        def claim(tx: Transaction) -> tuple[list[Run], bool]:
-            found = lease.claim(tx, self.environment, session.holder, names, tasks, 1, tx.now(), limits)
-            return found, bool(found) or lease.is_open(tx, session.holder)
-
-        is_open = False
-        claimed: list[Run] = []
-        while not is_open:
-            session = self._runtime.session()
-            claimed, is_open = self._transact(claim)
-            if not is_open:
-                session.distrust("maintenance has ended it")
-        return self._inline.execute(claimed[0]) if claimed else None
+        return self._inline.execute_next(self._queue_names(queues))
 
     def execute_delivery(self, wakeup: Wakeup, queues: Sequence[Queue] | None = None) -> Delivery:
         """Execute the run that a wakeup is about, one attempt in this thread, or ignore it and say why.
@@ -329,27 +293,7 @@ class Runlane(ReadsLog, Examined):
             StorageUnavailable: the database cannot be reached; let the provider deliver the wakeup again.
         """
         self.lane.require(Capability.LEASES_RUNS, "execute_delivery")
-        self._runtime.start_to_work()
-        registry = self.registry
-        consumer = Consumer(frozenset(self._queue_names(queues)), registry.tasks.keys(), registry.limits())
-
-        def accept(tx: Transaction) -> Run | Delivery | None:
-            if not lease.is_open(tx, session.holder):
-                return None
-            return deliver.accept(tx, self.environment, session.holder, wakeup, consumer)
-
-        while True:
-            session = self._runtime.session()
-            found = self._transact(accept)
-            if isinstance(found, Delivery):
-                return found if found.run is None else evolve(found, run=self._runtime.vault.reveal(found.run))
-            if found is not None:
-                break
-            session.distrust("maintenance has ended it")
-        try:
-            return Delivery(DeliveryOutcome.EXECUTED, None, self._inline.execute(found))
-        except LeaseLost:
-            return Delivery(DeliveryOutcome.IGNORED, IgnoreReason.LOST_RACE, found)
+        return self._inline.execute_delivery(wakeup, self._queue_names(queues))
 
     def worker(
         self,
@@ -396,6 +340,3 @@ class Runlane(ReadsLog, Examined):
         if queues is None:
             return list(self.registry.queues)
         return [self.registry.registered(queue) for queue in queues]
-
-    def _transact(self, work: Callable[[Transaction], T]) -> T:
-        return self._runtime.database.transact(work, self._runtime.clock)

@@ -1,17 +1,37 @@
-"""Executing in the caller's thread: ``run_now`` and ``execute_next``."""
+"""Executing in the caller's thread: ``run_now``, ``execute_next`` and ``execute_delivery``."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 from uuid import UUID
 
+from attrs import evolve, frozen
+
 from runlane.decisions import Interrupted
+from runlane.engine import deliver, lease
 from runlane.engine.complete import Finished, complete
+from runlane.engine.deliver import Consumer, Delivery, DeliveryOutcome, IgnoreReason
+from runlane.engine.lease import Holder
+from runlane.engine.trigger import NewRun, sealed
 from runlane.errors import LeaseLost
 from runlane.executor import Execution, Executor
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
+from runlane.storage.transaction import Transaction
+from runlane.values import TriggerOutcome
+from runlane.wakeup import Wakeup
+
+T = TypeVar("T")
+
+
+@frozen
+class Executed:
+    """What ``run_now`` came to: the run, and whether this call executed it or found the owner of its key."""
+
+    run: Run
+    executed: bool
 
 
 class Inline:
@@ -52,6 +72,51 @@ class Inline:
         if cut:
             self._store(cut)
 
+    def run_now(self, new: NewRun) -> Executed:
+        """See ``Runlane.run_now``."""
+        runtime = self._runtime
+        runtime.start_to_work()
+        holder = runtime.session().holder
+        limit = runtime.registry.limits().get(new.created.queue)
+        (stored,) = sealed(runtime.vault, runtime.environment, [new])
+        found = self._transact(lambda tx: lease.create_leased(tx, runtime.environment, holder, stored, limit))
+        if found.outcome is not TriggerOutcome.CREATED:
+            return Executed(runtime.vault.reveal(found.run), False)
+        return Executed(self.execute(found.run), True)
+
+    def execute_next(self, queues: Sequence[str]) -> Run | None:
+        """See ``Runlane.execute_next``."""
+        runtime = self._runtime
+        runtime.start_to_work()
+        tasks, limits = list(runtime.registry.tasks), runtime.registry.limits()
+
+        def claim(tx: Transaction, holder: Holder) -> list[Run] | None:
+            found = lease.claim(tx, runtime.environment, holder, queues, tasks, 1, tx.now(), limits)
+            return found if found or lease.is_open(tx, holder) else None
+
+        claimed = self._in_session(claim)
+        return self.execute(claimed[0]) if claimed else None
+
+    def execute_delivery(self, wakeup: Wakeup, queues: Sequence[str]) -> Delivery:
+        """See ``Runlane.execute_delivery``."""
+        runtime = self._runtime
+        runtime.start_to_work()
+        registry = runtime.registry
+        consumer = Consumer(frozenset(queues), registry.tasks.keys(), registry.limits())
+
+        def accept(tx: Transaction, holder: Holder) -> list[Run | Delivery] | None:
+            if not lease.is_open(tx, holder):
+                return None
+            return [deliver.accept(tx, runtime.environment, holder, wakeup, consumer)]
+
+        (found,) = self._in_session(accept)
+        if isinstance(found, Delivery):
+            return found if found.run is None else evolve(found, run=runtime.vault.reveal(found.run))
+        try:
+            return Delivery(DeliveryOutcome.EXECUTED, None, self.execute(found))
+        except LeaseLost:
+            return Delivery(DeliveryOutcome.IGNORED, IgnoreReason.LOST_RACE, found)
+
     def execute(self, run: Run) -> Run:
         """Execute the attempt that `run` is leased for, and store its outcome; the run as it is then.
 
@@ -89,6 +154,16 @@ class Inline:
     def _store(self, finished: Sequence[Finished]) -> list[Run | None]:
         """Store outcomes; the runs as they are then, None for those whose lease was lost."""
         limit, wakes = self._runtime.settings.max_events, self._runtime.registry.wakes
-        return self._runtime.database.transact(
-            lambda tx: complete(tx, finished, tx.now(), limit, wakes), self._runtime.clock
-        )
+        return self._transact(lambda tx: complete(tx, finished, tx.now(), limit, wakes))
+
+    def _in_session(self, work: Callable[[Transaction, Holder], list[T] | None]) -> list[T]:
+        """What `work` returns in a transaction; where that is None, as the session is not open, in a new one."""
+        while True:
+            session = self._runtime.session()
+            found = self._transact(lambda tx: work(tx, session.holder))  # noqa: B023
+            if found is not None:
+                return found
+            session.distrust("maintenance has ended it")
+
+    def _transact(self, work: Callable[[Transaction], T]) -> T:
+        return self._runtime.database.transact(work, self._runtime.clock)
