@@ -7,7 +7,8 @@ instants are what the database keeps, text on SQLite and microseconds since 2000
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime
 from functools import cache, lru_cache
@@ -124,12 +125,30 @@ def pages(tx: Transaction, text: str, asked: Sequence[Any], batch: int = BATCH) 
     cursor = connection.cursor() if tx.schema is None else _server_side(connection)
     try:
         dialect.do_execute(cursor, text, asked)
-        while rows := cursor.fetchmany(batch):
-            yield rows
+        yield from _fetched(cursor, batch) if tx.schema is None else _fetched_ahead(cursor, batch)
     except error_class as error:
         raise DBAPIError.instance(text, asked, error, error_class, dialect=dialect) from error
     finally:
         cursor.close()
+
+
+def _fetched(cursor: Any, batch: int) -> Iterator[list[Row]]:
+    while rows := cursor.fetchmany(batch):
+        yield rows
+
+
+def _fetched_ahead(cursor: Any, batch: int) -> Iterator[list[Row]]:
+    """The same, but the server is at the next page while one is worked on; the connection goes on being of use."""
+    rows = cursor.fetchmany(batch)
+    if len(rows) < batch:
+        if rows:
+            yield rows
+        return
+    with ThreadPoolExecutor(1, "runlane-scan") as thread:
+        while rows:
+            coming = thread.submit(cursor.fetchmany, batch)
+            yield rows
+            rows = coming.result()
 
 
 def _server_side(connection: Any) -> Any:
