@@ -96,6 +96,16 @@ def test_every_concept_is_reached_from_the_overview() -> None:
             assert f"(docs/{page.name})" in readme, f"the README does not lead to {page.name}"
 
 
+def test_every_test_that_a_page_names_is_there() -> None:
+    missing = []
+    for page in PAGES:
+        for file, name in re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", page.read_text("utf-8")):
+            place = ROOT / file
+            if not place.exists() or (name and f"def {name}(" not in place.read_text("utf-8")):
+                missing.append(f"{page.name}: {file}::{name}")
+    assert missing == []
+
+
 def test_public_names_are_exactly_the_promised_ones() -> None:
     assert sorted(runlane.__all__) == runlane.__all__
     for name in runlane.__all__:
