@@ -68,6 +68,7 @@ COMMANDS: dict[str, Command] = {
     "audit timeline": Command(_of_a_run("audit", "timeline", "{run}")),
     "audit diff": Command(_of_a_run("audit", "diff", "{run}", "--from", "1")),
     "audit who": Command(_plain("audit", "who", "--actor", "application:benchmarks")),
+    "audit fixture": Command(_of_a_run("audit", "fixture", "{run}", "--output", "{folder}/test_run.py")),
     "audit repair": Command(_of_a_run("audit", "repair", "{run}")),
     "audit rebuild": Command(_plain("audit", "rebuild")),
     "audit simulate": Command(_plain("audit", "simulate", "--retry", "5,exponential=30s", "--workers", "2")),
