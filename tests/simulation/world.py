@@ -215,6 +215,8 @@ class World:
     def _operator(self, process: Process) -> None:
         """After the faults: what was paused goes on, and schedules make no more runs."""
         app = self._app(process)
+        while any(self.lines.values()):  # the last thing that a client does may be to pause
+            self.kernel.sleep(1.0)
         for queue in QUEUES:
             app.queues.resume(queue)
         for schedule in app.schedules.list():
