@@ -62,6 +62,8 @@ def invariants_2_and_3_one_live_lease_and_only_its_holder_writes(stored: Stored)
             elif isinstance(event, CLOSES):
                 assert (event.session_id, event.attempt) == open_lease, f"{run_id}: written without the lease"
                 open_lease = None
+            elif isinstance(event, RunCancelled):  # by its holder, or by maintenance after its time
+                open_lease = None
         row = stored.runs[run_id]
         assert (None if row.lease is None else (row.lease.session_id, row.lease.attempt)) == open_lease
 
