@@ -35,8 +35,8 @@ def main() -> int:
         options.clients,
         options.intensity,
         options.rate,
-        options.default_settings,
-        tuple(options.only),
+        defaults=options.default_settings,
+        only=tuple(options.only),
     )
     lines, until = [], time.monotonic() + options.minutes * 60
     with _place(options.database, options.fsync) as (folder, server):

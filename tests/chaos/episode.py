@@ -28,7 +28,6 @@ from tests.chaos.server import OwnPostgres
 
 #: Seconds within which everything has to end once the faults are over.
 RECOVERY = 60.0
-_MIGRATORS = 8
 _DAY = 86_400.0
 
 
@@ -40,6 +39,8 @@ class Plan:
         seconds: how long the faults go on.
         intensity: multiplies how often they happen.
         rate: calls a second of each client.
+        migrators: how many processes create the tables at once, three of which are killed.
+        least: so many calls must have been answered before the faults stop, however long that takes.
         defaults: heartbeat, lease and intervals as Runlane has them by default, instead of short ones.
     """
 
@@ -49,6 +50,8 @@ class Plan:
     clients: int = 4
     intensity: float = 1.0
     rate: float = 5.0
+    least: int = 0
+    migrators: int = 8
     defaults: bool = False
     only: tuple[str, ...] = ()
 
@@ -103,7 +106,6 @@ class Episode:
     def __init__(self, folder: Path, plan: Plan, urls: list[str], nursery: Nursery, settings: Setting) -> None:
         self.folder = folder
         self.plan = plan
-        self.until = 0.0
         self._urls = urls
         self._nursery = nursery
         self._setting = settings
@@ -119,11 +121,22 @@ class Episode:
 
     def client(self) -> int:
         """A client, until the faults are over."""
-        return self._spawn("client", until=self.until, rate=self.plan.rate)
+        return self._spawn("client", rate=self.plan.rate)
+
+    def goes_on(self) -> bool:
+        """Whether clients have been told too little yet."""
+        answered = 0
+        for path in self.folder.glob("calls-*"):
+            answered += path.read_bytes().count(b'"answer": "ok"')
+        return answered < self.plan.least
+
+    def is_over(self) -> None:
+        """Tell the clients to end."""
+        (self.folder / "over").touch()
 
     def migrate(self) -> Counter[str]:
-        """Eight at once, some of them killed on the way; whoever lives has to come to an end, and leave the tables."""
-        pids = [self._spawn("migrator") for _ in range(_MIGRATORS)]
+        """Some at once, three of them killed on the way; whoever lives has to come to an end, and leave the tables."""
+        pids = [self._spawn("migrator") for _ in range(self.plan.migrators)]
         doomed = set(self._rng.sample(pids, 3))
         left, deadline = set(pids), time.monotonic() + 60
         tally: Counter[str] = Counter({"migrator_kill": 0})
@@ -236,8 +249,11 @@ def _play(
     lease = 30.0 if plan.defaults else 2.0
     stage = Stage(nursery, episode, lease, server, proxy, name)
     nemesis = Nemesis(stage, plan.rates(database), random.Random(plan.seed + 1), plan.workers, plan.clients)
-    episode.until = time.monotonic() + plan.seconds
     nemesis.rage(plan.seconds)
+    deadline = time.monotonic() + RECOVERY
+    while episode.goes_on() and time.monotonic() < deadline:
+        nemesis.rage(0.5)
+    episode.is_over()
     nemesis.relent()
     verdict = Verdict(database, plan, Counter(), Report())
     verdict.recovery = _recover(nemesis, unfinished)

@@ -89,7 +89,7 @@ class Nemesis:
         """Break things for so long: one of each kind first, then at random."""
         until = time.monotonic() + seconds
         total = sum(self._rates.values())
-        first = self._rng.sample(sorted(self._rates), len(self._rates))
+        first = [kind for kind in self._rng.sample(sorted(self._rates), len(self._rates)) if not self.tally[kind]]
         following = time.monotonic() + self._rng.expovariate(total)
         while (now := time.monotonic()) < until:
             self.look(clients=True)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from time import time as real_time
 from typing import Any
 from uuid import UUID
@@ -92,8 +93,9 @@ def finisher(setting: Setting, name: str, seconds: float = 60.0) -> None:
             time.sleep(0.05)
 
 
-def client(setting: Setting, name: str, until: float, rate: float) -> None:
-    """Trigger and cancel, about `rate` calls a second, until the machine's monotonic clock says `until`."""
+def client(setting: Setting, name: str, rate: float) -> None:
+    """Trigger and cancel, about `rate` calls a second, until a file says that it is over."""
+    over = Path(setting.folder) / "over"
     while True:
         app = app_of(setting, name)
         try:
@@ -103,7 +105,7 @@ def client(setting: Setting, name: str, until: float, rate: float) -> None:
             app.close()
             time.sleep(0.1)
     calling = Client(app, name, f"{setting.folder}/calls-{name}")
-    while time.monotonic() < until:
+    while not over.exists():
         calling.call()
         time.sleep(random.expovariate(rate))
     app.close()
