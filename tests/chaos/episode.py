@@ -47,9 +47,9 @@ class Plan:
     seconds: float
     seed: int
     workers: int = 6
-    clients: int = 4
+    clients: int = 3
     intensity: float = 1.0
-    rate: float = 5.0
+    rate: float = 4.0
     least: int = 0
     migrators: int = 8
     defaults: bool = False

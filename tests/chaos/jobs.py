@@ -31,8 +31,8 @@ class Setting:
     folder: str
     heartbeat: str = "500ms"
     lease: str = "2s"
-    poll: float = 0.1
-    maintenance: float = 0.2
+    poll: float = 0.2
+    maintenance: float = 0.4
     concurrency: int = 6
 
     def as_json(self) -> dict[str, Any]:

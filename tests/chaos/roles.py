@@ -120,13 +120,13 @@ class Client:
         self._notes = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
         self._number = 0
         self._made: list[str] = []
-        self._asks: list[tuple[Callable[[str], None], int]] = [
+        self._asks: list[tuple[Callable[[str], None], float]] = [
             (self.plain, 30),
             (self.with_own_id, 15),
             (self.delayed, 6),
             (self.alike, 6),
             (self.many, 6),
-            (self.poured, 1),
+            (self.poured, 0.3),
             (self.own_key, 12),
             (self.shared_key, 10),
             (self.single, 5),
@@ -168,7 +168,7 @@ class Client:
         self._trigger(call, jobs.bounded)
 
     def alike(self, call: str) -> None:
-        self._many(call, random.choice([jobs.work, jobs.slow]), random.randint(2, 30))
+        self._many(call, random.choice([jobs.work, jobs.slow]), random.randint(2, 20))
 
     def poured(self, call: str) -> None:
         """So many that PostgreSQL gets them another way."""
