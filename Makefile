@@ -7,7 +7,8 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := runlane projections tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check lint types mypy pyright unit stateful simulate defects chaos bench format wheel clean
+.PHONY: help demo test test-long check lint types mypy pyright unit stateful simulate defects chaos chaos-long bench format \
+	wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,8 +51,15 @@ simulate: $(VENV)/.dev ## whole processes on virtual time, faults at every trans
 defects: $(VENV)/.dev ## plant one-line defects, each to be killed by its test; ARGS="policy cron" chooses by name
 	$(BIN)/python -m tests.defects $(ARGS)
 
-chaos: $(VENV)/.dev ## workers killed at default settings, crowds at once, a log followed (FOLLOW=seconds); about five minutes
+chaos: $(VENV)/.dev ## workers killed at default settings, crowds at once, a log followed (FOLLOW=seconds), three minutes of faults
 	$(if $(FOLLOW),RUNLANE_FOLLOW_SECONDS=$(FOLLOW) )$(BIN)/python -m pytest -q tests/chaos $(ARGS)
+	$(BIN)/python -m tests.chaos --minutes 2 --database postgres
+	$(BIN)/python -m tests.chaos --minutes 1 --database sqlite
+
+CHAOS_OPTIONS = $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON)) $(ARGS)
+chaos-long: $(VENV)/.dev ## faults for MINUTES=60, two thirds of them on PostgreSQL: SEED=1 JSON=tally.jsonl
+	$(BIN)/python -m tests.chaos --minutes $$(($(or $(MINUTES),60) * 2 / 3)) --database postgres $(CHAOS_OPTIONS)
+	$(BIN)/python -m tests.chaos --minutes $$(($(or $(MINUTES),60) / 3)) --database sqlite $(CHAOS_OPTIONS)
 
 bench: $(VENV)/.dev ## measure everything, half an hour on each database; results in bench-results/
 	$(BIN)/python -m benchmarks all --database postgres --database sqlite --out bench-results/all $(ARGS)

@@ -1,0 +1,121 @@
+"""The short form of the chaos: a few seconds of faults on each database, and the same judges as the long one has."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.episode import Plan, on_postgres, on_sqlite, told
+from tests.chaos.nursery import ROOT
+from tests.chaos.server import OwnPostgres
+from tests.chaos.tally import add_up
+
+FAULTS = ("worker_kill", "worker_pause", "worker_stop", "client_kill", "backend_terminate", "proxy_cut")
+PLAN = Plan(seconds=2, seed=11, workers=3, clients=2, rate=15, least=30, migrators=4, only=FAULTS)
+
+
+@pytest.mark.timeout(240)
+def test_killed_and_paused_processes_on_a_file_break_no_promise(tmp_path: Path) -> None:
+    verdict = on_sqlite(tmp_path, PLAN)
+    assert verdict.sound, told(verdict)
+    assert verdict.audit.startswith("replay identical")
+    assert {"worker_kill", "worker_pause", "worker_stop", "client_kill"} <= verdict.faults.keys()
+    assert verdict.report.calls["ok"] >= PLAN.least
+
+
+@pytest.mark.timeout(240)
+def test_killed_backends_and_cut_connections_break_no_promise(tmp_path: Path) -> None:
+    server = OwnPostgres(tmp_path / "server", fsync=False)
+    try:
+        verdict = on_postgres(tmp_path, PLAN, server, "chaos")
+    finally:
+        server.close()
+    assert verdict.sound, told(verdict)
+    assert set(FAULTS) <= verdict.faults.keys()
+    assert verdict.report.calls["ok"] >= PLAN.least
+
+
+def test_nobody_outlives_who_started_the_chaos(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.chaos", "--database", "sqlite", "--workers", "2", "--clients", "1"]
+    driver = subprocess.Popen(
+        command, cwd=ROOT, env={**_environment(), "TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL
+    )
+    try:
+        until(lambda: len(_of_session_under(driver.pid)) >= 4, "the nursery, two workers and a client are there")
+        everybody = _of_session_under(driver.pid)
+    finally:
+        driver.kill()
+        driver.wait()
+    until(lambda: not [pid for pid in everybody if _is_alive(pid)], "they are gone")
+
+
+def test_sittings_add_up() -> None:
+    line = {
+        "database": "sqlite",
+        "sound": True,
+        "seconds": 60.0,
+        "faults": {"worker_kill": 3},
+        "calls": {"ok": 5},
+        "violations": {},
+        "recovery_seconds": 2.5,
+        **dict.fromkeys(
+            (
+                "runs",
+                "events",
+                "attempts",
+                "executions_repeated",
+                "stale_writes_attempted",
+                "stale_writes_accepted",
+                "acknowledged_runs_lost",
+                "projection_differences",
+            ),
+            1,
+        ),
+    }
+    broken = line | {"sound": False, "recovery_seconds": None, "violations": {"gap": 2}, "faults": {"worker_pause": 1}}
+    sums = add_up([line, broken, line | {"database": "postgres"}])
+    assert sums.keys() == {"sqlite", "postgres"}
+    assert (sums["sqlite"]["episodes"], sums["sqlite"]["unsound"], sums["sqlite"]["runs"]) == (2, 1, 2)
+    assert sums["sqlite"]["faults"] == {"worker_kill": 3, "worker_pause": 1}
+    assert sums["sqlite"]["violations"] == {"gap": 2}
+    assert sums["sqlite"]["slowest_recovery"] == 60.0
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 40
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def _of_session_under(driver: int) -> set[int]:
+    """The nursery of a driver, and its children."""
+    parents = {pid: parent for pid, parent, _ in _processes()}
+    nurseries = {pid for pid, parent in parents.items() if parent == driver}
+    return nurseries | {pid for pid, parent in parents.items() if parent in nurseries}
+
+
+def _processes() -> list[tuple[int, int, str]]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:  # it has just ended
+            continue
+        state, parent = text.rpartition(")")[2].split()[:2]
+        found.append((int(stat.parent.name), int(parent), state))
+    return found
+
+
+def _is_alive(pid: int) -> bool:
+    return any(pid == other and state != "Z" for other, _, state in _processes())

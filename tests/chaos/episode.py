@@ -1,0 +1,323 @@
+"""One chaos from the first table to the verdict: work, faults, recovery, and what the checker and the audit say."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from attrs import Factory, define, evolve, frozen
+
+from tests.chaos.history import Evidence, Promised, Report, check, read_calls, read_effects, read_postgres, read_sqlite
+from tests.chaos.jobs import LIMITS, PERIODS, Setting
+from tests.chaos.nemesis import ON_POSTGRES, ON_SQLITE, Nemesis, Stage
+from tests.chaos.nursery import ROOT, Nursery
+from tests.chaos.proxy import Proxy
+from tests.chaos.server import OwnPostgres
+
+#: Seconds within which everything has to end once the faults are over.
+RECOVERY = 60.0
+_DAY = 86_400.0
+
+
+@frozen
+class Plan:
+    """How an episode is played.
+
+    Args:
+        seconds: how long the faults go on.
+        intensity: multiplies how often they happen.
+        rate: calls a second of each client.
+        migrators: how many processes create the tables at once, three of which are killed.
+        least: so many calls must have been answered before the faults stop, however long that takes.
+        defaults: heartbeat, lease and intervals as Runlane has them by default, instead of short ones.
+    """
+
+    seconds: float
+    seed: int
+    workers: int = 6
+    clients: int = 3
+    intensity: float = 1.0
+    rate: float = 4.0
+    least: int = 0
+    migrators: int = 8
+    defaults: bool = False
+    only: tuple[str, ...] = ()
+
+    def rates(self, database: str) -> dict[str, float]:
+        """How often each fault happens."""
+        known = ON_POSTGRES if database == "postgres" else ON_SQLITE
+        return {kind: rate * self.intensity for kind, rate in known.items() if not self.only or kind in self.only}
+
+
+@define
+class Verdict:
+    """What came of an episode."""
+
+    database: str
+    plan: Plan
+    faults: Counter[str]
+    report: Report
+    audit: str = ""
+    recovery: float | None = None
+    findings: list[str] = Factory(list)
+    dropped: dict[str, int] = Factory(dict)
+    tracebacks: int = 0
+
+    @property
+    def sound(self) -> bool:
+        """Whether every promise was kept."""
+        return self.report.sound and not self.findings
+
+    def as_json(self) -> dict[str, Any]:
+        """A line of the tally."""
+        return {
+            "database": self.database,
+            "seed": self.plan.seed,
+            "seconds": self.plan.seconds,
+            "workers": self.plan.workers,
+            "intensity": self.plan.intensity,
+            "settings": "default" if self.plan.defaults else "short leases",
+            "faults": dict(self.faults),
+            **self.report.counts(),
+            "outcomes_dropped": self.dropped,
+            "tracebacks": self.tracebacks,
+            "recovery_seconds": self.recovery,
+            "audit": self.audit,
+            "findings": self.findings + self.report.findings(),
+            "sound": self.sound,
+        }
+
+
+class Episode:
+    """The processes of one chaos, and the places they know the database under."""
+
+    def __init__(self, folder: Path, plan: Plan, urls: list[str], nursery: Nursery, settings: Setting) -> None:
+        self.folder = folder
+        self.plan = plan
+        self._urls = urls
+        self._nursery = nursery
+        self._setting = settings
+        self._rng = random.Random(plan.seed)
+        self._numbers = count(1)
+
+    def worker(self) -> int:
+        """A worker; some trust nobody but the database about their leases, some have a clock that is a day off."""
+        trusting = self._rng.random() < 0.3
+        on_postgres = self._urls[0].startswith("postgresql")
+        skew = self._rng.choice([-_DAY, _DAY]) if on_postgres and self._rng.random() < 0.15 else 0.0
+        return self._spawn("worker", trusting=trusting, skew=skew)
+
+    def client(self) -> int:
+        """A client, until the faults are over."""
+        return self._spawn("client", rate=self.plan.rate)
+
+    def goes_on(self) -> bool:
+        """Whether clients have been told too little yet."""
+        answered = 0
+        for path in self.folder.glob("calls-*"):
+            answered += path.read_bytes().count(b'"answer": "ok"')
+        return answered < self.plan.least
+
+    def is_over(self) -> None:
+        """Tell the clients to end."""
+        (self.folder / "over").touch()
+
+    def migrate(self) -> Counter[str]:
+        """Some at once, three of them killed on the way; whoever lives has to come to an end, and leave the tables."""
+        pids = [self._spawn("migrator") for _ in range(self.plan.migrators)]
+        doomed = set(self._rng.sample(pids, 3))
+        left, deadline = set(pids), time.monotonic() + 60
+        tally: Counter[str] = Counter({"migrator_kill": 0})
+        for pid in doomed:
+            time.sleep(self._rng.uniform(0, 0.15))
+            tally["migrator_kill"] += self._nursery.signal(pid, signal.SIGKILL)
+        while left:
+            for pid, code in self._nursery.ends().items():
+                left.discard(pid)
+                if code != 0 and pid not in doomed:
+                    raise RuntimeError(f"a migrator ended with {code}; see {self.folder}/errors.log")
+            if time.monotonic() > deadline:
+                raise RuntimeError("a migrator does not end")
+            time.sleep(0.01)
+        return tally
+
+    def finish(self) -> str | None:
+        """Work off what the schedules have made meanwhile; why that was not possible."""
+        pid, deadline = self._spawn("finisher"), time.monotonic() + 90
+        while (code := self._nursery.ends().get(pid)) is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return None if code == 0 else f"what was left could not be worked off: see {self.folder}/errors.log"
+
+    def _spawn(self, role: str, **arguments: Any) -> int:
+        name = f"{role[0]}{next(self._numbers)}"
+        setting = evolve(self._setting, url=self._urls[0] if role == "finisher" else self._rng.choice(self._urls))
+        return self._nursery.spawn(role, name=name, setting=setting.as_json(), **arguments)
+
+
+def on_sqlite(folder: Path, plan: Plan) -> Verdict:
+    """An episode on a new file."""
+    path = folder / "chaos.db"
+    url = f"sqlite:///{path}"
+
+    def evidence() -> Evidence:
+        return read_sqlite(path)
+
+    def unfinished(before: float) -> int:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        try:
+            asked = "select count(*) from runs where finished_at is null and unixepoch(created_at) < ?"
+            return int(connection.execute(asked, (before,)).fetchone()[0])
+        finally:
+            connection.close()
+
+    with _nursery(folder, url) as nursery:
+        verdict = _play(Episode(folder, plan, [url], nursery, _setting(plan, folder)), nursery, "sqlite", unfinished)
+    _judge(verdict, folder, url, evidence())
+    connection = sqlite3.connect(path)
+    (integrity,) = connection.execute("pragma integrity_check").fetchone()
+    connection.close()
+    if integrity != "ok":
+        verdict.findings.append(f"the file is damaged: {integrity}")
+    return verdict
+
+
+def on_postgres(folder: Path, plan: Plan, server: OwnPostgres, database: str) -> Verdict:
+    """An episode in a new database of a server that may be killed."""
+    server.start()
+    server.execute(f"create database {database}")
+    url = server.url(database)
+    proxy = Proxy(server.socket)
+
+    def unfinished(before: float) -> int:
+        asked = f"select count(*) from runlane.runs where finished_at is null and created_at < to_timestamp({before})"
+        return int(server.execute(asked, database)[0][0])
+
+    try:
+        through = f"postgresql://postgres@127.0.0.1:{proxy.port}/{database}"
+        with _nursery(folder, url) as nursery:
+            episode = Episode(folder, plan, [url, through], nursery, _setting(plan, folder))
+            verdict = _play(episode, nursery, "postgres", unfinished, server, proxy, database)
+        _judge(verdict, folder, url, read_postgres(server.conninfo(database)))
+        if verdict.sound:
+            server.execute(f"drop database {database} with (force)")
+    finally:
+        proxy.close()
+    return verdict
+
+
+def _setting(plan: Plan, folder: Path) -> Setting:
+    if plan.defaults:
+        return Setting("", str(folder), "10s", "30s", 1.0, 1.0, 10)
+    return Setting("", str(folder))
+
+
+@contextmanager
+def _nursery(folder: Path, url: str) -> Iterator[Nursery]:
+    nursery = Nursery(
+        folder / "errors.log", {"RUNLANE_CHAOS_EFFECTS": str(folder / "effects"), "RUNLANE_CHAOS_URL": url}
+    )
+    try:
+        yield nursery
+    finally:
+        nursery.close()
+
+
+def _play(
+    episode: Episode,
+    nursery: Nursery,
+    database: str,
+    unfinished: Any,
+    server: OwnPostgres | None = None,
+    proxy: Proxy | None = None,
+    name: str = "",
+) -> Verdict:
+    """Everything but the judging."""
+    plan = episode.plan
+    migrated = episode.migrate()
+    lease = 30.0 if plan.defaults else 2.0
+    stage = Stage(nursery, episode, lease, server, proxy, name)
+    nemesis = Nemesis(stage, plan.rates(database), random.Random(plan.seed + 1), plan.workers, plan.clients)
+    nemesis.rage(plan.seconds)
+    deadline = time.monotonic() + RECOVERY
+    while episode.goes_on() and time.monotonic() < deadline:
+        nemesis.rage(0.5)
+    episode.is_over()
+    nemesis.relent()
+    verdict = Verdict(database, plan, Counter(), Report())
+    verdict.recovery = _recover(nemesis, unfinished)
+    if verdict.recovery is None:
+        verdict.findings.append(f"not everything had ended {RECOVERY:g} s after the last fault")
+    nemesis.stop_all()
+    verdict.faults = nemesis.tally + migrated
+    verdict.findings += nemesis.findings
+    if verdict.recovery is not None and (problem := episode.finish()) is not None:
+        verdict.findings.append(problem)
+    return verdict
+
+
+def _recover(nemesis: Nemesis, unfinished: Any) -> float | None:
+    """Seconds until everything has ended that was there when the last fault was over; None if that takes too long."""
+    began, before = time.monotonic(), time.time()
+    while time.monotonic() - began < RECOVERY:
+        nemesis.look()
+        if unfinished(before) == 0:
+            return round(time.monotonic() - began, 2)
+        time.sleep(0.1)
+    return None
+
+
+def _judge(verdict: Verdict, folder: Path, url: str, evidence: Evidence) -> None:
+    evidence.effects = read_effects([folder / "effects"])
+    evidence.calls = read_calls(sorted(folder.glob("calls-*")))
+    evidence.promised = Promised(LIMITS, PERIODS)
+    verdict.report = check(evidence)
+    errors = (folder / "errors.log").read_text(errors="replace")
+    verdict.dropped = {
+        "by_the_worker": errors.count("outcomes of a lost worker session"),
+        "by_the_database": errors.count("the lease was lost, its outcome was dropped"),
+    }
+    verdict.tracebacks = errors.count("Traceback")
+    command = [sys.executable, "-m", "runlane", "--app", "tests.chaos.jobs:app", "audit", "verify"]
+    environment = os.environ | {"RUNLANE_CHAOS_URL": url, "PYTHONPATH": str(ROOT)}
+    audited = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    verdict.audit = (audited.stdout + audited.stderr).strip()[-2000:]
+    if audited.returncode != 0:
+        verdict.findings.append(f"runlane audit verify: exit code {audited.returncode}")
+    if not verdict.sound:  # for whoever looks into it
+        with (folder / "events.jsonl").open("w") as file:
+            for event in evidence.events:
+                told_of = (event.position, event.stream, event.sequence, event.type, event.at.isoformat(), event.data)
+                file.write(json.dumps(told_of) + "\n")
+
+
+def told(verdict: Verdict) -> str:
+    """A verdict in a few lines."""
+    report = verdict.report
+    faults = ", ".join(f"{number} {kind}" for kind, number in sorted(verdict.faults.items()))
+    how = "sound" if verdict.sound else "BROKEN"
+    late = " and ".join(f"{number} {who.replace('_', ' ')}" for who, number in verdict.dropped.items())
+    costs = (
+        f"executions repeated {report.repeated}, outcomes that came too late {report.stale_attempted} (dropped: {late})"
+    )
+    broken = f"stale writes accepted {len(report.stale_accepted)}, acknowledged runs lost {len(report.lost)}"
+    lines = [
+        f"{verdict.database}, seed {verdict.plan.seed}, {verdict.plan.seconds:.0f} s: {how}",
+        f"  faults: {faults}",
+        f"  {report.runs} runs, {report.events} events, {report.attempts} attempts, calls {json.dumps(report.calls)}",
+        f"  {costs}",
+        f"  {broken}, projection differences {len(report.differences)}; recovered in {verdict.recovery} s",
+        f"  audit: {verdict.audit}",
+    ]
+    return "\n".join(lines + [f"  ! {finding}" for finding in verdict.findings + report.findings()])
