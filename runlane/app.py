@@ -29,10 +29,11 @@ from runlane.registry import Registry
 from runlane.requests import Trigger, build
 from runlane.runtime import Runtime, Settings
 from runlane.session import HEARTBEAT, LEASE_DURATION
+from runlane.shown import shown
 from runlane.steering import Queues, Schedules
 from runlane.tasks import Queue, Task
 from runlane.values import Actor, SourceType, duration
-from runlane.wakeup import Wakeup
+from runlane.wakeup import Wakeup, checked_wakeup
 from runlane.worker import Worker
 
 
@@ -78,8 +79,8 @@ class Runlane(ReadsLog, Examined):
         inline_projections: Iterable[Projection] = (),
         payload_codec: PayloadCodec | None = None,
     ) -> None:
-        if dispatch not in ("eager", "deferred"):
-            raise ConfigurationInvalid(f"dispatch must be 'eager' or 'deferred'; got {dispatch!r}")
+        if not isinstance(dispatch, str) or dispatch not in ("eager", "deferred"):
+            raise ConfigurationInvalid(f"dispatch must be 'eager' or 'deferred'; got {shown(dispatch)}")
         where = lane_of(lane)
         codec = checked(payload_codec)
         registry = Registry.of(queues, tasks, where.delivers, isinstance(codec, KeyedCodec))
@@ -290,10 +291,11 @@ class Runlane(ReadsLog, Examined):
             queues: those whose runs this consumer executes; else all registered ones.
 
         Raises:
+            ConfigurationInvalid: it is no wakeup.
             StorageUnavailable: the database cannot be reached; let the provider deliver the wakeup again.
         """
         self.lane.require(Capability.LEASES_RUNS, "execute_delivery")
-        return self._inline.execute_delivery(wakeup, self._queue_names(queues))
+        return self._inline.execute_delivery(checked_wakeup(wakeup), self._queue_names(queues))
 
     def worker(
         self,

@@ -10,9 +10,10 @@ from attrs import frozen
 from runlane.errors import ConfigurationInvalid
 from runlane.events import Recorded
 from runlane.reading import seal, unseal, whole_number
+from runlane.shown import shown
 from runlane.storage import attribution
 from runlane.storage.transaction import Transaction
-from runlane.values import Actor, ActorType, free_text, identifier
+from runlane.values import Actor, ActorType, checked_actor, free_text, identifier
 
 DEFAULT_LIMIT, MOST = 50, 500
 #: In front of which every event lies.
@@ -48,14 +49,14 @@ def question(actor: Actor | str | None, worker: str | None, key: str | None) -> 
     if worker is not None:
         return Question((Actor(ActorType.WORKER, identifier("worker", worker)).text,))
     if isinstance(actor, Actor):
-        return Question((Actor(actor.type, identifier("actor id", actor.id)).text,))
+        return Question((checked_actor(actor).text,))
     kind, colon, name = free_text("actor", actor).partition(":")
     if not colon:
         kind, name = "", kind
     identifier("actor id", name)
     if colon and kind not in {known.value for known in ActorType}:
         kinds = ", ".join(ActorType)
-        raise ConfigurationInvalid(f"actor is {actor!r}, but there is no kind {kind!r}; known are {kinds}")
+        raise ConfigurationInvalid(f"actor is {shown(actor)}, but there is no kind {shown(kind)}; known are {kinds}")
     return Question(tuple(Actor(known, name).text for known in ActorType if kind in ("", known.value)))
 
 

@@ -19,6 +19,7 @@ from runlane.proofs import Proof
 from runlane.reading import whole_number
 from runlane.runtime import Runtime
 from runlane.sealing import Checkpointed, Sealer
+from runlane.shown import shown
 from runlane.storage import proving, queries, rebuild, repair, replay, sharing, subject_keys
 from runlane.storage.findings import Difference, Verification
 from runlane.storage.rebuild import Rebuilt
@@ -115,9 +116,9 @@ class Audit(TellsThePast, Exports):
         self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.checkpoint")
         by, signer = requests.actor_of(actor), None if sign is None else Signer(sign)
         if not isinstance(timeout, int | float) or not timeout >= 0:
-            raise ConfigurationInvalid(f"timeout must be a number of seconds; got {timeout!r}")
+            raise ConfigurationInvalid(f"timeout must be a number of seconds; got {shown(timeout)}")
         self._runtime.start()
-        return Sealer(self._runtime, signer, by, timeout).checkpoint()
+        return Sealer(self._runtime, signer, by, min(timeout, 1e9)).checkpoint()
 
     def prove(self, id: UUID | str, sequence: int | None = None) -> Proof:
         """That events of a run are among those that a checkpoint has sealed: a proof that anybody can check.

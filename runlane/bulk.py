@@ -14,6 +14,7 @@ from runlane.errors import ConfigurationInvalid, RunlaneError
 from runlane.projections.runs import Run
 from runlane.reading import Where
 from runlane.runtime import Runtime
+from runlane.shown import shown
 from runlane.values import RunStatus
 
 #: The most runs of one call, unless it says otherwise.
@@ -67,7 +68,8 @@ def each(
 def _statuses(asked: Any, allowed: Set[RunStatus]) -> list[str]:
     if asked is None:
         return sorted(allowed)
-    for status in asked:
+    for status in reading.run_filter(statuses=asked).statuses or ():
         if status not in allowed:
-            raise ConfigurationInvalid(f"this is for runs that are {', '.join(sorted(allowed))}; not for {status!r}")
+            known = ", ".join(sorted(allowed))
+            raise ConfigurationInvalid(f"this is for runs that are {known}; not for {shown(status)}")
     return list(asked)

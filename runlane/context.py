@@ -113,22 +113,33 @@ class Context:
         Raises:
             ConfigurationInvalid: both or neither of `delay` and `run_at`, or a bad value.
         """
-        if (delay is None) == (run_at is None):
-            raise ConfigurationInvalid("release needs exactly one of delay and run_at")
-        if meta is not None:
-            if not isinstance(meta, Mapping):
-                raise ConfigurationInvalid(f"meta must be a mapping, not {type(meta).__name__}")
-            try:
-                jsontext.encode(dict(meta), "meta")
-            except jsontext.JsonInvalid as error:
-                raise ConfigurationInvalid(str(error)) from None
-        self.released = Release(
-            None if delay is None else duration("delay", delay),
-            None if run_at is None else instant("run_at", run_at),
-            None if reason is None else free_text("reason", reason),
-            None if meta is None else dict(meta),
-        )
+        self.released = checked(Release(delay, run_at, reason, meta))  # type: ignore[arg-type]  # text becomes a length
         return self.released
+
+
+def checked(release: Release) -> Release:
+    """The same with nothing in it that cannot be stored, nor be changed any more: handlers may make one by hand.
+
+    Raises:
+        ConfigurationInvalid: both or neither of delay and time, or a bad value.
+    """
+    delay, run_at, reason, meta = release.delay, release.run_at, release.reason, release.meta
+    if (delay is None) == (run_at is None):
+        raise ConfigurationInvalid("release needs exactly one of delay and run_at")
+    kept = None
+    if meta is not None:
+        if not isinstance(meta, Mapping):
+            raise ConfigurationInvalid(f"meta must be a mapping, not {type(meta).__name__}")
+        try:
+            kept = jsontext.decode(jsontext.encode(dict(meta), "meta"))
+        except jsontext.JsonInvalid as error:
+            raise ConfigurationInvalid(str(error)) from None
+    return Release(
+        None if delay is None else duration("delay", delay),
+        None if run_at is None else instant("run_at", run_at),
+        None if reason is None else free_text("reason", reason),
+        kept,
+    )
 
 
 #: The attempt that the current thread or asyncio task executes; a trigger made there records its parent.

@@ -25,6 +25,7 @@ from attrs import frozen
 from croniter import croniter
 
 from runlane.errors import ConfigurationInvalid
+from runlane.shown import shown
 
 _TICK, _SECOND, _MINUTE, _DAY = timedelta(microseconds=1), timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
 #: No rule that ever matches waits longer than from 29 February 2096 to 2104; croniter gives up after 50 years too.
@@ -56,18 +57,18 @@ def checked(what: str, expression: object, zone: object) -> Cron:
         ConfigurationInvalid: it has not five fields, is nonsense, never matches, or the zone is unknown.
     """
     if not isinstance(expression, str):
-        raise ConfigurationInvalid(f"cron of {what} must be text like '30 2 * * *'; got {expression!r}")
+        raise ConfigurationInvalid(f"cron of {what} must be text like '30 2 * * *'; got {shown(expression)}")
     fields = expression.split()
     if len(fields) != 5:
         raise ConfigurationInvalid(
             f"cron of {what} must have five fields (minute, hour, day of month, month, day of week), "
-            f"like '30 2 * * *'; got {len(fields)} in {expression!r}"
+            f"like '30 2 * * *'; got {len(fields)} in {shown(expression)}"
         )
     rule = " ".join(fields)
     if not all(_FIELD.fullmatch(field) for field in fields) or not croniter.is_valid(rule):
-        raise ConfigurationInvalid(f"cron of {what} cannot be understood: {expression!r}")
+        raise ConfigurationInvalid(f"cron of {what} cannot be understood: {shown(expression)}")
     if next(_days_from(rule, date(2000, 1, 1)), None) is None:
-        raise ConfigurationInvalid(f"cron of {what} names no day that exists: {expression!r}")
+        raise ConfigurationInvalid(f"cron of {what} names no day that exists: {shown(expression)}")
     return Cron(rule, _known_zone(what, zone))
 
 
@@ -79,7 +80,7 @@ def _known_zone(what: str, zone: object) -> str:
             pass
         else:
             return zone
-    raise ConfigurationInvalid(f"time_zone of {what} must be an IANA name such as 'Europe/Berlin'; got {zone!r}")
+    raise ConfigurationInvalid(f"time_zone of {what} must be an IANA name such as 'Europe/Berlin'; got {shown(zone)}")
 
 
 def next_after(rule: Cron, moment: datetime) -> datetime | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from runlane.errors import ConfigurationInvalid
 from runlane.health import Diagnosis, Thresholds
 from runlane.runtime import Runtime
+from runlane.shown import shown
 from runlane.storage import health, health_postgres, health_sqlite, health_tables, health_work
 from runlane.storage.database import Database
 from runlane.storage.health import Reading
@@ -76,7 +77,7 @@ class Examined:
             ConfigurationInvalid: there is no such database, it refuses this user, or it has no tables of Runlane's.
         """
         if thresholds is not None and not isinstance(thresholds, Thresholds):
-            raise ConfigurationInvalid(f"thresholds must be a Thresholds; got {thresholds!r}")
+            raise ConfigurationInvalid(f"thresholds must be a Thresholds; got {shown(thresholds)}")
         runtime = self._runtime
         database = runtime.database
         if database.is_memory:

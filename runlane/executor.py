@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 from runlane import jsontext, payloads
-from runlane.context import Context, Release, current
+from runlane.context import Context, Release, checked, current
 from runlane.deadlines import Deadlines
 from runlane.decisions import Failed, Interrupted, Outcome, Released, Succeeded
 from runlane.errors import AttemptTimeout, ErrorCode, OperationCancelled, PayloadInvalid, RunlaneError, TaskFailed
@@ -24,6 +24,7 @@ from runlane.loop import LoopThread
 from runlane.payload_codec import KeyUnavailable, Part
 from runlane.projections.runs import Run
 from runlane.ready import Ready
+from runlane.shown import words_of
 from runlane.tasks import Task
 from runlane.threads import Threads
 from runlane.values import Failure, storable
@@ -31,6 +32,7 @@ from runlane.values import Failure, storable
 log = logging.getLogger("runlane.executor")
 
 _TRACEBACK_LIMIT = 16_384
+_LONGEST_NAME = 255
 
 
 #: Encodes a part of what an attempt comes to.
@@ -229,8 +231,9 @@ class Executor:
     def _returned(self, execution: Execution, value: Any) -> Outcome:
         seal = execution.seal
         if isinstance(value, Release):
-            meta = value.meta if seal is None else seal(Part.META, value.meta)
-            return Released(value.delay, value.run_at, value.reason, meta)
+            asked = checked(value)
+            meta = asked.meta if seal is None else seal(Part.META, asked.meta)
+            return Released(asked.delay, asked.run_at, asked.reason, meta)
         if execution.context.released is not None:
             execution.context.log.warning("a release was made but not returned; it has no effect")
         if value is None:
@@ -239,8 +242,9 @@ class Executor:
             result = payloads.result_to_json(value)
             return Succeeded(result if seal is None else seal(Part.RESULT, result))
         except Exception as error:
-            reason = str(error) if isinstance(error, jsontext.JsonInvalid) else f"the result is no JSON: {error}"
-            return Failed(Failure(ErrorCode.TASK_FAILED, storable(reason), False, type(error).__name__))
+            known = isinstance(error, jsontext.JsonInvalid)
+            reason = str(error) if known else f"the result is no JSON: {words_of(error)}"
+            return Failed(Failure(ErrorCode.TASK_FAILED, storable(reason), False, _kind_of(error)))
 
     @staticmethod
     def _interrupted(execution: Execution, error: KeyboardInterrupt) -> Outcome:
@@ -250,6 +254,15 @@ class Executor:
         return Interrupted("keyboard_interrupt")
 
     def _raised(self, execution: Execution, error: BaseException) -> Outcome:
+        """What an exception comes to; whatever that is, the attempt ends by it, and the thread goes on."""
+        try:
+            return self._told(execution, error)
+        except BaseException:
+            log.warning("run %s: a handler has raised what cannot be described", execution.run.id)
+            message = "Task failed." if self._redact else "the handler raised an exception that cannot be described"
+            return Failed(Failure(ErrorCode.TASK_FAILED, message, True, None if self._redact else _kind_of(error)))
+
+    def _told(self, execution: Execution, error: BaseException) -> Outcome:
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             return self._interrupted(execution, error)
         reason = execution.context.signal.reason
@@ -276,32 +289,39 @@ def _seconds(task: Task[..., Any]) -> str:
 def failure_of(error: BaseException, task: Task[..., Any], redact: bool) -> Failure:
     """What is stored of an exception that a handler raised."""
     if isinstance(error, PayloadInvalid):
-        return Failure(error.code, storable(str(error)), False, type(error).__name__)
+        return Failure(error.code, storable(str(error)), False, _kind_of(error))
     known = isinstance(error, RunlaneError)
-    code = error.code if isinstance(error, RunlaneError) else ErrorCode.TASK_FAILED
-    retryable = error.retryable if isinstance(error, RunlaneError) else True
+    code, retryable = str(ErrorCode.TASK_FAILED), True
     meta: dict[str, Any] = {}
-    if isinstance(error, RunlaneError) and error.meta:
-        try:
-            jsontext.encode(error.meta, "meta")
-            meta = error.meta
-        except jsontext.JsonInvalid:
-            log.warning("the meta of a %s is no JSON and was left out", type(error).__name__)
+    if isinstance(error, RunlaneError):
+        code = storable(str(error.code), _LONGEST_NAME)  # of a class of the application's it may be anything
+        retryable, meta = bool(error.retryable), _meta_of(error)
+    retryable = retryable and task.retry.retries(error)
     if redact and (not known or isinstance(error, TaskFailed)):
-        return Failure(code, "Task failed.", retryable and task.retry.retries(error), None, None, {})
-    lines = traceback.format_exception(type(error), error, error.__traceback__)
+        return Failure(code, "Task failed.", retryable, None, None, {})
+    lines = None if redact else traceback.format_exception(type(error), error, error.__traceback__)
     return Failure(
         code,
-        storable(_text(error)),
-        retryable and task.retry.retries(error),
-        type(error).__qualname__,
-        None if redact else storable("".join(lines), _TRACEBACK_LIMIT),
+        storable(words_of(error)),
+        retryable,
+        _kind_of(error),
+        None if lines is None else storable("".join(lines), _TRACEBACK_LIMIT),
         meta,
     )
 
 
-def _text(error: BaseException) -> str:
-    try:
-        return str(error) or type(error).__name__
-    except Exception:  # a __str__ of the user's that raises
-        return type(error).__name__
+def _kind_of(error: BaseException) -> str:
+    """The name of an exception's class, which may have been given to it."""
+    return storable(type(error).__qualname__, _LONGEST_NAME)
+
+
+def _meta_of(error: RunlaneError) -> dict[str, Any]:
+    """The facts that a handler's error carries, as they are now; none if they are no JSON object."""
+    if not error.meta:
+        return {}
+    with suppress(jsontext.JsonInvalid):
+        meta: object = jsontext.decode(jsontext.encode(error.meta, "meta"))
+        if isinstance(meta, dict):
+            return meta
+    log.warning("the meta of a %s is no JSON object and was left out", _kind_of(error))
+    return {}

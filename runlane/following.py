@@ -17,6 +17,7 @@ from runlane.capabilities import Capability
 from runlane.errors import ConfigurationInvalid, RunlaneError
 from runlane.events import Event, Recorded
 from runlane.runtime import Runtime
+from runlane.shown import shown
 from runlane.storage import borrow, cursors, epochs, places, streams
 from runlane.storage.cursors import Named
 from runlane.storage.following import Elsewhere, Horizon, Reader, summarize
@@ -103,9 +104,11 @@ class Follower:
         name: str | None = None,
     ) -> None:
         if not isinstance(batch, int) or isinstance(batch, bool) or not 1 <= batch <= MAX_BATCH:
-            raise ConfigurationInvalid(f"batch must be a number from 1 to {MAX_BATCH}; got {batch!r}")
+            raise ConfigurationInvalid(f"batch must be a number from 1 to {MAX_BATCH}; got {shown(batch)}")
         if poll is not None and (not isinstance(poll, (int, float)) or not 0 < poll <= 3600):
-            raise ConfigurationInvalid(f"poll must be seconds, more than 0 and at most 3600, or None; got {poll!r}")
+            raise ConfigurationInvalid(
+                f"poll must be seconds, more than 0 and at most 3600, or None; got {shown(poll)}"
+            )
         if stop is not None and not isinstance(stop, threading.Event) and not callable(stop):
             raise ConfigurationInvalid("stop must be a threading.Event or a function that says whether to stop")
         if cursor is not None and not isinstance(cursor, str):
@@ -331,12 +334,14 @@ def stored_types(types: Iterable[str | type[Event]] | None) -> tuple[str, ...] |
         return None
     if isinstance(types, str):
         types = [types]
+    if not isinstance(types, Iterable):
+        raise ConfigurationInvalid(f"types must be a list of types of events, or one's name; got {shown(types)}")
     known: Sequence[str] = [name for name, _ in codec.STORED_AS.values()]
     found: list[str] = []
     for one in types:
-        name = one if isinstance(one, str) else codec.STORED_AS[one][0] if one in codec.STORED_AS else repr(one)
-        if name not in known:
-            raise ConfigurationInvalid(f"there is no type of event {name!r}; known are {', '.join(sorted(known))}")
+        name = codec.STORED_AS[one][0] if isinstance(one, type) and one in codec.STORED_AS else one
+        if not isinstance(name, str) or name not in known:
+            raise ConfigurationInvalid(f"there is no type of event {shown(name)}; known are {', '.join(sorted(known))}")
         found.append(name)
     if not found:
         raise ConfigurationInvalid("types must name at least one type of event; None is for all")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
@@ -9,19 +10,23 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
-from runlane.decisions import Interrupted
+from runlane.decisions import Failed, Interrupted, Outcome
 from runlane.engine import deliver, lease
 from runlane.engine.complete import Finished, complete
 from runlane.engine.deliver import Consumer, Delivery, DeliveryOutcome, IgnoreReason
 from runlane.engine.lease import Holder
 from runlane.engine.trigger import NewRun, sealed
-from runlane.errors import LeaseLost
+from runlane.errors import ConfigurationInvalid, ErrorCode, LeaseLost, RunlaneError
 from runlane.executor import Execution, Executor
+from runlane.policy import Retry
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
+from runlane.shown import words_of
 from runlane.storage.transaction import Transaction
-from runlane.values import TriggerOutcome
+from runlane.values import Failure, TriggerOutcome, storable
 from runlane.wakeup import Wakeup
+
+log = logging.getLogger("runlane.worker")
 
 T = TypeVar("T")
 
@@ -131,7 +136,7 @@ class Inline:
             self._active[place] = execution
         try:
             outcome = self._executor.execute(execution)
-            after = self._store([Finished(opened.run, outcome, execution.task.retry)])[0]
+            after = self._keep(opened.run, outcome, execution.task.retry)
         finally:
             with self._lock:
                 del self._active[place]
@@ -150,6 +155,18 @@ class Inline:
     def _among(self, run_ids: Collection[UUID]) -> list[Execution]:
         with self._lock:
             return [execution for (run_id, _), execution in self._active.items() if run_id in run_ids]
+
+    def _keep(self, run: Run, outcome: Outcome, retry: Retry) -> Run | None:
+        """Store an outcome; the run fails where it cannot be stored, like a release to the year 10000."""
+        try:
+            return self._store([Finished(run, outcome, retry)])[0]
+        except Exception as refusal:
+            if isinstance(refusal, RunlaneError) and not isinstance(refusal, ConfigurationInvalid):
+                raise  # of the database
+            log.exception("run %s: its outcome cannot be stored", run.id)
+            message = storable(f"the outcome could not be stored: {words_of(refusal)}")
+            failed = Failed(Failure(ErrorCode.INTERNAL_ERROR, message, False))
+            return self._store([Finished(run, failed, retry)])[0]
 
     def _store(self, finished: Sequence[Finished]) -> list[Run | None]:
         """Store outcomes; the runs as they are then, None for those whose lease was lost."""

@@ -11,17 +11,35 @@ from typing import Any
 
 import orjson
 
+from runlane.shown import shown
+
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 64
 MAX_INTEGER = 2**63 - 1
+#: Keys from this length on are cut where messages name a place.
+_LONG = 80
+
+#: How many more bytes there may be, in one place for all that look at parts of the same value.
+Room = list[int]
+#: So many letters at first, or half as many values.
+ROOM = MAX_BYTES
 
 
 class JsonInvalid(ValueError):
     """A value that cannot be stored; the text names the place and the reason."""
 
 
-class _TooDeep(JsonInvalid):
-    """So deep that its path would be no help."""
+class Beyond(JsonInvalid):
+    """So deep, or of so many values, that its path would be no help; the text says which, without a name before it."""
+
+    def of(self, what: str) -> JsonInvalid:
+        """The same, of the value called `what`."""
+        return JsonInvalid(f"{what} {self}")
+
+
+def too_deep() -> Beyond:
+    """That a value is nested too deep."""
+    return Beyond(f"is nested deeper than {MAX_DEPTH} levels")
 
 
 def encode(value: Any, what: str, limit: int = MAX_BYTES) -> bytes:
@@ -37,8 +55,8 @@ def encode(value: Any, what: str, limit: int = MAX_BYTES) -> bytes:
     """
     try:
         check(value, what)
-    except _TooDeep:
-        raise JsonInvalid(f"{what} is nested deeper than {MAX_DEPTH} levels") from None
+    except Beyond as error:
+        raise error.of(what) from None
     try:
         data = orjson.dumps(value)
     except TypeError as error:  # what the check lets through and orjson does not: nothing known
@@ -58,10 +76,12 @@ def dumps(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-def check(value: Any, what: str, depth: int = 0) -> None:
-    """Raise ``JsonInvalid`` unless `value` is storable JSON."""
+def check(value: Any, what: str, depth: int = 0, left: Room | None = None) -> None:
+    """Raise ``JsonInvalid`` unless `value` is storable JSON; `left` as in ``spend``."""
     kind = type(value)
     if kind is str:
+        if left is not None:
+            spend(left, len(value))
         _check_text(value, what)
     elif value is None or kind is bool:
         return
@@ -72,18 +92,43 @@ def check(value: Any, what: str, depth: int = 0) -> None:
         if not math.isfinite(value):
             raise JsonInvalid(f"{what} is {value}, which JSON cannot hold; use None or a string")
     elif depth >= MAX_DEPTH and isinstance(value, (dict, list, tuple)):
-        raise _TooDeep(f"{what} is nested deeper than {MAX_DEPTH} levels")
+        raise too_deep()
     elif kind is dict:
+        left = spend([ROOM] if left is None else left, 2 * len(value))
         for key, item in value.items():
             if type(key) is not str:
-                raise JsonInvalid(f"{what} has the key {key!r} of type {type(key).__name__}; JSON keys are strings")
+                raise JsonInvalid(
+                    f"{what} has the key {shown(key)} of type {type(key).__name__}; JSON keys are strings"
+                )
             _check_text(key, f"a key of {what}")
-            check(item, f"{what}.{key}", depth + 1)
+            left[0] -= len(key)
+            check(item, _within(what, key), depth + 1, left)
     elif kind is list or kind is tuple:
+        left = spend([ROOM] if left is None else left, 2 * len(value))
         for index, item in enumerate(value):
-            check(item, f"{what}[{index}]", depth + 1)
+            check(item, f"{what}[{index}]", depth + 1, left)
     else:
         raise JsonInvalid(f"{what} is a {kind.__name__}, which is no JSON value")
+
+
+def spend(left: Room, much: int) -> Room:
+    """What is left after `much` more bytes: one for each letter at least, two for each value (`1,`).
+
+    A value that holds another one many times over is small in memory and without bounds as text: of two lists, each
+    twice in the next, forty times over, come a million million.
+
+    Raises:
+        Beyond: nothing is left.
+    """
+    left[0] -= much
+    if left[0] < 0:
+        raise Beyond(f"is more than {MAX_BYTES:,} bytes of JSON")
+    return left
+
+
+def _within(what: str, key: str) -> str:
+    """The place under a key that may be long, or that a terminal would obey."""
+    return f"{what}.{key}" if key.isprintable() and len(key) < _LONG else f"{what}[{shown(key)}]"
 
 
 def _check_text(text: str, what: str) -> None:

@@ -12,6 +12,7 @@ from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
 from runlane.errors import CapabilityUnsupported, ConfigurationInvalid
 from runlane.events import RunCreated
 from runlane.registry import Registry
+from runlane.shown import words_of
 from runlane.storage.database import Database
 from runlane.transport import Publisher, Transport
 from runlane.transport.local import LocalTransport
@@ -57,11 +58,16 @@ def _lane_name(value: str) -> str:
 def transport_for(database: Database) -> Transport:
     """The doorbell that suits a database: LISTEN and NOTIFY, a watch on the file, or this process's own."""
     if database.schema is not None:
+        from psycopg import Error
         from psycopg.conninfo import make_conninfo
 
         # As the engine connects, several hosts in one URL included.
         _, options = database.engine.dialect.create_connect_args(database.url)
-        return NotifyTransport(make_conninfo(**_without_adapters(options)), database.schema)
+        try:
+            told = make_conninfo(**_without_adapters(options))
+        except Error as error:  # an option that libpq does not know, and says which
+            raise ConfigurationInvalid(f"the URL of {database.where} is not valid: {words_of(error).strip()}") from None
+        return NotifyTransport(told, database.schema)
     if database.is_memory or not database.url.database:
         return LocalTransport()
     return FileTransport(Path(database.url.database.removeprefix("file:")))

@@ -21,9 +21,10 @@ from runlane.projections.runs import Run
 from runlane.pruning import Pruned
 from runlane.reading import DEFAULT_LIMIT, Order, Page, Where
 from runlane.runtime import Runtime
+from runlane.shown import shown
 from runlane.storage import queries, streams
 from runlane.tasks import Queue, Task
-from runlane.values import ACTIVE, TERMINAL, Actor, RunStatus, SourceType, identifier, run_id
+from runlane.values import ACTIVE, TERMINAL, Actor, RunStatus, SourceType, free_text, identifier, run_id
 
 
 class Runs:
@@ -154,20 +155,24 @@ class Runs:
         needed = Capability.ENFORCES_SINGLETON if idempotency_key is None else Capability.ENFORCES_IDEMPOTENCY
         self._runtime.lane.require(needed, "runs.find_active")
         task_id = self._runtime.registry.task(task).id
-        with self._runtime.reading() as tx:
-            if singleton_key is not None:
-                found = queries.singleton_owner(tx, self._runtime.environment, task_id, singleton_key)
-            else:
-                found = trigger.find_current(tx, self._runtime.environment, task_id, idempotency_key or "")
+        if idempotency_key is None:
+            owned = free_text("singleton_key", singleton_key)
+            with self._runtime.reading() as tx:
+                found = queries.singleton_owner(tx, self._runtime.environment, task_id, owned)
+        else:
+            found = self._current(task_id, idempotency_key)
         return self._runtime.vault.reveal(found) if found is not None and found.is_active else None
 
     def find_current(self, task: Task[..., Any] | str, idempotency_key: str) -> Run | None:
         """The run that a trigger with this key would be given now: active, or ended and within its retention."""
         self._runtime.lane.require(Capability.ENFORCES_IDEMPOTENCY, "runs.find_current")
-        task_id = self._runtime.registry.task(task).id
-        with self._runtime.reading() as tx:
-            found = trigger.find_current(tx, self._runtime.environment, task_id, idempotency_key)
+        found = self._current(self._runtime.registry.task(task).id, idempotency_key)
         return None if found is None else self._runtime.vault.reveal(found)
+
+    def _current(self, task_id: str, idempotency_key: str) -> Run | None:
+        key = free_text("idempotency_key", idempotency_key)
+        with self._runtime.reading() as tx:
+            return trigger.find_current(tx, self._runtime.environment, task_id, key)
 
     def cancel(
         self,
@@ -287,8 +292,11 @@ class Runs:
         Raises:
             TimeoutError: it has not ended in time.
             RunNotFound: there is no such run.
+            ConfigurationInvalid: an argument is not valid.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        if timeout is not None and (not isinstance(timeout, int | float) or timeout != timeout):
+            raise ConfigurationInvalid(f"timeout must be a number of seconds, or None; got {shown(timeout)}")
+        deadline = None if timeout is None else time.monotonic() + min(timeout, 1e9)
         pause = 0.005
         while not (run := self.get(id)).is_terminal:
             if deadline is not None and time.monotonic() + pause > deadline:

@@ -14,6 +14,7 @@ from uuid import UUID
 from attrs import field, frozen
 
 from runlane.errors import ConfigurationInvalid, PayloadUnreadable
+from runlane.shown import shown
 
 #: The member that tells an envelope from a payload; no payload of an application may have it at its top.
 MARK = "$runlane"
@@ -163,6 +164,8 @@ def checked(codec: Any) -> PayloadCodec | None:
     name = getattr(codec, "name", None)
     callables = all(callable(getattr(codec, method, None)) for method in ("encode", "decode"))
     if isinstance(codec, type) or not callables or not isinstance(name, str) or not name or name == "sealed":
-        raise ConfigurationInvalid(f"payload_codec must have name, encode and decode, as AesGcm(…) has; got {codec!r}")
+        raise ConfigurationInvalid(
+            f"payload_codec must have name, encode and decode, as AesGcm(…) has; got {shown(codec)}"
+        )
     found: PayloadCodec = codec
     return found

@@ -20,6 +20,7 @@ from cattrs.v import format_exception
 from runlane import jsontext
 from runlane.errors import PayloadInvalid
 from runlane.payload_codec import MARK
+from runlane.shown import shown, words_of
 
 
 def _strict(kind: type, *accepted: type) -> Callable[[Any, Any], Any]:
@@ -47,7 +48,7 @@ def _from_text(value: Any, kind: Any) -> Any:
     try:
         return kind(value)
     except InvalidOperation:
-        raise ValueError(f"{value!r} is no decimal number") from None
+        raise ValueError(f"{shown(value)} is no decimal number") from None
 
 
 def _is_pydantic(kind: Any) -> bool:
@@ -105,8 +106,16 @@ class PayloadSchema:
             if self.type is not Any:
                 self._structured(_TRIGGER, value, what)
             jsontext.encode(value, what)
+        except jsontext.Beyond as error:
+            raise PayloadInvalid(str(error.of(what))) from None
         except jsontext.JsonInvalid as error:
             raise PayloadInvalid(str(error)) from None
+        except PayloadInvalid:
+            raise
+        except RecursionError:
+            raise PayloadInvalid(str(jsontext.too_deep().of(what))) from None
+        except Exception as error:  # whatever an object of the caller's raises when it is looked at
+            raise PayloadInvalid(f"{what} cannot be turned into JSON: {words_of(error)}") from error
         if type(value) is dict and MARK in value:
             raise PayloadInvalid(f"{what} has the key {MARK!r}, which is reserved for encoded payloads")
         return value
@@ -134,15 +143,22 @@ class PayloadSchema:
             raise PayloadInvalid(f"{what} does not fit {_type_name(self.type)}: " + "; ".join(reasons)) from error
 
 
-def plain(value: Any, depth: int = 0) -> Any:
-    """`value` with every record in it turned into JSON values; what cannot be is left for the JSON check to refuse."""
+def plain(value: Any, depth: int = 0, left: jsontext.Room | None = None) -> Any:
+    """`value` with every record in it turned into JSON values; what cannot be is left for the JSON check to refuse.
+
+    Raises:
+        jsontext.Beyond: it is too deep, as one that contains itself, or holds too much (`left`: ``jsontext.spend``).
+    """
     kind = type(value)
-    if kind in _SCALARS or depth > jsontext.MAX_DEPTH:
+    if kind in _SCALARS:
         return value
-    if kind is dict:
-        return {key: plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item, depth + 1) for item in value]
+    if kind is dict or isinstance(value, (list, tuple)):
+        if depth >= jsontext.MAX_DEPTH:
+            raise jsontext.too_deep()
+        left = jsontext.spend([jsontext.ROOM] if left is None else left, 2 * len(value))
+        if kind is dict:
+            return {key: plain(item, depth + 1, left) for key, item in value.items()}
+        return [plain(item, depth + 1, left) for item in value]
     return value if isinstance(value, _OPAQUE) else _TRIGGER.unstructure(value)
 
 
@@ -152,7 +168,12 @@ def result_to_json(value: Any) -> Any:
     Raises:
         jsontext.JsonInvalid: it is no JSON, or too large.
     """
-    value = plain(value)
+    try:
+        value = plain(value)
+    except jsontext.Beyond as error:
+        raise error.of("result") from None
+    except RecursionError:
+        raise jsontext.too_deep().of("result") from None
     jsontext.encode(value, "result")
     if type(value) is dict and MARK in value:
         raise jsontext.JsonInvalid(f"result has the key {MARK!r}, which is reserved for encoded results")

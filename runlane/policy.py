@@ -8,6 +8,7 @@ from typing import Any
 from attrs import field, frozen
 
 from runlane.errors import ConfigurationInvalid
+from runlane.shown import shown
 from runlane.values import duration
 
 #: The longest wait a backoff may reach, whatever its formula says.
@@ -27,8 +28,11 @@ def _max_delay(value: timedelta | str | None) -> timedelta | None:
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigurationInvalid(f"{name} must be a number; got {value!r}")
-    return float(value)
+        raise ConfigurationInvalid(f"{name} must be a number; got {shown(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ConfigurationInvalid(f"{name} is out of range: {shown(value)}") from None
 
 
 def _factor(value: float) -> float:
@@ -43,7 +47,7 @@ def _exceptions(value: Exceptions) -> tuple[type[BaseException], ...]:
     kinds = value if isinstance(value, tuple) else (value,)
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise ConfigurationInvalid(f"retry_on and give_up_on take exception classes; got {kind!r}")
+            raise ConfigurationInvalid(f"retry_on and give_up_on take exception classes; got {shown(kind)}")
     return kinds
 
 
@@ -110,9 +114,11 @@ class Retry:
         for name, least in (("max_attempts", 1), ("max_lost", 1)):
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= 1_000_000:
-                raise ConfigurationInvalid(f"Retry {name} must be an integer from {least} to 1000000; got {value!r}")
+                raise ConfigurationInvalid(
+                    f"Retry {name} must be an integer from {least} to 1000000; got {shown(value)}"
+                )
         if not isinstance(self.backoff, (Fixed, Exponential)):
-            raise ConfigurationInvalid(f"Retry backoff must be Fixed(…) or Exponential(…); got {self.backoff!r}")
+            raise ConfigurationInvalid(f"Retry backoff must be Fixed(…) or Exponential(…); got {shown(self.backoff)}")
         if not 0.0 <= self.jitter <= 1.0:
             raise ConfigurationInvalid(f"Retry jitter must be from 0 to 1; got {self.jitter}")
 

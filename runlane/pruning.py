@@ -11,6 +11,7 @@ from attrs import frozen
 from runlane import reading
 from runlane.engine.prune import Old, Removed
 from runlane.errors import ConfigurationInvalid
+from runlane.shown import shown
 from runlane.values import TERMINAL, RunStatus, duration, instant
 
 DEFAULT_LIMIT, MOST = 1000, 10_000
@@ -56,10 +57,10 @@ def old_runs(
     active = [status for status in wanted if status not in TERMINAL]
     if active or not wanted:
         raise ConfigurationInvalid(
-            f"only ended runs are pruned: statuses must be some of {', '.join(sorted(TERMINAL))}; got {statuses!r}"
+            f"only ended runs are pruned: statuses must be some of {', '.join(sorted(TERMINAL))}; got {shown(statuses)}"
         )
     if type(limit) is not int or not 1 <= limit <= MOST:
-        raise ConfigurationInvalid(f"limit must be an integer from 1 to {MOST}; got {limit!r}")
+        raise ConfigurationInvalid(f"limit must be an integer from 1 to {MOST}; got {shown(limit)}")
     age = instant("older_than", older_than) if isinstance(older_than, datetime) else duration("older_than", older_than)
     ordered = tuple(sorted(set(wanted)))
     after = None if cursor is None else reading.unseal(cursor, _fingerprint(environment, ordered), "runs.prune")

@@ -16,6 +16,7 @@ from runlane import jsontext
 from runlane.errors import ConfigurationInvalid
 from runlane.projections.queues import QueueControl
 from runlane.projections.runs import Run
+from runlane.shown import shown
 from runlane.storage import queries
 from runlane.storage.queries import RunFilter
 from runlane.storage.transaction import Transaction
@@ -42,6 +43,7 @@ class Where(TypedDict, total=False):
 
 Order = Literal["newest", "oldest"]
 DEFAULT_LIMIT, MOST = 50, 500
+_STATUSES = frozenset(status.value for status in RunStatus)
 
 
 @frozen
@@ -86,8 +88,8 @@ def list_runs(
         ConfigurationInvalid: the limit, the order or the cursor is not valid.
     """
     whole_number("limit", limit, MOST)
-    if order not in ("newest", "oldest"):
-        raise ConfigurationInvalid(f"order must be 'newest' or 'oldest'; got {order!r}")
+    if not isinstance(order, str) or str.__str__(order) not in ("newest", "oldest"):
+        raise ConfigurationInvalid(f"order must be 'newest' or 'oldest'; got {shown(order)}")
     after = None if cursor is None else _open(cursor, environment, wanted, order)
     runs = queries.list_runs(tx, environment, wanted, limit + 1, after, order == "newest")
     more = len(runs) > limit
@@ -135,19 +137,19 @@ def queue_name(queue: Queue | str) -> str:
     """The name of a queue that may be given as definition."""
     if isinstance(queue, (Queue, str)):
         return identifier("queue name", queue.name if isinstance(queue, Queue) else queue)
-    raise ConfigurationInvalid(f"queue must be a Queue definition or a name; got {queue!r}")
+    raise ConfigurationInvalid(f"queue must be a Queue definition or a name; got {shown(queue)}")
 
 
 def whole_number(what: str, value: object, most: int) -> int:
     """`value`, if it is an integer from 1 to `most`."""
     if type(value) is not int or not 1 <= value <= most:
-        raise ConfigurationInvalid(f"{what} must be an integer from 1 to {most}; got {value!r}")
+        raise ConfigurationInvalid(f"{what} must be an integer from 1 to {most}; got {shown(value)}")
     return value
 
 
 def _several(what: str, values: Sequence[Any]) -> Sequence[Any]:
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise ConfigurationInvalid(f"{what} must be a list, such as {what}=[{values!r}]; got {values!r}")
+        raise ConfigurationInvalid(f"{what} must be a list, such as {what}=[{shown(values)}]; got {shown(values)}")
     return values
 
 
@@ -158,11 +160,11 @@ def _name(what: str, value: Any) -> str:
 
 
 def _status(status: RunStatus | str) -> RunStatus:
-    try:
-        return RunStatus(status)
-    except ValueError:
+    named = str.__str__(status) if isinstance(status, str) else None
+    if named not in _STATUSES:
         known = ", ".join(RunStatus)
-        raise ConfigurationInvalid(f"unknown status {status!r}; known are {known}") from None
+        raise ConfigurationInvalid(f"unknown status {shown(status)}; known are {known}")
+    return RunStatus(named)
 
 
 def _fingerprint(environment: str, wanted: RunFilter, order: str) -> str:

@@ -12,6 +12,7 @@ from attrs import field, frozen
 from runlane.errors import ConfigurationInvalid, TaskNotFound
 from runlane.events import RunCreated
 from runlane.jsontext import dumps
+from runlane.shown import shown
 from runlane.tasks import Queue, Task
 from runlane.values import Source, SourceType, duration
 
@@ -73,14 +74,14 @@ class Registry:
             TaskNotFound: it is not registered here.
         """
         wanted = task.id if isinstance(task, Task) else task
-        known = self.tasks.get(wanted) if isinstance(wanted, str) else None
+        known = self.tasks.get(str.__str__(wanted)) if isinstance(wanted, str) else None
         if known is None or (isinstance(task, Task) and known is not task):
-            raise TaskNotFound(f"task {wanted!r} is not registered; pass it to Runlane(tasks=[…])")
+            raise TaskNotFound(f"task {shown(wanted)} is not registered; pass it to Runlane(tasks=[…])")
         return known
 
     def queue_of(self, task: Task[..., Any], chosen: Queue | None = None) -> str:
         """The name of the queue a run goes to: the chosen one, the task's, or the default."""
-        queue = chosen or task.queue or self.default_queue
+        queue = chosen if chosen is not None else task.queue or self.default_queue
         if queue is None:
             raise ConfigurationInvalid(f"task {task.id} has no queue and no queue is the default (Queue(default=True))")
         return self.registered(queue)
@@ -130,7 +131,7 @@ class Registry:
     def registered(self, queue: Queue) -> str:
         """The name of `queue`, if it is registered here."""
         if not isinstance(queue, Queue):
-            raise ConfigurationInvalid(f"queue must be a Queue definition, not {queue!r}")
+            raise ConfigurationInvalid(f"queue must be a Queue definition, not {shown(queue)}")
         known = self.queues.get(queue.name)
         if known is not queue and known != queue:
             raise ConfigurationInvalid(f"queue {queue.name!r} is not registered; pass it to Runlane(queues=[…])")
@@ -145,7 +146,7 @@ def _unique(what: str, items: Iterable[T], kind: type, name: Callable[[T], str])
     for item in items:
         if not isinstance(item, kind):
             hint = "; decorate the function with @task(…)" if what == "task" and callable(item) else ""
-            raise ConfigurationInvalid(f"{what}s must hold {kind.__name__} definitions, not {item!r}{hint}")
+            raise ConfigurationInvalid(f"{what}s must hold {kind.__name__} definitions, not {shown(item)}{hint}")
         if name(item) in found:
             raise ConfigurationInvalid(f"two {what}s are called {name(item)!r}; each needs a name of its own")
         found[name(item)] = item

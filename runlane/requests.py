@@ -14,6 +14,7 @@ from runlane.engine.trigger import NewRun
 from runlane.errors import ConfigurationInvalid
 from runlane.events import RunCreated
 from runlane.registry import Registry
+from runlane.shown import shown, words_of
 from runlane.structs import struct
 from runlane.tasks import Queue, Task, idempotency_ttl, priority
 from runlane.values import (
@@ -21,9 +22,9 @@ from runlane.values import (
     Actor,
     Source,
     SourceType,
+    checked_actor,
     duration,
     free_text,
-    identifier,
     instant,
     new_run_id,
     run_id,
@@ -208,11 +209,11 @@ def entries(task: Task[..., Any] | str | Iterable[Trigger], payloads: Iterable[A
     if isinstance(task, (Task, str)):
         return [Trigger(task, payload) for payload in listed(payloads)]
     if not isinstance(task, Iterable):
-        raise ConfigurationInvalid(f"trigger_many takes (task, payloads) or a list of Trigger(…); got {task!r}")
+        raise ConfigurationInvalid(f"trigger_many takes (task, payloads) or a list of Trigger(…); got {shown(task)}")
     wanted = list(task)
     for asked in wanted:
         if not isinstance(asked, Trigger):
-            raise ConfigurationInvalid(f"trigger_many takes Trigger(…) entries; got {asked!r}")
+            raise ConfigurationInvalid(f"trigger_many takes Trigger(…) entries; got {shown(asked)}")
     return wanted
 
 
@@ -223,7 +224,7 @@ def listed(payloads: Iterable[Any] | None) -> list[Any]:
         ConfigurationInvalid: they are no list of payloads.
     """
     if isinstance(payloads, (str, bytes, Mapping)) or not isinstance(payloads, Iterable):
-        raise ConfigurationInvalid(f"trigger_many(task, payloads) needs a list of payloads; got {payloads!r}")
+        raise ConfigurationInvalid(f"trigger_many(task, payloads) needs a list of payloads; got {shown(payloads)}")
     return list(payloads)
 
 
@@ -249,9 +250,8 @@ def actor_of(actor: Actor | None) -> Actor:
     if actor is None:
         return APPLICATION
     if not isinstance(actor, Actor):
-        raise ConfigurationInvalid(f"actor must be an Actor, such as Actor.operator('ann'); got {actor!r}")
-    identifier("actor id", actor.id)
-    return actor
+        raise ConfigurationInvalid(f"actor must be an Actor, such as Actor.operator('ann'); got {shown(actor)}")
+    return checked_actor(actor)
 
 
 def _meta(meta: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -259,11 +259,12 @@ def _meta(meta: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     if not isinstance(meta, Mapping):
         raise ConfigurationInvalid(f"meta must be a mapping; got {type(meta).__name__}")
-    value = dict(meta)
     try:
-        jsontext.encode(value, "meta", 65_536)
+        value: dict[str, Any] = jsontext.decode(jsontext.encode(dict(meta), "meta", 65_536))
     except jsontext.JsonInvalid as error:
         raise ConfigurationInvalid(str(error)) from None
+    except Exception as error:  # a mapping of the caller's own kind
+        raise ConfigurationInvalid(f"meta cannot be read: {words_of(error)}") from error
     return value
 
 
@@ -272,4 +273,8 @@ def _carrier(carrier: Mapping[str, str] | None) -> Mapping[str, str] | None:
         return None
     if not isinstance(carrier, Mapping):
         raise ConfigurationInvalid(f"trace_carrier must be a mapping of text; got {type(carrier).__name__}")
-    return {free_text("a key of trace_carrier", k): free_text(f"trace_carrier[{k!r}]", v) for k, v in carrier.items()}
+    try:
+        told = dict(carrier)
+    except Exception as error:  # a mapping of the caller's own kind
+        raise ConfigurationInvalid(f"trace_carrier cannot be read: {words_of(error)}") from error
+    return {free_text("a key of trace_carrier", k): free_text(f"trace_carrier[{shown(k)}]", v) for k, v in told.items()}

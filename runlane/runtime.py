@@ -26,7 +26,8 @@ from runlane.lanes import Lane
 from runlane.payload_codec import PayloadCodec
 from runlane.projections.runs import Run
 from runlane.registry import Registry
-from runlane.session import HEARTBEAT, LEASE_DURATION, Session
+from runlane.session import HEARTBEAT, LEASE_DURATION, LONGEST_LEASE, Session
+from runlane.shown import shown
 from runlane.storage import maintainers
 from runlane.storage.database import Database
 from runlane.storage.maintainers import Maintainer
@@ -59,8 +60,10 @@ class Settings:
             raise ConfigurationInvalid(
                 f"lease_duration ({self.lease_duration}) must be at least twice the heartbeat ({self.heartbeat})"
             )
-        if self.max_events < 10:
-            raise ConfigurationInvalid(f"max_events must be at least 10; got {self.max_events}")
+        if self.lease_duration > LONGEST_LEASE:
+            raise ConfigurationInvalid(f"lease_duration must be at most {LONGEST_LEASE.days} days")
+        if type(self.max_events) is not int or not 10 <= self.max_events < 2**31:
+            raise ConfigurationInvalid(f"max_events must be at least 10; got {shown(self.max_events)}")
 
 
 class Holding(Protocol):

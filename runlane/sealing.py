@@ -15,6 +15,7 @@ from runlane.errors import ConfigurationInvalid, ConflictKind, StorageConflict, 
 from runlane.export.signing import Checker
 from runlane.proofs import Checked
 from runlane.runtime import Runtime
+from runlane.shown import shown
 from runlane.storage import checkpoints
 from runlane.storage.checkpoints import Drawn
 from runlane.storage.following import Elsewhere, Horizon
@@ -51,7 +52,7 @@ def evidence(environment: str, key: str | Path | Sequence[str | Path], kept: Seq
     """
     checkers = [Checker(path) for path in ([key] if isinstance(key, str | Path) else key)]
     if isinstance(kept, str | Path):
-        raise ConfigurationInvalid(f"checkpoints must be a list of files; got {kept!r}")
+        raise ConfigurationInvalid(f"checkpoints must be a list of files; got {shown(kept)}")
     files = [Kept(str(path), read(path)) for path in kept]
     for one in files:
         if one.checkpoint.environment != environment:

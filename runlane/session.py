@@ -32,6 +32,8 @@ def monotonic() -> float:
 
 HEARTBEAT = timedelta(seconds=10)
 LEASE_DURATION = timedelta(seconds=30)
+#: A worker that has vanished would otherwise keep its runs for ever.
+LONGEST_LEASE = timedelta(days=365)
 
 
 class Session:

@@ -16,6 +16,7 @@ from runlane.cadence import Cadence, Every, Once
 from runlane.errors import ConfigurationInvalid
 from runlane.payloads import PayloadSchema
 from runlane.policy import ONE_ATTEMPT, Retry
+from runlane.shown import shown
 from runlane.values import duration, identifier, instant
 
 P = ParamSpec("P")
@@ -24,12 +25,14 @@ R = TypeVar("R")
 #: Priorities are small integers; higher is claimed first.
 PRIORITY_RANGE = range(-32768, 32768)
 DEFAULT_TTL = "30d"
+#: For how long a slot may be reserved.
+_LONGEST = timedelta(days=365)
 
 
 def priority(value: object) -> int:
     """`value` as a priority."""
     if type(value) is not int or value not in PRIORITY_RANGE:
-        raise ConfigurationInvalid(f"priority must be an integer from -32768 to 32767; got {value!r}")
+        raise ConfigurationInvalid(f"priority must be an integer from -32768 to 32767; got {shown(value)}")
     return value
 
 
@@ -37,8 +40,10 @@ def idempotency_ttl(value: object) -> str:
     """`value` as stored: ``"active"``, or a duration; default 30 days."""
     if value is None:
         return DEFAULT_TTL
-    if value == "active":
-        return "active"
+    if isinstance(value, str):
+        value = str.__str__(value)
+        if value == "active":
+            return value
     duration("idempotency_ttl", value)
     if isinstance(value, timedelta):
         return f"{max(1, value // timedelta(milliseconds=1))}ms"
@@ -52,7 +57,7 @@ def _queue_name(value: str) -> str:
 def _concurrency_limit(value: object) -> int | None:
     if value is None or (type(value) is int and 1 <= value < 2**31):
         return value
-    raise ConfigurationInvalid(f"concurrency_limit must be an integer of at least 1; got {value!r}")
+    raise ConfigurationInvalid(f"concurrency_limit must be an integer of at least 1; got {shown(value)}")
 
 
 def _schedule_id(value: str) -> str:
@@ -82,7 +87,8 @@ class Queue:
     def __attrs_post_init__(self) -> None:
         if self.dispatch_timeout is None:
             return
-        duration(f"dispatch_timeout of queue {self.name}", self.dispatch_timeout)
+        if duration(f"dispatch_timeout of queue {self.name}", self.dispatch_timeout) > _LONGEST:
+            raise ConfigurationInvalid(f"dispatch_timeout of queue {self.name} must be at most {_LONGEST.days} days")
         if self.concurrency_limit is None:
             raise ConfigurationInvalid(f"queue {self.name} has a dispatch_timeout but no concurrency_limit")
 
@@ -130,7 +136,7 @@ class Schedule:
             return Once(instant(f"run_at of schedule {self.id}", self.run_at))
         interval = duration(f"every of schedule {self.id}", self.every)
         if interval < timedelta(seconds=1):
-            raise ConfigurationInvalid(f"every of schedule {self.id} must be at least 1s; got {self.every!r}")
+            raise ConfigurationInvalid(f"every of schedule {self.id} must be at least 1s; got {shown(self.every)}")
         return Every(interval)
 
 
@@ -140,7 +146,7 @@ Key = str | Callable[[Any], str] | None
 
 def _queue(_: object, attribute: Attribute[Any], value: object) -> None:
     if value is not None and not isinstance(value, Queue):
-        raise ConfigurationInvalid(f"{attribute.name} must be a Queue definition, not {value!r}")
+        raise ConfigurationInvalid(f"{attribute.name} must be a Queue definition, not {shown(value)}")
 
 
 @frozen(eq=False)
@@ -245,7 +251,7 @@ def task(
         return task(getattr(id, "__name__", "task"))(id)
     task_id = identifier("task id", id)
     if retry is not None and not isinstance(retry, Retry):
-        raise ConfigurationInvalid(f"retry of task {task_id} must be Retry(…); got {retry!r}")
+        raise ConfigurationInvalid(f"retry of task {task_id} must be Retry(…); got {shown(retry)}")
     _check_key(f"idempotency_key of task {task_id}", idempotency_key)
     _check_key(f"singleton_key of task {task_id}", singleton_key)
     _check_key(f"concurrency_key of task {task_id}", concurrency_key)
@@ -288,16 +294,16 @@ def _check_key(what: str, key: object) -> None:
     if isinstance(key, str):
         identifier(what, key)
     elif key is not None and not callable(key):
-        raise ConfigurationInvalid(f"{what} must be text or a function of the payload; got {key!r}")
+        raise ConfigurationInvalid(f"{what} must be text or a function of the payload; got {shown(key)}")
 
 
 def _schedules(task_id: str, schedules: object) -> tuple[Schedule, ...]:
     if not isinstance(schedules, Iterable) or isinstance(schedules, str):
-        raise ConfigurationInvalid(f"schedules of task {task_id} must be a list of Schedule(…); got {schedules!r}")
+        raise ConfigurationInvalid(f"schedules of task {task_id} must be a list of Schedule(…); got {shown(schedules)}")
     found = tuple(schedules)
     for schedule in found:
         if not isinstance(schedule, Schedule):
-            raise ConfigurationInvalid(f"schedules of task {task_id} must hold Schedule(…); got {schedule!r}")
+            raise ConfigurationInvalid(f"schedules of task {task_id} must hold Schedule(…); got {shown(schedule)}")
     return found
 
 
@@ -305,7 +311,7 @@ def _positional(
     task_id: str, function: Callable[..., Any], names_there: dict[str, Any]
 ) -> tuple[list[str], Mapping[str, Any]]:
     if not callable(function):
-        raise ConfigurationInvalid(f"task {task_id} decorates a function, not {function!r}")
+        raise ConfigurationInvalid(f"task {task_id} decorates a function, not {shown(function)}")
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = []
     try:

@@ -10,10 +10,11 @@ from runlane.claiming import Claims
 from runlane.decisions import Failed, Outcome
 from runlane.engine.complete import Finished, complete, successes
 from runlane.engine.lease import Holder, is_open
-from runlane.errors import ErrorCode, ProjectionFailed, RunlaneError, StorageConflict
+from runlane.errors import ErrorCode, InternalError, ProjectionFailed, RunlaneError, StorageConflict
 from runlane.executor import Execution
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
+from runlane.shown import words_of
 from runlane.storage.successes import Successes
 from runlane.storage.transaction import Transaction
 from runlane.values import Failure, storable
@@ -33,7 +34,21 @@ class Trips:
         self._claims = claims
 
     def go(self, batch: Sequence[Ended], wanted: int, holder: Holder) -> tuple[list[Run], bool]:
-        """Store outcomes and claim; the claimed runs, and whether the session is open still, as far as was seen."""
+        """Store outcomes and claim; the claimed runs, and whether the session is open still, as far as was seen.
+
+        Raises:
+            InternalError: an outcome is such that nobody has thought of it; then the others are stored without it.
+        """
+        try:
+            return self._go(batch, wanted, holder)
+        except RunlaneError:
+            raise
+        except Exception as error:
+            if not batch:
+                raise
+            raise InternalError(f"{type(error).__name__}: {words_of(error)}") from error
+
+    def _go(self, batch: Sequence[Ended], wanted: int, holder: Holder) -> tuple[list[Run], bool]:
         if not batch and self._claims.are_vain(holder):
             return [], True
         if not batch and self._claims.goes_alone:

@@ -13,6 +13,7 @@ import uuid_utils
 from attrs import field
 
 from runlane.errors import ConfigurationInvalid
+from runlane.shown import shown
 from runlane.structs import struct
 
 # Opaque text without ':' (reserved for composed keys), control characters or lone surrogates (unstorable).
@@ -77,6 +78,9 @@ class ActorType(StrEnum):
     APPLICATION = "application"
 
 
+_ACTOR_TYPES = frozenset(kind.value for kind in ActorType)
+
+
 class TriggerOutcome(StrEnum):
     """Whether a trigger made a run or found the owner of its key."""
 
@@ -93,19 +97,23 @@ def identifier(what: str, value: object) -> str:
     """
     if not isinstance(value, str):
         raise ConfigurationInvalid(f"{what} must be a string, not {type(value).__name__}")
+    value = str.__str__(value)  # a text of the caller's own kind may do as it likes
     if _IDENTIFIER.fullmatch(value):
         return value
     if not value or len(value) > 255:
         raise ConfigurationInvalid(f"{what} must have 1 to 255 characters; it has {len(value)}")
     if ":" in value:
-        raise ConfigurationInvalid(f"{what} must not contain ':' (it has: {value!r}); use '.', '-' or '_' instead")
-    raise ConfigurationInvalid(f"{what} must not contain control characters or lone surrogates (it has: {value!r})")
+        raise ConfigurationInvalid(f"{what} must not contain ':' (it has: {shown(value)}); use '.', '-' or '_' instead")
+    raise ConfigurationInvalid(
+        f"{what} must not contain control characters or lone surrogates (it has: {shown(value)})"
+    )
 
 
 def free_text(what: str, value: object) -> str:
     """`value`, if it can be stored as text: no NUL, no lone surrogate, at most ``MAX_TEXT`` characters."""
     if not isinstance(value, str):
         raise ConfigurationInvalid(f"{what} must be a string, not {type(value).__name__}")
+    value = str.__str__(value)
     if len(value) > MAX_TEXT:
         raise ConfigurationInvalid(f"{what} must have at most {MAX_TEXT} characters; it has {len(value)}")
     if not _FREE_TEXT.fullmatch(value):
@@ -127,13 +135,14 @@ def duration(what: str, value: object) -> timedelta:
         try:
             result = timedelta(**{_UNITS[match[2]]: int(match[1])})
         except OverflowError:
-            raise ConfigurationInvalid(f"{what} is too long: {value!r}") from None
+            raise ConfigurationInvalid(f"{what} is too long: {shown(value)}") from None
     else:
         raise ConfigurationInvalid(
-            f"{what} must be a timedelta or text like '30s' (a positive integer and ms, s, m, h or d); got {value!r}"
+            f"{what} must be a timedelta or text like '30s' (a positive integer and ms, s, m, h or d); "
+            f"got {shown(value)}"
         )
     if result <= timedelta(0):
-        raise ConfigurationInvalid(f"{what} must be positive; got {value!r}")
+        raise ConfigurationInvalid(f"{what} must be positive; got {shown(value)}")
     return result
 
 
@@ -141,12 +150,14 @@ def instant(what: str, value: object) -> datetime:
     """`value` as an aware instant in UTC."""
     if not isinstance(value, datetime):
         raise ConfigurationInvalid(f"{what} must be a datetime, not {type(value).__name__}")
-    if value.tzinfo is None or value.utcoffset() is None:
-        raise ConfigurationInvalid(f"{what} must be timezone-aware, for example datetime.now(UTC); got {value!r}")
     try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise ConfigurationInvalid(f"{what} is out of range: {value!r}") from None
+        is_aware = value.tzinfo is not None and value.utcoffset() is not None
+        at = value.astimezone(UTC) if is_aware else None
+    except Exception:  # beyond the calendar, or a tzinfo of the caller's that raises
+        raise ConfigurationInvalid(f"{what} is out of range: {shown(value)}") from None
+    if at is None:
+        raise ConfigurationInvalid(f"{what} must be timezone-aware, for example datetime.now(UTC); got {shown(value)}")
+    return at
 
 
 def later(now: datetime, by: timedelta, what: str = "delay") -> datetime:
@@ -154,7 +165,7 @@ def later(now: datetime, by: timedelta, what: str = "delay") -> datetime:
     try:
         return now + by
     except OverflowError:
-        raise ConfigurationInvalid(f"{what} reaches beyond the year 9999: {by!r}") from None
+        raise ConfigurationInvalid(f"{what} reaches beyond the year 9999: {shown(by)}") from None
 
 
 def run_id(value: object) -> UUID:
@@ -163,10 +174,12 @@ def run_id(value: object) -> UUID:
         return value
     if isinstance(value, str):
         try:
-            return UUID(value)
+            return UUID(str.__str__(value))
         except ValueError:
             pass
-    raise ConfigurationInvalid(f"a run id must be a UUID, such as 019c8f3e-7a52-7b8e-9d54-0c1b2a3d4e5f; got {value!r}")
+    raise ConfigurationInvalid(
+        f"a run id must be a UUID, such as 019c8f3e-7a52-7b8e-9d54-0c1b2a3d4e5f; got {shown(value)}"
+    )
 
 
 def new_run_id() -> UUID:
@@ -204,6 +217,15 @@ class Actor:
     def application(cls, name: str) -> Actor:
         """Application code that triggers runs."""
         return cls(ActorType.APPLICATION, identifier("actor id", name))
+
+
+def checked_actor(actor: Actor) -> Actor:
+    """`actor`, which somebody may have made by hand, with a kind that there is and a valid id."""
+    kind = str.__str__(actor.type) if isinstance(actor.type, str) else None
+    if kind not in _ACTOR_TYPES:
+        known = ", ".join(ActorType)
+        raise ConfigurationInvalid(f"there is no kind of actor {shown(actor.type)}; known are {known}")
+    return Actor(ActorType(kind), identifier("actor id", actor.id))
 
 
 SYSTEM = Actor(ActorType.SYSTEM, "runlane")

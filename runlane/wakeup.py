@@ -13,6 +13,7 @@ from attrs import field, frozen
 
 from runlane import jsontext
 from runlane.errors import ConfigurationInvalid
+from runlane.shown import shown
 from runlane.values import identifier, instant, run_id
 
 _FORM = '{"environment": …, "run_id": …, "queue": …, "requested_at": …}'
@@ -62,6 +63,23 @@ class Wakeup:
         )
 
 
+def checked_wakeup(wakeup: Wakeup) -> Wakeup:
+    """`wakeup`, which a consumer may have made by hand.
+
+    Raises:
+        ConfigurationInvalid: it is none, or has something in it that cannot be.
+    """
+    if not isinstance(wakeup, Wakeup):
+        raise ConfigurationInvalid(f"wakeup must be a Wakeup, as Wakeup.from_json makes them; got {shown(wakeup)}")
+    return Wakeup(
+        identifier("environment of the wakeup", wakeup.environment),
+        run_id(wakeup.run_id),
+        identifier("queue of the wakeup", wakeup.queue),
+        instant("requested_at of the wakeup", wakeup.requested_at),
+        _carrier(wakeup.trace_carrier),
+    )
+
+
 class PublishStatus(StrEnum):
     """What a provider made of one wakeup."""
 
@@ -92,12 +110,14 @@ def _instant(value: object) -> datetime:
     try:
         return instant("requested_at of the wakeup", datetime.fromisoformat(str(value)))
     except ValueError:
-        raise ConfigurationInvalid(f"requested_at of the wakeup must be an ISO 8601 instant; got {value!r}") from None
+        raise ConfigurationInvalid(
+            f"requested_at of the wakeup must be an ISO 8601 instant; got {shown(value)}"
+        ) from None
 
 
 def _carrier(value: object) -> Mapping[str, str] | None:
     if value is None:
         return None
-    if not isinstance(value, dict) or not all(isinstance(part, str) for part in value.values()):
+    if not isinstance(value, Mapping) or not all(isinstance(part, str) for part in value.values()):
         raise ConfigurationInvalid("trace_carrier of the wakeup must be an object of text")
     return value

@@ -12,6 +12,7 @@ from runlane.errors import ConfigurationInvalid
 from runlane.exchange import Exchange
 from runlane.housekeeping import Housekeeper
 from runlane.runtime import Runtime
+from runlane.shown import shown
 from runlane.stopping import stopped_by_signals
 
 #: Seconds that a graceful stop waits for attempts before it gives them back.
@@ -51,13 +52,13 @@ class Worker:
         poll_interval: float = 1.0,
         maintenance_interval: float = 1.0,
     ) -> None:
-        if mode not in tuple(WorkerMode):
-            raise ConfigurationInvalid(f"mode must be 'poll' or 'drain'; got {mode!r}")
+        if not isinstance(mode, str) or mode not in tuple(WorkerMode):
+            raise ConfigurationInvalid(f"mode must be 'poll' or 'drain'; got {shown(mode)}")
         if type(concurrency) is not int or not 1 <= concurrency <= 10_000:
-            raise ConfigurationInvalid(f"concurrency must be an integer from 1 to 10000; got {concurrency!r}")
+            raise ConfigurationInvalid(f"concurrency must be an integer from 1 to 10000; got {shown(concurrency)}")
         for name, value in (("poll_interval", poll_interval), ("maintenance_interval", maintenance_interval)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.001 <= value <= 3600:
-                raise ConfigurationInvalid(f"{name} must be from 0.001 to 3600 seconds; got {value!r}")
+                raise ConfigurationInvalid(f"{name} must be from 0.001 to 3600 seconds; got {shown(value)}")
         self._runtime = runtime
         # SQLite has one writer at a time: a second transaction would only wait for the first.
         lanes = 1 if runtime.lane.database.dialect.name == "sqlite" else 2

@@ -182,8 +182,8 @@ class _Ends(logging.Handler):
         took = after.updated_at - before.lease.leased_at
         self._teller.tell(
             "attempt",
-            f"{after.updated_at.astimezone():%H:%M:%S}  {after.task_id}  …{after.id.hex[-8:]}  {_ending(after)}  "
-            f"{show.span(took)}{_trouble(after)}",
+            f"{after.updated_at.astimezone():%H:%M:%S}  {show.harmless(after.task_id)}  …{after.id.hex[-8:]}  "
+            f"{_ending(after)}  {show.span(took)}{_trouble(after)}",
             run_id=after.id,
             task_id=after.task_id,
             attempt=before.lease.attempt,
@@ -205,7 +205,7 @@ def _trouble(after: Run) -> str:
     if after.failure is None or after.status not in ("failed", "retrying"):
         return ""
     lines = (after.failure.traceback or f"{after.failure.code}: {after.failure.message}").rstrip().splitlines()
-    return "".join(f"\n    {line}" for line in lines)
+    return "".join(f"\n    {show.harmless(line)}" for line in lines)
 
 
 def _tell_start(teller: Teller, app: Runlane, asked: Work) -> None:

@@ -80,6 +80,8 @@ class Instant(Moment):
         """The instant of what was typed."""
         try:
             return datetime.now(UTC) - duration("age", value)
+        except OverflowError:
+            self.fail(f"{value!r} reaches back beyond the year 1", param, ctx)
         except ConfigurationInvalid:
             return super().convert(value, param, ctx)
 

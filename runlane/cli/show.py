@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,6 +33,8 @@ _FREE = frozenset(
     {"note", "failure", "reason", "what happened", "cadence", "stored", "folded", "before", "now", "found"}
 )
 _LEAST = 14
+#: Control characters but for tab and newline, marks that turn the direction of writing, lone surrogates.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _COLOURS = {
     "succeeded": "green",
     "failed": "red",
@@ -47,6 +51,14 @@ _COLOURS = {
 }
 
 
+def harmless(text: str) -> str:
+    """`text` without what a terminal would obey, or that would have it show something else than it says.
+
+    Reasons, keys and what exceptions say come from anywhere; control characters in them are told as Python writes them.
+    """
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def console(*, stderr: bool = False) -> Console:
     """Where people read."""
     made = Console(stderr=stderr, highlight=False)
@@ -55,14 +67,21 @@ def console(*, stderr: bool = False) -> Console:
 
 def complain(message: str, see: str | None = None) -> None:
     """One line on standard error."""
-    line = " ".join(message.split())
+    line = harmless(" ".join(message.split()))
     click.echo(f"error: {line}" + (f" (see {see})" if see else ""), err=True)
 
 
 def json_lines(rows: Iterable[Any]) -> None:
     """One JSON value a line."""
     for row in rows:
-        click.echo(orjson.dumps(row, default=str).decode())
+        click.echo(_json(row))
+
+
+def _json(row: Any) -> str:
+    try:
+        return orjson.dumps(row, default=str).decode()
+    except TypeError:  # a name of a file that is no text
+        return json.dumps(row, default=str)
 
 
 def table(
@@ -74,7 +93,7 @@ def table(
         right: columns of numbers.
         spare: columns that may go where even that does not help, the first one first; a last line names them.
     """
-    cells = [["" if value is None else str(value) for value in row] for row in rows]
+    cells = [["" if value is None else harmless(str(value)) for value in row] for row in rows]
     drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     shown = _fitting(columns, cells, console().width, spare)
     for name in shown:
@@ -115,7 +134,7 @@ def _fitting(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int,
 
 def say(text: str) -> None:
     """A sentence for people."""
-    console().print(escape(text), soft_wrap=True)
+    console().print(escape(harmless(text)), soft_wrap=True)
 
 
 def value(of_run: Any) -> str:
@@ -126,7 +145,7 @@ def value(of_run: Any) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    text = escape(str(value))
+    text = escape(harmless(str(value)))
     colour = _COLOURS.get(text)
     return f"[{colour}]{text}[/]" if colour else text
 

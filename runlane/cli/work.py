@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
 import click
-import orjson
 from attrs import asdict
 
 from runlane.cli import completion, show
@@ -14,6 +14,7 @@ from runlane.cli.options import Moment, actor_option, operator, queue_named, que
 from runlane.cli.program import Program, program_options
 from runlane.cli.progress import drain_progress
 from runlane.errors import ConfigurationInvalid, PayloadInvalid, RunlaneError
+from runlane.shown import shown
 
 
 @click.command(short_help="Create or upgrade the tables.")
@@ -144,7 +145,7 @@ def trigger(
     app = program.started(tasks=True)
     found = app.trigger(
         task,
-        _json("payload", sys.stdin.read() if payload == "-" else payload, PayloadInvalid),
+        _json("payload", _typed() if payload == "-" else payload, PayloadInvalid),
         queue=None if queue is None else queue_named(app, queue),
         actor=operator(actor),
         meta=_json("meta", meta, ConfigurationInvalid),
@@ -156,8 +157,31 @@ def trigger(
         show.say(f"{found.run.id}  {found.outcome}  {found.run.status}")
 
 
-def _json(what: str, text: str | None, refusal: type[RunlaneError]) -> Any:
+def _typed() -> str:
     try:
-        return None if text is None else orjson.loads(text)
-    except ValueError as error:
+        return sys.stdin.read()
+    except ValueError:
+        raise PayloadInvalid("the payload on standard input is no text in UTF-8") from None
+
+
+def _json(what: str, text: str | None, refusal: type[RunlaneError]) -> Any:
+    """The value of a JSON text; with all digits of its numbers, so that none is stored as another one.
+
+    Raises:
+        RunlaneError: of the class `refusal`: it is no JSON, or says something twice.
+    """
+    if text is None:
+        return None
+    try:
+        return json.loads(text, object_pairs_hook=_once_each)
+    except (ValueError, RecursionError) as error:
         raise refusal(f"the {what} is no JSON: {error}") from None
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {shown(twice)} comes twice")
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -25,6 +26,7 @@ from runlane.values import Actor
 #: Of what is wrong with one archive, so much is told.
 _TOLD = 20
 _AT_ONCE = 100
+_DIGEST = re.compile("[0-9a-f]{64}")
 #: The last event of each run: its sequence and its digest.
 _Ends = Mapping[UUID, tuple[int, str]]
 
@@ -128,7 +130,7 @@ def _prunings(told: Iterable[Recorded]) -> Iterator[tuple[Recorded, RunsPruned]]
 
 def _check(digest: str, file: Path, told: Sequence[tuple[Recorded, RunsPruned]], public_key: str | Path | None) -> Kept:
     first, events = told[0][0], [event for _, event in told]
-    there = file.is_file()
+    there = _DIGEST.fullmatch(digest) is not None and file.is_file()
     wrong = _wrong(digest, file, _ends_told(events), public_key) if there else iter(["is not there"])
     problems = [problem for problem, _ in zip(wrong, range(_TOLD), strict=False)]
     counts = sum(event.runs for event in events), sum(event.events for event in events)

@@ -21,6 +21,7 @@ from runlane.errors import ConfigurationInvalid, StorageUnavailable
 from runlane.export import formats, manifest, writing
 from runlane.export.signing import Signer
 from runlane.pruning import Pruned
+from runlane.shown import shown
 from runlane.storage import extracts
 from runlane.storage.tables import instant_to_text
 from runlane.storage.transaction import Transaction
@@ -95,7 +96,7 @@ def into(folder: str | Path | None, environment: str, made_by: str, key: str | P
             raise ConfigurationInvalid("key signs archives: say into which folder with archive")
         return None
     if not isinstance(folder, str | Path) or not str(folder):
-        raise ConfigurationInvalid(f"archive must be the path of a folder; got {folder!r}")
+        raise ConfigurationInvalid(f"archive must be the path of a folder; got {shown(folder)}")
     place = Path(folder)
     if not place.is_dir():
         raise ConfigurationInvalid(f"archive {place} is no folder; make it first")

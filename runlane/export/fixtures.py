@@ -24,7 +24,7 @@ from runlane.values import RunStatus
 _NOT_THE_HANDLERS = (ErrorCode.LEASE_LOST, ErrorCode.HISTORY_LIMIT, ErrorCode.ATTEMPT_TIMEOUT)
 
 _MODULE = '''\
-"""Run {id} of task {task!r}, as it was recorded.
+"""Run {id} of task {task}, as it was recorded.
 
 Each attempt calls today's handler with the recorded payload and context, and expects the kind of outcome it had then.
 What the handler does to the world, it does again: replace that first, as by monkeypatch.
@@ -106,11 +106,16 @@ def module_of(records: Sequence[Recorded]) -> str:
     lines = [formats.line(event).decode().rstrip("\n") for event in _envelopes(records)]
     return _MODULE.format(
         id=first.stream_id,
-        task=next(iter(attempts.values())).run.task_id,
+        task=_in_a_docstring(next(iter(attempts.values())).run.task_id),
         lines="\n".join(f"    {line!r}," for line in lines),
         attempts=list(attempts),
         name=str(first.stream_id).replace("-", "_"),
     )
+
+
+def _in_a_docstring(name: str) -> str:
+    """A name as it is quoted within three quotation marks, which it cannot end: the module is executed."""
+    return repr(name).replace('"', '\\"')
 
 
 def history(lines: Iterable[str]) -> list[Recorded]:

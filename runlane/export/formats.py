@@ -25,6 +25,7 @@ from runlane import codec, digests
 from runlane.digests import microseconds
 from runlane.errors import ConfigurationInvalid
 from runlane.events import Recorded
+from runlane.shown import shown
 from runlane.storage.dialect import EventRow
 from runlane.storage.tables import instant_to_text
 from runlane.structs import struct
@@ -206,7 +207,7 @@ def lines(file: BinaryIO) -> Iterator[bytes]:
 def require(name: str) -> None:
     """Raise ``ConfigurationInvalid`` unless this format can be written here."""
     if name not in FORMATS:
-        raise ConfigurationInvalid(f"format must be one of {', '.join(FORMATS)}; got {name!r}")
+        raise ConfigurationInvalid(f"format must be one of {', '.join(FORMATS)}; got {shown(name)}")
     if name == "parquet":
         _pyarrow()
 

@@ -48,12 +48,12 @@ class KeyIndex:
         if isinstance(state, Run) and state.idempotency_key is not None:
             created = state.created_at.isoformat(timespec="microseconds")
             row = (str(state.id), state.task_id, state.idempotency_key, created, state.is_active, place)
-            self._kept.execute("insert into owner values (?, ?, ?, ?, ?, ?, 0)", row)
+            self._kept.execute("insert or replace into owner values (?, ?, ?, ?, ?, ?, 0)", row)
         elif isinstance(state, Unfolded) and isinstance(state.last.event, IdempotencyReset):
             event = state.last.event
             at = state.last.occurred_at.isoformat()
             self._kept.execute(
-                "insert into reset values (?, ?, ?, ?)", (event.task_id, event.key, str(event.run_id), at)
+                "insert or replace into reset values (?, ?, ?, ?)", (event.task_id, event.key, str(event.run_id), at)
             )
 
     def settle(self) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 from attrs import fields, frozen
 from cattrs import Converter
-from cattrs.errors import BaseValidationError, ForbiddenExtraKeysError
 
 from runlane.errors import ConfigurationInvalid
+from runlane.shown import shown
 from runlane.storage.tables import instant_to_text
 
 #: Grows when exports or manifests change in a way that a reader has to know.
@@ -97,11 +97,13 @@ def read(export: Path) -> Manifest:
     Raises:
         ConfigurationInvalid: there is none, it cannot be read, or it is of a version that this Runlane does not know.
     """
-    place = path_of(export)
     try:
+        place = path_of(export)
         data = place.read_bytes()
     except OSError as error:
-        raise ConfigurationInvalid(f"the manifest {place} cannot be read: {error.strerror or error}") from error
+        raise ConfigurationInvalid(f"the manifest of {export} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # no name of a file
+        raise ConfigurationInvalid(f"{shown(str(export))} cannot be read: {error}") from error
     return parse(data, str(place))
 
 
@@ -114,7 +116,9 @@ def parse(data: bytes, what: str) -> Manifest:
             raise ConfigurationInvalid(f"{what} has version {version}, and this Runlane reads {VERSION}; upgrade it")
         _check_kinds(values)
         return _CONVERTER.structure(values, Manifest)
-    except (ValueError, TypeError, AttributeError, KeyError, BaseValidationError, ForbiddenExtraKeysError) as error:
+    except ConfigurationInvalid:
+        raise
+    except Exception as error:  # what a stranger has written may be of any kind, at any place of it
         raise ConfigurationInvalid(f"{what} is no manifest of an export: {error}") from error
 
 
@@ -124,4 +128,4 @@ def _check_kinds(values: Mapping[str, Any]) -> None:
         kind = _KINDS.get(field.type.__name__ if isinstance(field.type, type) else str(field.type))
         value = values.get(field.name)
         if kind is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise TypeError(f"{field.name} is {value!r}")
+            raise TypeError(f"{field.name} is {shown(value)}")

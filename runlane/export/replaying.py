@@ -27,6 +27,7 @@ from runlane.export.writing import DIGEST
 from runlane.projections.queues import QueueControl
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
+from runlane.shown import words_of
 from runlane.storage.tables import VERSION
 from runlane.values import RunStatus
 
@@ -354,7 +355,7 @@ class _Stream:
                 yield "has a digest that does not follow from it and the event before it"
             if not self.is_broken:
                 self.state = folding.after(self.state, record)
-        except (InvariantViolation, ValueError) as error:
+        except Exception as error:  # what a stranger has written may be of any kind, at any place of it
             self.is_broken = True
             yield _said(error)
 
@@ -368,11 +369,12 @@ class _Stream:
 def _said(error: Exception) -> str:
     if isinstance(error, Malformed):
         return str(error)
-    return f"is not possible there: {error.message if isinstance(error, InvariantViolation) else error}"
+    told = error.message if isinstance(error, InvariantViolation) else words_of(error)
+    return f"is not possible there: {told}"
 
 
 def _instant(text: str | None) -> object:
     try:
         return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return text

@@ -28,7 +28,7 @@ class Signer:
         primitives = _primitives()
         try:
             key = primitives.serialization.load_pem_private_key(_bytes(path), None)
-        except (ValueError, TypeError) as error:  # a TypeError says that there is a password
+        except (ValueError, TypeError, primitives.UnsupportedAlgorithm) as error:  # a TypeError: there is a password
             raise ConfigurationInvalid(f"{path} is no unencrypted private key in PEM: {error}") from error
         if not isinstance(key, primitives.ed25519.Ed25519PrivateKey):
             raise ConfigurationInvalid(f"{path} is no Ed25519 key; make one with openssl genpkey -algorithm ed25519")
@@ -54,7 +54,7 @@ class Checker:
         primitives = _primitives()
         try:
             key = primitives.serialization.load_pem_public_key(_bytes(path))
-        except ValueError as error:
+        except (ValueError, primitives.UnsupportedAlgorithm) as error:
             raise ConfigurationInvalid(f"{path} is no public key in PEM: {error}") from error
         if not isinstance(key, primitives.ed25519.Ed25519PublicKey):
             raise ConfigurationInvalid(f"{path} is no Ed25519 key")
@@ -81,19 +81,20 @@ def fingerprint(key: Ed25519PublicKey) -> str:
 def _bytes(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigurationInvalid(f"the key {path} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigurationInvalid(f"the key {path} cannot be read: {_why(error)}") from error
 
 
 class _Primitives:
     """The parts of the package ``cryptography`` that are used here."""
 
     def __init__(self) -> None:
-        from cryptography.exceptions import InvalidSignature
+        from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
 
         self.InvalidSignature = InvalidSignature
+        self.UnsupportedAlgorithm = UnsupportedAlgorithm
         self.serialization: Any = serialization
         self.ed25519 = ed25519
 
@@ -103,3 +104,7 @@ def _primitives() -> _Primitives:
         return _Primitives()
     except ImportError:
         raise ConfigurationInvalid("signatures need a package: pip install 'runlane[crypto]'") from None
+
+
+def _why(error: OSError | ValueError) -> str:
+    return str(getattr(error, "strerror", None) or error)

@@ -8,6 +8,7 @@ from attrs import Factory, frozen
 
 from runlane.errors import ConfigurationInvalid
 from runlane.policy import Retry
+from runlane.shown import shown
 from runlane.simulation.measuring import Measures, Measuring, as_recorded
 from runlane.simulation.playing import Policy, play
 from runlane.simulation.trace import Trace, crew
@@ -107,16 +108,16 @@ def what_if(
         if value is not None:
             _number(name, value)
     if limit is not None and not isinstance(limit, Mapping):
-        raise ConfigurationInvalid(f"limit must be a mapping such as {{'mail': 5}}; got {limit!r}")
+        raise ConfigurationInvalid(f"limit must be a mapping such as {{'mail': 5}}; got {shown(limit)}")
     for queue, most in (limit or {}).items():
         if most is not None:
-            _number(f"the limit of queue {queue!r}", most)
+            _number(f"the limit of queue {shown(queue)}", most)
     if type(seed) is not int:
-        raise ConfigurationInvalid(f"seed must be an integer; got {seed!r}")
+        raise ConfigurationInvalid(f"seed must be an integer; got {shown(seed)}")
     policies = retry.values() if isinstance(retry, Mapping) else [] if retry is None else [retry]
     for one in policies:
         if not isinstance(one, Retry):
-            raise ConfigurationInvalid(f"retry must be a Retry, or a mapping of task ids to such; got {one!r}")
+            raise ConfigurationInvalid(f"retry must be a Retry, or a mapping of task ids to such; got {shown(one)}")
         if one.retry_on is not None or one.give_up_on:
             raise ConfigurationInvalid(
                 "the log knows whether a failure was retryable, not its class: leave out retry_on and give_up_on"
@@ -126,7 +127,7 @@ def what_if(
 
 def _number(name: str, value: object) -> None:
     if type(value) is not int or not 1 <= value <= MOST:
-        raise ConfigurationInvalid(f"{name} must be an integer from 1 to {MOST}; got {value!r}")
+        raise ConfigurationInvalid(f"{name} must be an integer from 1 to {MOST}; got {shown(value)}")
 
 
 def compare(trace: Trace, asked: WhatIf) -> Simulation:
@@ -162,7 +163,9 @@ def _played(trace: Trace, policy: Policy, workers: int, concurrency: int) -> tup
 def _known(what: str, names: Iterable[str], known: list[str]) -> None:
     for name in names:
         if name not in known:
-            raise ConfigurationInvalid(f"no run of {what} {name!r} is there to simulate; known are {sorted(known)}")
+            raise ConfigurationInvalid(
+                f"no run of {what} {shown(name)} is there to simulate; known are {sorted(known)}"
+            )
 
 
 def _named(trace: Trace, limits: Mapping[int, int]) -> dict[str, int]:

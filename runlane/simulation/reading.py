@@ -15,6 +15,7 @@ from runlane.events import QueuePaused, QueueResumed, Recorded
 from runlane.export import formats
 from runlane.export.formats import Envelope, Malformed
 from runlane.export.replaying import opened, readable
+from runlane.shown import shown
 from runlane.simulation.trace import Reader, Selection, Trace
 from runlane.storage import streams
 from runlane.storage.transaction import Transaction
@@ -46,7 +47,7 @@ def _names(what: str, given: Iterable[Any] | None) -> frozenset[str] | None:
     if given is None:
         return None
     if isinstance(given, str) or not isinstance(given, Iterable):
-        raise ConfigurationInvalid(f"{what} must be a list, such as {what}=[{given!r}]; got {given!r}")
+        raise ConfigurationInvalid(f"{what} must be a list, such as {what}=[{shown(given)}]; got {shown(given)}")
     names = [one.id if isinstance(one, Task) else one.name if isinstance(one, Queue) else one for one in given]
     return frozenset(free_text(f"an entry of {what}", name) for name in names)
 

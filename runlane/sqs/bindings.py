@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from attrs import Attribute, field, frozen
 
 from runlane.errors import ConfigurationInvalid
+from runlane.shown import shown
 from runlane.tasks import Queue
 
 _URL = re.compile(r"https?://[^\s/@?#]+/[^\s?#]*[^\s?#/]")
@@ -16,7 +17,7 @@ _NAME = re.compile(r"(?=.{1,80}\Z)[A-Za-z0-9_-]+(\.fifo)?")
 
 def _is_queue(_: object, __: Attribute[Queue], value: object) -> None:
     if not isinstance(value, Queue):
-        raise ConfigurationInvalid(f"SqsQueue takes the Queue that it carries the wakeups of first, not {value!r}")
+        raise ConfigurationInvalid(f"SqsQueue takes the Queue that it carries the wakeups of first, not {shown(value)}")
 
 
 @frozen
@@ -71,14 +72,16 @@ def bindings_of(queues: Iterable[SqsQueue]) -> Mapping[str, SqsQueue]:
     places: dict[str, str] = {}
     for binding in queues:
         if not isinstance(binding, SqsQueue):
-            raise ConfigurationInvalid(f"SqsTransport takes SqsQueue(queue, url=… or name=…) entries, not {binding!r}")
+            raise ConfigurationInvalid(
+                f"SqsTransport takes SqsQueue(queue, url=… or name=…) entries, not {shown(binding)}"
+            )
         name = binding.queue.name
         if name in found:
-            raise ConfigurationInvalid(f"queue {name!r} is bound to two SQS queues; it can have one")
+            raise ConfigurationInvalid(f"queue {shown(name)} is bound to two SQS queues; it can have one")
         if binding.place in places:
             # A consumer of one of them would take, and throw away, what is meant for the other.
             raise ConfigurationInvalid(
-                f"queues {places[binding.place]!r} and {name!r} are bound to one SQS queue, {binding.place}; "
+                f"queues {places[binding.place]!r} and {shown(name)} are bound to one SQS queue, {binding.place}; "
                 "each needs one of its own"
             )
         found[name] = binding

@@ -14,6 +14,7 @@ from runlane.aio import AsyncRunlane
 from runlane.app import Runlane
 from runlane.errors import ConfigurationInvalid, RunlaneError
 from runlane.housekeeping import Housekeeper
+from runlane.shown import shown
 from runlane.sqs.backoff import Backoff
 from runlane.sqs.faces import runlane_of, transport_of
 from runlane.sqs.inflight import InFlight
@@ -66,9 +67,9 @@ class SqsConsumer:
         maintenance: bool = True,
     ) -> None:
         if type(concurrency) is not int or not 1 <= concurrency <= 1000:
-            raise ConfigurationInvalid(f"concurrency must be an integer from 1 to 1000; got {concurrency!r}")
+            raise ConfigurationInvalid(f"concurrency must be an integer from 1 to 1000; got {shown(concurrency)}")
         if type(wait_seconds) is not int or not 1 <= wait_seconds <= 20:
-            raise ConfigurationInvalid(f"wait_seconds must be an integer from 1 to 20; got {wait_seconds!r}")
+            raise ConfigurationInvalid(f"wait_seconds must be an integer from 1 to 20; got {shown(wait_seconds)}")
         self._visibility = _whole_seconds(visibility_timeout)
         self._app = runlane_of(app)
         self._transport = transport_of(self._app)
@@ -275,5 +276,5 @@ def _queues_of(app: Runlane, queues: Sequence[Queue] | None) -> list[Queue]:
 def _whole_seconds(value: timedelta | str) -> int:
     time = duration("visibility_timeout", value)
     if time % timedelta(seconds=1) or not timedelta(seconds=1) <= time <= _LONGEST:
-        raise ConfigurationInvalid(f"visibility_timeout must be whole seconds, 1s to 12h; got {value!r}")
+        raise ConfigurationInvalid(f"visibility_timeout must be whole seconds, 1s to 12h; got {shown(value)}")
     return time // timedelta(seconds=1)

@@ -10,6 +10,7 @@ from typing import Any
 from runlane.aio import AsyncRunlane
 from runlane.app import Runlane
 from runlane.errors import ConfigurationInvalid
+from runlane.shown import shown
 from runlane.sqs.faces import runlane_of
 from runlane.sqs.messages import wakeup_in
 
@@ -35,7 +36,7 @@ def lambda_handler(app: Runlane | AsyncRunlane, *, concurrency: int = 10) -> Han
         ConfigurationInvalid: `concurrency` is not valid; by the function: the event is none of SQS.
     """
     if type(concurrency) is not int or not 1 <= concurrency <= 1000:
-        raise ConfigurationInvalid(f"concurrency must be an integer from 1 to 1000; got {concurrency!r}")
+        raise ConfigurationInvalid(f"concurrency must be an integer from 1 to 1000; got {shown(concurrency)}")
 
     runlane = runlane_of(app)
 
@@ -55,18 +56,23 @@ def lambda_handler(app: Runlane | AsyncRunlane, *, concurrency: int = 10) -> Han
 def _groups(event: Mapping[str, Any]) -> list[list[Record]]:
     """The messages of an event: those of one FIFO group together and in their order, each other one alone."""
     records = event.get("Records") if isinstance(event, Mapping) else None
-    if not isinstance(records, Sequence) or not all(
-        isinstance(record, Mapping) and record.get("eventSource") == "aws:sqs" for record in records
-    ):
+    if not isinstance(records, Sequence) or isinstance(records, str | bytes) or not all(map(_is_message, records)):
         raise ConfigurationInvalid(
             'the event is not one of an SQS event source: {"Records": [{"eventSource": "aws:sqs", …}]}'
         )
     groups: dict[object, list[Record]] = {}
     for place, record in enumerate(records):
         fifo = str(record.get("eventSourceARN", "")).endswith(".fifo")
-        group = record.get("attributes", {}).get("MessageGroupId") if fifo else place
-        groups.setdefault(group, []).append(record)
+        attributes = record.get("attributes") if fifo else None
+        group = attributes.get("MessageGroupId") if isinstance(attributes, Mapping) else None
+        groups.setdefault(group if isinstance(group, str) else place, []).append(record)
     return list(groups.values())
+
+
+def _is_message(record: object) -> bool:
+    if not isinstance(record, Mapping) or record.get("eventSource") != "aws:sqs":
+        return False
+    return isinstance(record.get("messageId"), str)
 
 
 def _deliver_group(app: Runlane, records: Sequence[Record]) -> list[str]:

@@ -14,6 +14,7 @@ from attrs import frozen
 from sqlalchemy import bindparam, select
 
 from runlane.errors import ConfigurationInvalid
+from runlane.shown import shown
 from runlane.storage import epochs, tables
 from runlane.storage.epochs import Epoch
 from runlane.storage.transaction import Transaction
@@ -51,7 +52,9 @@ def parsed(cursor: str) -> Place:
     """
     found = _TEXT.fullmatch(cursor)
     if found is None:
-        raise ConfigurationInvalid(f"cursor must be 'start', 'end', 'name:…' or the cursor of a batch; got {cursor!r}")
+        raise ConfigurationInvalid(
+            f"cursor must be 'start', 'end', 'name:…' or the cursor of a batch; got {shown(cursor)}"
+        )
     return Place(int(found[1]), found[2], int(found[3]), found[4])
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from runlane.errors import ConfigurationInvalid
+from runlane.shown import shown
 
 _ACCEPTED = "memory:, sqlite:///file.db or postgresql://user@host/database"
 
@@ -17,25 +20,34 @@ def parsed(url: str) -> URL:
         ConfigurationInvalid: it names no database that Runlane knows.
     """
     if not isinstance(url, str) or not url:
-        raise ConfigurationInvalid(f"the database must be a URL such as {_ACCEPTED}; got {url!r}")
+        raise ConfigurationInvalid(f"the database must be a URL such as {_ACCEPTED}; got {shown(url)}")
     if url == "memory:":
         return make_url("sqlite+pysqlite://")
     try:
         found = make_url(url)
         backend = found.get_backend_name()
     except (ArgumentError, NoSuchModuleError, ValueError):
-        raise ConfigurationInvalid(f"unknown database URL {_redact(url)!r}; use {_ACCEPTED}") from None
+        raise ConfigurationInvalid(f"unknown database URL {shown(_redact(url))}; use {_ACCEPTED}") from None
     if found.drivername in ("sqlite", "sqlite+pysqlite"):
         return found.set(drivername="sqlite+pysqlite")
     if found.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return found.set(drivername="postgresql+psycopg")
-    raise ConfigurationInvalid(f"unknown database {backend!r} in URL {_redact(url)!r}; use {_ACCEPTED}")
+    raise ConfigurationInvalid(f"unknown database {backend!r} in URL {shown(_redact(url))}; use {_ACCEPTED}")
 
 
 def _redact(url: str) -> str:
-    """The URL up to its credentials: what a user needs to recognise it, and no secret."""
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}…{rest.rpartition('@')[2]}" if "@" in rest else url
+    """What a user needs to recognise it, and no secret: no credentials, and no options, of which one may be a password.
+
+    It may also be no URL, but what libpq or another program takes instead.
+    """
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    place, question, options = rest.partition("?")
+    if "@" in options:  # of a password, or behind one that has a question mark in it
+        place = "…"
+    elif "@" in place:
+        place = "…" + place.rpartition("@")[2]
+    told = f"{scheme}{separator}{place}" + ("?…" if question else "")
+    return re.sub(r"(?i)(pass|pwd|secret|token|key)(\w*\s*[=:]\s*).*", r"\1\2…", told, flags=re.DOTALL)
 
 
 def described(url: URL) -> str:

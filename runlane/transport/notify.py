@@ -129,11 +129,10 @@ class NotifyTransport(LocalTransport):
     def _dispatch(self, payload: str) -> None:
         try:
             sender, environment, queues = json.loads(payload)
-        except ValueError:
+            if sender != self._me:
+                LocalTransport.ring(self, environment, queues)
+        except (ValueError, TypeError, RecursionError):
             self.ring_all()  # somebody else's words on our channel
-            return
-        if sender != self._me:
-            LocalTransport.ring(self, environment, queues)
 
     def _connect(self) -> psycopg.Connection[Any]:
         import psycopg

@@ -42,7 +42,9 @@ class Broken(AssertionError):
 
     def __init__(self, plan: Plan, of: Plan, error: BaseException, tally: Counter[str]) -> None:
         self.plan, self.error, self.tally = plan, error, tally
-        left = f"{len(plan.faults)} of {len(of.faults)} faults, {len(plan.operations)} of {len(of.operations)} operations"
+        left = (
+            f"{len(plan.faults)} of {len(of.faults)} faults, {len(plan.operations)} of {len(of.operations)} operations"
+        )
         super().__init__(
             f"{type(error).__name__}: {error}\n\nepisode {of.seed} in {of.mode} mode; to repeat it:\n"
             f"python -m tests.simulation --mode {of.mode} --episode {of.seed} --length {of.steps}\n\n"

@@ -41,7 +41,9 @@ class Ids:
     def new_run_id(self) -> UUID:
         """A UUIDv7."""
         milliseconds = int(simulated.kernel().now * 1000)
-        return UUID(int=milliseconds << 80 | 7 << 76 | self.rng.getrandbits(12) << 64 | 2 << 62 | self.rng.getrandbits(62))
+        return UUID(
+            int=milliseconds << 80 | 7 << 76 | self.rng.getrandbits(12) << 64 | 2 << 62 | self.rng.getrandbits(62)
+        )
 
 
 @contextmanager
