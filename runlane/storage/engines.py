@@ -10,6 +10,12 @@ from sqlalchemy.engine import URL
 from runlane.storage.direct import shortest
 from runlane.storage.tables import SCHEMA
 
+#: Milliseconds after which the server ends a transaction of ours that asks for nothing more: who stands still in the
+#: middle of a claim has the partitions of bounded queues locked, and everybody else waits.  Half of a usual lease.
+IDLE = 15_000
+#: The same while the log is read, as much may be made of each batch of it.
+IDLE_READING = 60_000
+
 
 def options(url: URL, synchronous: bool) -> str:
     """Server settings of our own connections: instants in UTC, no endless waits, and plans that stay put.
@@ -21,7 +27,7 @@ def options(url: URL, synchronous: bool) -> str:
     READ COMMITTED whatever the server's default is: who waited for a lock must see what its holder committed.
     """
     own = r"-c default_transaction_isolation=read\ committed "
-    own += "-c timezone=UTC -c jit=off -c idle_in_transaction_session_timeout=60000"
+    own += f"-c timezone=UTC -c jit=off -c idle_in_transaction_session_timeout={IDLE}"
     own += (
         " -c enable_bitmapscan=off -c enable_seqscan=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
     )

@@ -28,7 +28,7 @@ from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
 from runlane.events import TablesRebuilt
 from runlane.projections import version
 from runlane.projections.schedules import ScheduleState
-from runlane.storage import faults, folding, install, log
+from runlane.storage import engines, faults, folding, install, log
 from runlane.storage.findings import Difference
 from runlane.storage.folding import COLUMNS, Folder
 from runlane.storage.postgres_shadows import PostgresShadows
@@ -152,7 +152,10 @@ def stay(tx: Transaction) -> None:
     """
     if tx.schema is not None:
         of = install.quoted(tx.schema)
-        tx.connection.exec_driver_sql(f"lock table {', '.join(f'{of}.{name}' for name in LIVE)} in access share mode")
+        tx.connection.exec_driver_sql(
+            f"set local idle_in_transaction_session_timeout = {engines.IDLE_READING};"
+            f" lock table {', '.join(f'{of}.{name}' for name in LIVE)} in access share mode"
+        )
 
 
 class _Line:

@@ -89,6 +89,8 @@ def _url(database: Database) -> str:
 def _exported(tx: Transaction) -> str | None:
     if tx.schema is None:
         return None
+    # Whoever shares it out asks for nothing while the others read.
+    tx.connection.exec_driver_sql("set local idle_in_transaction_session_timeout = '1h'")
     return str(tx.connection.execute(text("select pg_export_snapshot()")).scalar_one())
 
 

@@ -130,6 +130,11 @@ class Episode:
             answered += path.read_bytes().count(b'"answer": "ok"')
         return answered < self.plan.least
 
+    def ready(self) -> set[int]:
+        """The workers that have begun to work, dead ones among them."""
+        path = self.folder / "ready"
+        return {int(line) for line in path.read_text().split()} if path.exists() else set()
+
     def is_over(self) -> None:
         """Tell the clients to end."""
         (self.folder / "over").touch()
@@ -247,7 +252,7 @@ def _play(
     plan = episode.plan
     migrated = episode.migrate()
     lease = 30.0 if plan.defaults else 2.0
-    stage = Stage(nursery, episode, lease, server, proxy, name)
+    stage = Stage(nursery, episode, lease, episode.ready, server, proxy, name)
     nemesis = Nemesis(stage, plan.rates(database), random.Random(plan.seed + 1), plan.workers, plan.clients)
     nemesis.rage(plan.seconds)
     deadline = time.monotonic() + RECOVERY

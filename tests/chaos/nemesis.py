@@ -54,11 +54,12 @@ class Cast(Protocol):
 
 @frozen
 class Stage:
-    """What can be broken."""
+    """What can be broken; `ready` are the processes that have begun to work, others are seldom worth it."""
 
     nursery: Nursery
     cast: Cast
     lease: float
+    ready: Callable[[], set[int]]
     server: OwnPostgres | None = None
     proxy: Proxy | None = None
     database: str = ""
@@ -157,9 +158,10 @@ class Nemesis:
         return bool(what(kind.partition("_")[2]))
 
     def _worker(self, how: str) -> bool:
-        awake = sorted(self.workers - self._paused - self._condemned)
+        known = self.workers if self._rng.random() < 0.1 else self.workers & self._stage.ready()
+        awake = sorted(known - self._paused - self._condemned)
         if how == "kill":
-            awake = sorted(self.workers - self._condemned)  # also one that stands still
+            awake = sorted(known - self._condemned)  # also one that stands still
         elif how == "pause" and len(self._paused) >= self._wanted[0] // 2:
             return False
         if not awake:

@@ -20,6 +20,9 @@ from runlane.values import new_run_id
 from tests.chaos import jobs
 from tests.chaos.jobs import Setting, app_of
 
+#: With so many runs waiting, clients make a pause of a second.
+_ROOM = 100
+
 
 def worker(setting: Setting, name: str, trusting: bool = False, skew: float = 0.0) -> None:
     """A worker process; waits for its database at the start, as whoever restarts it would.
@@ -47,8 +50,15 @@ def worker(setting: Setting, name: str, trusting: bool = False, skew: float = 0.
         except StorageUnavailable:
             app.close()
             time.sleep(0.1)
+    _say_ready(setting)
     working.run()
     app.close()
+
+
+def _say_ready(setting: Setting) -> None:
+    """To kill who has not begun to work yet would break little."""
+    with open(f"{setting.folder}/ready", "ab", buffering=0) as file:
+        file.write(f"{os.getpid()}\n".encode())
 
 
 def _set_clock_wrong(by: float) -> None:
@@ -106,6 +116,7 @@ def client(setting: Setting, name: str, rate: float) -> None:
             time.sleep(0.1)
     calling = Client(app, name, f"{setting.folder}/calls-{name}")
     while not over.exists():
+        calling.wait_for_room()
         calling.call()
         time.sleep(random.expovariate(rate))
     app.close()
@@ -139,6 +150,16 @@ class Client:
         """One call, chosen at random."""
         (ask,) = random.choices([ask for ask, _ in self._asks], [weight for _, weight in self._asks])
         ask(self._next())
+
+    def wait_for_room(self) -> None:
+        """Now and then look how much is left to do, and let workers catch up: the rest is not worth more waiting."""
+        if self._number % 10:
+            return
+        try:
+            active = sum(number for status, number in self.app.runs.count().items() if status.is_active)
+        except RunlaneError:
+            return
+        time.sleep(min(2.0, active / _ROOM))
 
     def plain(self, call: str) -> None:
         tasks = [jobs.work, jobs.slow, jobs.slow, jobs.polite, jobs.later, jobs.flaky, jobs.fragile, jobs.polls]

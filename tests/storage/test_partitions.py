@@ -12,9 +12,11 @@ import pytest
 
 from runlane.engine import lease
 from runlane.engine.lease import Holder
+from runlane.errors import StorageUnavailable
 from runlane.events import RunCancellationRequested, RunLeased, RunReleased, RunSucceeded
 from runlane.projections.runs import Run
-from runlane.storage import log, partitions, sessions, streams
+from runlane.session import LEASE_DURATION
+from runlane.storage import engines, log, partitions, sessions, streams
 from runlane.storage.database import Database
 from runlane.storage.partitions import Partition, Slots
 from tests.support import PATIENCE, SECOND, START, at_once, birth, database_at, raw, step
@@ -298,3 +300,23 @@ def test_runs_without_a_key_pay_for_no_index_of_keys(database: Database) -> None
     index = next(i for i in log.tables.runs.indexes if i.name == "runs_keyed")
     dialect = "sqlite" if database.schema is None else "postgresql"
     assert "concurrency_key is not null" in str(index.dialect_options[dialect]["where"])
+
+
+def test_who_stands_still_in_the_middle_of_a_claim_does_not_hold_the_others_up(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was stopped, or whose machine is gone without a word, has the partition locked."""
+    assert timedelta(milliseconds=engines.IDLE) <= LEASE_DURATION / 2
+    monkeypatch.setattr(engines, "IDLE", 300)
+    with database_at(postgres_url) as still, database_at(postgres_url) as other:
+        run, holder = born(other), holder_in(other)
+
+        def stand_still() -> None:
+            with still.write() as tx:
+                assert ids(lease.claim(tx, "default", holder, ["default"], ["work"], 1, LATER, ONE)) == [run.id]
+                assert ids(claim(other)) == [run.id], "as if the first one had never been"
+
+        with pytest.raises(StorageUnavailable):
+            stand_still()
+        with other.read() as tx:
+            assert [record.sequence for record in streams.read_stream(tx, run.id)] == [1, 2, 3]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runlane import ConfigurationInvalid, InternalError, Runlane, SettableClock, StorageUnavailable
-from runlane.storage import sharing
+from runlane.storage import engines, sharing
 from tests.engine.tasks import echo, hopeless
 from tests.storage.test_rebuild import TASKS, lived
 from tests.support import database_of, execute
@@ -30,6 +30,13 @@ def test_all_is_counted_once_and_progress_is_told(app: Runlane) -> None:
     assert told == sorted(told)
     assert told[-1] == alone.events
     assert len(told) > 2, "there was more than one range"
+
+
+def test_the_others_may_take_their_time(app: Runlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who shares a check out asks the database for nothing meanwhile, and is not thrown out for that."""
+    monkeypatch.setattr(engines, "IDLE", 50)
+    monkeypatch.setattr(engines, "IDLE_READING", 50)
+    assert app.audit.verify(processes=2).identical
 
 
 def test_every_difference_is_found_wherever_it_is(app: Runlane) -> None:

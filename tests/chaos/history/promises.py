@@ -26,13 +26,14 @@ def rows_are_what_the_log_says(evidence: Evidence, lives: Lives, report: Report)
     for run in rows.keys() ^ lives.keys():
         report.differences.append(f"run {run} has {'no history' if run in rows else 'no row'}")
     for run in rows.keys() & lives.keys():
-        wanted = _row_of(lives[run])
+        wanted = row_of(lives[run])
         for name, value in wanted.items():
             if rows[run][name] != value:
                 report.differences.append(f"run {run}: {name} is {rows[run][name]!r}, and {value!r} by the log")
 
 
-def _row_of(life: Life) -> dict[str, Any]:
+def row_of(life: Life) -> dict[str, Any]:
+    """The row that a life should have left."""
     created = life.data
     return {
         "task_id": created["task_id"],
