@@ -26,6 +26,7 @@ from runlane.errors import ConfigurationInvalid, ConflictKind, StorageConflict, 
 from runlane.events import Recorded
 from runlane.following import DEFAULT_BATCH, Follower, Stop, stored_types
 from runlane.runtime import Runtime
+from runlane.shown import shown
 from runlane.storage import commits, cursors, epochs, faults, inlining, places, streams
 from runlane.storage.cursors import Named
 from runlane.storage.following import Reader
@@ -169,7 +170,7 @@ class Projections:
         wanted, environment = identifier("projection name", name), self._runtime.environment
         with self._reading() as tx:
             if not self._cursors(tx, wanted) and wanted not in inlining.registered(tx, environment):
-                raise ConfigurationInvalid(f"nothing is stored of a projection {wanted!r}")
+                raise ConfigurationInvalid(f"nothing is stored of a projection {shown(wanted)}")
 
         def work(tx: Transaction) -> None:
             inlining.lock(tx, [(environment, wanted)])
@@ -212,7 +213,7 @@ class Projections:
             return checked(projection)
         if projection not in self._registered:
             known = ", ".join(sorted(self._registered)) or "none"
-            raise ConfigurationInvalid(f"there is no projection {projection!r}; known are: {known}")
+            raise ConfigurationInvalid(f"there is no projection {shown(projection)}; known are: {known}")
         return self._registered[projection]
 
     def _require_inline(self, projection: Projection) -> None:

@@ -56,7 +56,7 @@ class Settings:
     eager: bool = True
 
     def __attrs_post_init__(self) -> None:
-        if self.lease_duration < 2 * self.heartbeat:
+        if self.lease_duration / 2 < self.heartbeat:
             raise ConfigurationInvalid(
                 f"lease_duration ({self.lease_duration}) must be at least twice the heartbeat ({self.heartbeat})"
             )

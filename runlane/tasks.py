@@ -25,6 +25,8 @@ R = TypeVar("R")
 #: Priorities are small integers; higher is claimed first.
 PRIORITY_RANGE = range(-32768, 32768)
 DEFAULT_TTL = "30d"
+#: How far occurrences may lie from each other; microseconds of it are kept.
+_RAREST = timedelta(days=36_525)
 #: For how long a slot may be reserved.
 _LONGEST = timedelta(days=365)
 
@@ -137,6 +139,8 @@ class Schedule:
         interval = duration(f"every of schedule {self.id}", self.every)
         if interval < timedelta(seconds=1):
             raise ConfigurationInvalid(f"every of schedule {self.id} must be at least 1s; got {shown(self.every)}")
+        if interval > _RAREST:
+            raise ConfigurationInvalid(f"every of schedule {self.id} must be at most {_RAREST.days} days")
         return Every(interval)
 
 

@@ -102,7 +102,11 @@ def check(
         ConfigurationInvalid: there is no such folder or file, or the key cannot be used.
     """
     place = Path(path)
-    if not place.exists():
+    try:
+        there = place.exists()
+    except OSError:  # too long for a name
+        there = False
+    if not there:
         raise ConfigurationInvalid(f"{place} is neither a folder of archives nor an archive")
     if public_key is not None:
         Checker(public_key)

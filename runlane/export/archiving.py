@@ -98,7 +98,11 @@ def into(folder: str | Path | None, environment: str, made_by: str, key: str | P
     if not isinstance(folder, str | Path) or not str(folder):
         raise ConfigurationInvalid(f"archive must be the path of a folder; got {shown(folder)}")
     place = Path(folder)
-    if not place.is_dir():
+    try:
+        there = place.is_dir()
+    except OSError:  # too long for a name
+        there = False
+    if not there:
         raise ConfigurationInvalid(f"archive {place} is no folder; make it first")
     return Archive(place, environment, made_by, None if key is None else Signer(key))
 

@@ -330,8 +330,10 @@ def poison() -> Iterator[tuple[str, Any]]:
     yield from ((f"object: {name}", make()) for name, make in OBJECTS.items())
 
 
-#: Takes long to refuse: once is enough, as it comes to no database.
-HEAVY = frozenset({"object: laughs", "object: a choir", "object: a long key", "text: two mebibytes"})
+#: Takes long to refuse, or can be used once.
+HEAVY = frozenset(
+    {"object: a generator", "object: laughs", "object: a choir", "object: a long key", "text: two mebibytes"}
+)
 
 
 def lanes_for(name: str, apps: list[Any]) -> list[Any]:
