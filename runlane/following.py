@@ -18,7 +18,7 @@ from runlane.errors import ConfigurationInvalid, RunlaneError
 from runlane.events import Event, Recorded
 from runlane.runtime import Runtime
 from runlane.shown import shown
-from runlane.storage import borrow, cursors, epochs, places, streams
+from runlane.storage import borrow, cursors, engines, epochs, places, streams
 from runlane.storage.cursors import Named
 from runlane.storage.following import Elsewhere, Horizon, Reader, summarize
 from runlane.storage.inlining import prepared
@@ -285,6 +285,8 @@ class Follower:
         self._runtime.start()
         with theirs_raised(), self._runtime.database.write(self._runtime.clock) as tx:
             self._move(tx, batch)
+            if tx.schema is not None:
+                engines.let_read(tx.connection)
             ready = prepared(tx)
             with theirs():
                 yield ready

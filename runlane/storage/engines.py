@@ -17,6 +17,11 @@ IDLE = 15_000
 IDLE_READING = 60_000
 
 
+def let_read(connection: Connection) -> None:
+    """Give a transaction on PostgreSQL, in which somebody's code works on what was read, the longer time."""
+    connection.exec_driver_sql(f"set local idle_in_transaction_session_timeout = {IDLE_READING}")
+
+
 def options(url: URL, synchronous: bool) -> str:
     """Server settings of our own connections: instants in UTC, no endless waits, and plans that stay put.
 

@@ -509,3 +509,13 @@ def restored_elsewhere(postgres_url: str, folder: Path) -> None:
             assert app.audit.verify().identical
     finally:
         fresh.cleanup()
+
+
+def test_a_consumer_has_longer_than_a_claim_between_two_statements(postgres_url: str) -> None:
+    with Runlane(postgres_url, tasks=[echo]) as app:
+        app.trigger(echo, 1)
+        for batch in app.follow("name:slow", poll=None):
+            with batch.transaction() as connection:
+                assert connection.execute(text("show idle_in_transaction_session_timeout")).scalar_one() == "1min"
+        with database_of(app).write() as tx:
+            assert tx.execute(text("show idle_in_transaction_session_timeout")).scalar_one() == "15s"
