@@ -7,8 +7,8 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := runlane projections tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check lint types mypy pyright unit stateful simulate defects chaos chaos-long bench format \
-	wheel clean
+.PHONY: help demo test test-long check lint types mypy pyright unit stateful simulate fuzz defects chaos chaos-long bench \
+	format wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ stateful: $(VENV)/.dev ## random histories of every command beside the model, on
 
 simulate: $(VENV)/.dev ## whole processes on virtual time, faults at every transaction, from one seed: STEPS=100000 SEED=random
 	$(BIN)/python -W ignore -m tests.simulation $(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: $(VENV)/.dev ## hostile input for every entry point, and random values beside it: EXAMPLES=10000
+	$(if $(EXAMPLES),RUNLANE_FUZZ_EXAMPLES=$(EXAMPLES) )$(BIN)/python -m pytest -q tests/hostile --timeout 3600 $(ARGS)
 
 defects: $(VENV)/.dev ## plant one-line defects, each to be killed by its test; ARGS="policy cron" chooses by name
 	$(BIN)/python -m tests.defects $(ARGS)

@@ -13,6 +13,7 @@ from attrs import asdict, evolve, fields, frozen
 from runlane import merkle
 from runlane.errors import ConfigurationInvalid
 from runlane.events import LogCheckpointed, Part
+from runlane.shown import shown
 
 #: Grows when the statement changes in a way that a reader has to know.
 VERSION = 1
@@ -137,15 +138,15 @@ def parse(values: Any, what: str) -> Checkpoint:
     if version is None:
         raise ConfigurationInvalid(f"{what} is no checkpoint")
     if version != VERSION:
-        raise ConfigurationInvalid(f"{what} has version {version}, and this Runlane reads {VERSION}; upgrade it")
+        raise ConfigurationInvalid(f"{what} has version {shown(version)}, and this Runlane reads {VERSION}; upgrade it")
     given = {name: value for name, value in values.items() if name != "checkpoint_version"}
     known = {field.name: field for field in fields(Checkpoint)}
     if given.keys() != known.keys():
         odd = ", ".join(sorted(given.keys() ^ known.keys()))
-        raise ConfigurationInvalid(f"{what} is no checkpoint: it lacks some of its fields or has others ({odd})")
+        raise ConfigurationInvalid(f"{what} is no checkpoint: it lacks some of its fields or has others ({odd[:500]})")
     for name, field in known.items():
         if not isinstance(given[name], _KINDS[str(field.type)]) or isinstance(given[name], bool):
-            raise ConfigurationInvalid(f"{what} is no checkpoint: {name} is {given[name]!r}")
+            raise ConfigurationInvalid(f"{what} is no checkpoint: {name} is {shown(given[name])}")
     return Checkpoint(**given)
 
 

@@ -8,7 +8,7 @@ reader that skipped what it does not know would fold a wrong state.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -79,11 +79,21 @@ def _as_is(value: Any, _: Any = None) -> Any:
     return value
 
 
+def _instant(text: str, _: Any) -> datetime:
+    """An instant of an event; imports bring what others have written."""
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is UTC:
+        return at
+    if at.tzinfo is None:
+        raise ValueError("an instant without a time zone")
+    return at.astimezone(UTC)
+
+
 def _converter() -> Converter:
     converter = Converter(forbid_extra_keys=False, detailed_validation=False)
     converter.register_unstructure_hook(datetime, _as_is)  # orjson writes instants and ids by itself, and faster
     converter.register_unstructure_hook(UUID, _as_is)
-    converter.register_structure_hook(datetime, lambda value, _: datetime.fromisoformat(value))
+    converter.register_structure_hook(datetime, _instant)
     converter.register_structure_hook(UUID, lambda value, _: UUID(value))
     for cls in (Source, Failure, e.Head, e.Part, *STORED_AS):
         plain = {f.name for f in fields(cls)} & _PLAIN
@@ -137,7 +147,9 @@ def decode(name: str, version: int, data: bytes | str) -> e.Event:
     """
     known = _CLASS_OF.get(name)
     if known is None or version > known[1] or version < 1:
-        raise InvariantViolation(f"the log holds {name} version {version}, which this Runlane cannot read; upgrade it")
+        raise InvariantViolation(
+            f"the log holds {name[:200]} version {version}, which this Runlane cannot read; upgrade it"
+        )
     cls, current = known
     try:
         values = orjson.loads(data)
@@ -145,7 +157,7 @@ def decode(name: str, version: int, data: bytes | str) -> e.Event:
             values = UPCASTERS[name, version](values)
             version += 1
         event: e.Event = _FROM_DICT[cls](values, cls)
-    except (BaseValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (BaseValidationError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise InvariantViolation(f"the stored data of a {name} event is damaged: {error}") from error
     return event
 

@@ -19,6 +19,7 @@ from attrs import asdict, field, fields, frozen
 from runlane import checkpoints, digests, merkle
 from runlane.checkpoints import Checker, Checkpoint
 from runlane.errors import ConfigurationInvalid
+from runlane.shown import shown, words_of
 
 #: Grows when proofs change in a way that a reader has to know.
 VERSION = 1
@@ -126,7 +127,7 @@ def _problems(proof: Proof) -> list[str]:
         leaf = checkpoints.leaf(proof.stream_id, sequences[-1], proof.position, digest.hex())
         root = merkle.climb(leaf, proof.index, sealed.leaves, [bytes.fromhex(one) for one in proof.path])
     except (ValueError, TypeError) as error:
-        return [f"it cannot be worked out: {error}"]
+        return [f"it cannot be worked out: {words_of(error)[:500]}"]
     if root.hex() != sealed.root:
         return [f"the events lead to the root {root.hex()}, but checkpoint {sealed.number} states {sealed.root}"]
     return []
@@ -143,16 +144,16 @@ def read(path: str | Path) -> Proof:
     except OSError as error:
         raise ConfigurationInvalid(f"the proof {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise ConfigurationInvalid(f"{path} is no proof: {error}") from error
+        raise ConfigurationInvalid(f"{path} is no proof: {words_of(error)[:500]}") from error
     version = values.get("proof_version") if isinstance(values, dict) else None
     if version is None:
         raise ConfigurationInvalid(f"{path} is no proof")
     if version != VERSION:
-        raise ConfigurationInvalid(f"{path} has version {version}, and this Runlane reads {VERSION}; upgrade it")
+        raise ConfigurationInvalid(f"{path} has version {shown(version)}, and this Runlane reads {VERSION}; upgrade it")
     try:
         return _proof(values, str(path))
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigurationInvalid(f"{path} is no proof: {error}") from error
+        raise ConfigurationInvalid(f"{path} is no proof: {words_of(error)[:500]}") from error
 
 
 def _proof(values: Mapping[str, Any], what: str) -> Proof:
@@ -176,5 +177,5 @@ def _fact(values: Mapping[str, Any]) -> Fact:
 
 def _of(kind: type, value: Any) -> Any:
     if type(value) is not kind:
-        raise TypeError(f"{value!r} stands where {kind.__name__} is to be")
+        raise TypeError(f"{shown(value)} stands where {kind.__name__} is to be")
     return value

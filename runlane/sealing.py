@@ -57,7 +57,7 @@ def evidence(environment: str, key: str | Path | Sequence[str | Path], kept: Seq
     for one in files:
         if one.checkpoint.environment != environment:
             there = one.checkpoint.environment
-            raise ConfigurationInvalid(f"{one.path} is a checkpoint of environment {there!r}, not {environment!r}")
+            raise ConfigurationInvalid(f"{one.path} is a checkpoint of environment {shown(there)}, not {environment!r}")
     return Evidence({checker.fingerprint: checker for checker in checkers}, tuple(files))
 
 

@@ -18,7 +18,13 @@ import pytest
 TIERS = ("short", "long", "all")
 
 #: Of each function in these folders the short form has one case in so many, at least one for each database.
-SAMPLED = {"tests/defects/": 10, "tests/faults/": 10, "tests/races/": 1000, "tests/stateful/": 1000}
+SAMPLED = {
+    "tests/defects/": 10,
+    "tests/faults/": 10,
+    "tests/hostile/": 4,
+    "tests/races/": 1000,
+    "tests/stateful/": 1000,
+}
 #: Each function is on one database in the short form, in turns, and on the other one in the rest.  What the storage and
 #: the adapters themselves promise is tested on both all the same (tests/storage, tests/conformance).
 IN_TURNS = (

@@ -12,7 +12,7 @@ from attrs import fields, frozen
 from cattrs import Converter
 
 from runlane.errors import ConfigurationInvalid
-from runlane.shown import shown
+from runlane.shown import shown, words_of
 from runlane.storage.tables import instant_to_text
 
 #: Grows when exports or manifests change in a way that a reader has to know.
@@ -113,13 +113,15 @@ def parse(data: bytes, what: str) -> Manifest:
         values = orjson.loads(data)
         version = values.get("export_version")
         if type(version) is int and version != VERSION:
-            raise ConfigurationInvalid(f"{what} has version {version}, and this Runlane reads {VERSION}; upgrade it")
+            raise ConfigurationInvalid(
+                f"{what} has version {shown(version)}, and this Runlane reads {VERSION}; upgrade it"
+            )
         _check_kinds(values)
         return _CONVERTER.structure(values, Manifest)
     except ConfigurationInvalid:
         raise
     except Exception as error:  # what a stranger has written may be of any kind, at any place of it
-        raise ConfigurationInvalid(f"{what} is no manifest of an export: {error}") from error
+        raise ConfigurationInvalid(f"{what} is no manifest of an export: {words_of(error)[:500]}") from error
 
 
 def _check_kinds(values: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from runlane.export.writing import DIGEST
 from runlane.projections.queues import QueueControl
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
-from runlane.shown import words_of
+from runlane.shown import shown, words_of
 from runlane.storage.tables import VERSION
 from runlane.values import RunStatus
 
@@ -249,7 +249,7 @@ class _Checking:
         self._first_at = at if self._first_at is None else min(at, self._first_at)
         self._last_at = at if self._last_at is None else max(at, self._last_at)
         if event.environment != self._told.environment:
-            self._wrong(line, f"is of environment {event.environment!r}, not {self._told.environment!r}")
+            self._wrong(line, f"is of environment {shown(event.environment)}, not {shown(self._told.environment)}")
         stream = self._stream
         if stream is None or stream.id != event.stream_id:
             self._end_stream()
@@ -370,7 +370,7 @@ def _said(error: Exception) -> str:
     if isinstance(error, Malformed):
         return str(error)
     told = error.message if isinstance(error, InvariantViolation) else words_of(error)
-    return f"is not possible there: {told}"
+    return f"is not possible there: {told[:500]}"
 
 
 def _instant(text: str | None) -> object:

@@ -18,7 +18,7 @@ import runlane.demo  # everything that an application may import is there before
 import runlane.doctor
 import runlane.operators
 import runlane.projecting
-import runlane.sealing
+import runlane.sealing  # noqa: F401
 from runlane import session, values
 from runlane.storage.floors import Floors
 from tests.simulation import kernel as simulated
