@@ -21,7 +21,7 @@ TIERS = ("short", "long", "all")
 SAMPLED = {
     "tests/defects/": 10,
     "tests/faults/": 10,
-    "tests/hostile/": 4,
+    "tests/hostile/": 20,
     "tests/races/": 1000,
     "tests/stateful/": 1000,
 }
@@ -56,6 +56,10 @@ LONG = (
     "tests/acceptance/test_packaging.py::test_only_runlane_lands_in_site_packages",
     "tests/acceptance/test_cli_completion.py::test_bash_really_completes",
     "tests/export/test_fixtures.py::test_the_written_module_is_a_test_that_runs",
+    # The same corpus, another way in.
+    "tests/hostile/test_files.py::test_any_value_in_any_place_of_the_data",
+    "tests/hostile/test_handlers.py::test_nothing_of_an_exception_is_kept_where_failures_are_redacted",
+    "tests/hostile/test_handlers.py::test_the_callers_thread_ends_every_attempt",
     # Adapters that are wrong, and found; the suites themselves are in the short form.
     "tests/conformance/test_broken_adapters.py",
     "tests/conformance/test_documented.py::test_the_adapters_of_the_page_pass_their_suites",
