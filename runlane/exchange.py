@@ -310,6 +310,7 @@ class Exchange:
             session = self._runtime.session()
             current = [ended for ended in batch if session_of(ended[0].run) == session.holder.session_id]
             claimed, open_still = self._trips.go(current, wanted, session.holder)
+            left = [ended for ended in current if self._trips.is_left(ended)]
             ends = self._drain and not (batch or claimed or self._executing or self._in_flight > 1)
             passed_over = ends and self._claims.passed_over(session.holder)
             if not open_still:
@@ -331,7 +332,8 @@ class Exchange:
         if wanted and self._ahead is not None:
             with self._changed:
                 self._ahead.returned(monotonic() - began)
-        self._settle(batch, len(current), wanted, claimed, stores)
+        stored = len(current) - len(left)
+        self._settle([ended for ended in batch if ended not in left], stored, wanted, claimed, stores, left)
         if queues := {execution.run.queue for execution, outcome in current if outcome == Interrupted(_NO_SLOT)}:
             self.ring()
             self._runtime.ring(queues)  # another worker may have a slot for them
@@ -345,7 +347,15 @@ class Exchange:
             self._backoff = monotonic() + _BACKOFF
             self._changed.notify_all()
 
-    def _settle(self, batch: list[Ended], stored: int, wanted: int, claimed: list[Run], stores: int) -> None:
+    def _settle(
+        self,
+        batch: list[Ended],
+        stored: int,
+        wanted: int,
+        claimed: list[Run],
+        stores: int,
+        left: Sequence[Ended] = (),
+    ) -> None:
         tasks, vault = self._runtime.registry.tasks, self._runtime.vault
         if vault.is_idle(claimed):
             executions = [Execution(run, tasks[run.task_id]) for run in claimed]
@@ -358,6 +368,7 @@ class Exchange:
             for execution in executions:
                 self._active[execution.run.id, execution.context.attempt] = execution
             self._executing += len(executions)
+            self._retried += left
             self._claiming -= wanted
             self._in_flight -= 1
             self.completed += stored
@@ -377,6 +388,10 @@ class Exchange:
             # To a lone run another lane has nothing to add: this one goes on by itself.
             if self._stopping or self._drain or self._hungry or self._executing > 1:
                 self._changed.notify_all()
+        # Whoever lost the session before these were known here has told only the others.
+        holder = session_of(claimed[0]) if claimed else None
+        if holder is not None and not self._runtime.is_trusted(holder):
+            self.lease_lost(holder)
         self._executor.call(called)
 
     def _wait_for_locks(self) -> None:

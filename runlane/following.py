@@ -18,7 +18,7 @@ from runlane.errors import ConfigurationInvalid, RunlaneError
 from runlane.events import Event, Recorded
 from runlane.runtime import Runtime
 from runlane.shown import shown
-from runlane.storage import borrow, cursors, engines, epochs, places, streams
+from runlane.storage import borrow, cursors, epochs, places, streams
 from runlane.storage.cursors import Named
 from runlane.storage.following import Elsewhere, Horizon, Reader, summarize
 from runlane.storage.inlining import prepared
@@ -126,6 +126,11 @@ class Follower:
         runtime.database.open_epoch()
         with runtime.reading() as tx:
             self._open(tx, "start" if cursor is None else cursor, name)
+
+    @property
+    def was_there(self) -> bool:
+        """Whether its named cursor was stored when it began."""
+        return bool(self._moves) and self._moves[0][1].version > 0
 
     def _open(self, tx: Transaction, cursor: str, name: str | None) -> None:
         known = epochs.history(tx)
@@ -285,8 +290,6 @@ class Follower:
         self._runtime.start()
         with theirs_raised(), self._runtime.database.write(self._runtime.clock) as tx:
             self._move(tx, batch)
-            if tx.schema is not None:
-                engines.let_read(tx.connection)
             ready = prepared(tx)
             with theirs():
                 yield ready

@@ -11,6 +11,7 @@ is left and takes the cursor away, and from there on each transaction that appen
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +37,7 @@ from runlane.storage.transaction import Transaction
 from runlane.values import identifier
 
 T = TypeVar("T")
+log = logging.getLogger("runlane.projections")
 
 #: Milliseconds of patience with each try to hold off all writers, and seconds with all of them together.
 _TRIES, _PATIENCE = (50, 100, 200, 400, 800, 1600), 60.0
@@ -176,9 +178,12 @@ class Projections:
             inlining.lock(tx, [(environment, wanted)])
             cursors.remove(tx, environment, self._cursors(tx, wanted))
             inlining.forget(tx, environment, wanted)
-            inlining.unguard(tx, _TRIES[-1])
 
         self._runtime.transact(work)
+        try:
+            self._runtime.transact(lambda tx: inlining.unguard(tx, _TRIES[-1]))
+        except StorageConflict as error:  # the trigger then finds nothing that it could ask for
+            log.warning("the log was in use without a break, and keeps the trigger of inline projections: %s", error)
 
     def _run(self, projection: Projection | str, stop: Stop | None, poll: float | None, batch: int) -> int:
         """See ``Runlane.project``."""
@@ -303,7 +308,14 @@ class Projections:
         folded = 0
 
         def opened() -> Follower:
-            return Follower(self._runtime, None, batch, types, stop, poll, name=_name_of(projection))
+            made = Follower(self._runtime, None, batch, types, stop, poll, name=_name_of(projection))
+            if not made.was_there:  # else everything would be folded again, into tables that have it already
+                raise StorageConflict(
+                    f"another process has removed projection {projection.name!r}, or made it inline",
+                    kind=ConflictKind.SEQUENCE,
+                    retryable=False,
+                )
+            return made
 
         follower = opened()
         while (one := next(follower, None)) is not None:

@@ -218,6 +218,11 @@ class Runtime:
         if session is not None and not session.trusted:
             log.debug("the session's time was over before an attempt began")
 
+    def is_trusted(self, session_id: UUID) -> bool:
+        """Whether what is leased under this session is certainly this process's still."""
+        session = self._session
+        return session is not None and session.holder.session_id == session_id and session.trusted
+
     def join(self, holding: Holding) -> None:
         """Count the attempts of `holding` among those that this process knows."""
         with self._lock:

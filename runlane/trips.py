@@ -32,6 +32,12 @@ class Trips:
     def __init__(self, runtime: Runtime, claims: Claims) -> None:
         self._runtime = runtime
         self._claims = claims
+        #: Runs whose success the short way did not store: they take a transaction in which all is decided again.
+        self._apart: set[UUID] = set()
+
+    def is_left(self, ended: Ended) -> bool:
+        """Whether ``go`` has returned without having stored this, so that what it claimed begins at once."""
+        return ended[0].run.id in self._apart
 
     def go(self, batch: Sequence[Ended], wanted: int, holder: Holder) -> tuple[list[Run], bool]:
         """Store outcomes and claim; the claimed runs, and whether the session is open still, as far as was seen.
@@ -54,11 +60,14 @@ class Trips:
         if not batch and self._claims.goes_alone:
             return self._claims.alone(holder, wanted)
         finished = [Finished(execution.run, outcome, execution.task.retry) for execution, outcome in batch]
-        if self._claims.goes_alone and not attempts_log.isEnabledFor(logging.DEBUG):
+        apart = self._apart.intersection(one.run.id for one in finished)
+        if not apart and self._claims.goes_alone and not attempts_log.isEnabledFor(logging.DEBUG):
             beside = successes(finished)
             if beside is not None:
                 return self._go_shortly(finished, beside, wanted, holder)
-        return self._store(finished, wanted, holder)
+        done = self._store(finished, wanted, holder)
+        self._apart -= apart
+        return done
 
     def _go_shortly(
         self, finished: Sequence[Finished], beside: Successes, wanted: int, holder: Holder
@@ -73,7 +82,9 @@ class Trips:
             return self._store(finished, wanted, holder)
         for one in finished:
             self._warn_of_length(one.run.id, one.run.sequence + 1)
-        if beside.late:
+        if runs:  # they begin now, whatever becomes of the others
+            self._apart |= beside.late
+        elif beside.late:
             self._store([one for one in finished if one.run.id in beside.late], 0, holder)
         return runs, open_still
 

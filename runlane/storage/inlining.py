@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from runlane.errors import ConfigurationInvalid, ProjectionFailed, RunlaneError, StorageConflict, StorageUnavailable
 from runlane.events import Recorded
-from runlane.storage import faults, streams, tables
+from runlane.storage import engines, faults, streams, tables
 from runlane.storage.direct import shortest
 from runlane.storage.tables import Guid
 from runlane.storage.transaction import Transaction
@@ -104,7 +104,7 @@ class Inlined:
             raise ConfigurationInvalid(
                 f"projection {one.name!r} is known in version {known.version} on this lane, and in {one.version}"
             )
-        self._known[one.environment, one.name] = one
+        self._known = {**self._known, (one.environment, one.name): one}  # others may be looking through it
 
     def begin(self, tx: Transaction) -> Transaction:
         """The transaction, which may append: it says what it is going to fold."""
@@ -218,6 +218,7 @@ def fold(name: str, do: Fold, connection: Connection, records: Sequence[Recorded
 def prepared(tx: Transaction) -> Connection:
     """The connection of one of our own transactions, for statements of somebody else's."""
     if tx.schema is not None:
+        engines.let_read(tx.connection)
         tx.connection.exec_driver_sql(_PLAN)
     return tx.connection
 
@@ -254,9 +255,16 @@ def forget(tx: Transaction, environment: str, name: str) -> None:
 
 
 def unguard(tx: Transaction, patience_ms: int) -> None:
-    """Where nothing is inline any more, have nobody pay for it; nobody may read the log for that moment."""
-    if tx.schema is not None and _is_guarded(tx) and not tx.execute(_ALL).all():
-        _wait(tx, patience_ms)
+    """Where nothing is inline any more, have nobody pay for it; nobody may read the log for that moment.
+
+    In a transaction of its own: who appends has the log before he waits for a projection, and whoever makes another one
+    inline meanwhile has to be seen.
+    """
+    if tx.schema is None or not _is_guarded(tx) or tx.execute(_ALL).all():
+        return
+    _wait(tx, patience_ms)
+    tx.connection.exec_driver_sql(f'lock table "{tx.schema}".events in access exclusive mode')
+    if _is_guarded(tx) and not tx.execute(_ALL).all():
         tx.connection.exec_driver_sql(f'drop trigger {TRIGGER} on "{tx.schema}".events')
 
 
