@@ -1,0 +1,45 @@
+"""The short form of the simulator: no promise is broken, and a seed stands for one course of things."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.defects.planting import ROOT
+from tests.simulation.plans import FAULTS, Mode, draw
+
+
+def simulated(*options: object) -> subprocess.CompletedProcess[str]:
+    """What the command line comes to, in a process of its own, as it patches the product."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.simulation", *map(str, options)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("mode", [*Mode])
+def test_no_promise_is_broken(mode: Mode, tmp_path: Path) -> None:
+    told = tmp_path / "tally.jsonl"
+    done = simulated("--steps", 2000, "--seed", 11, "--mode", mode, "--json", told)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tally = Counter(json.loads(told.read_text("utf-8"))["tally"])
+    assert tally["steps"] >= 2000
+    assert sum(tally[f"fault {kind}"] for kind in FAULTS) > 30
+    assert (tally["stale writes accepted"], tally["acknowledged runs lost"], tally["violations"]) == (0, 0, 0)
+
+
+def test_a_seed_stands_for_one_course_of_things() -> None:
+    first, again, other = (simulated("--mode", "safety", "--episode", seed) for seed in (5, 5, 6))
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stdout == again.stdout
+    assert first.stdout != other.stdout
+
+
+def test_a_plan_is_kept_as_it_is() -> None:
+    plan = draw(3, Mode.LIVENESS)
+    assert type(plan).from_json(plan.to_json()) == plan
