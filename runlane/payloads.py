@@ -156,7 +156,7 @@ def plain(value: Any, depth: int = 0, left: jsontext.Room | None = None) -> Any:
         if depth >= jsontext.MAX_DEPTH:
             raise jsontext.too_deep()
         left = jsontext.spend([jsontext.ROOM] if left is None else left, 2 * len(value))
-        if kind is dict:
+        if isinstance(value, dict):
             return {key: plain(item, depth + 1, left) for key, item in value.items()}
         return [plain(item, depth + 1, left) for item in value]
     return value if isinstance(value, _OPAQUE) else _TRIGGER.unstructure(value)

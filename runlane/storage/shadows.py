@@ -173,7 +173,7 @@ class Shadows:
                 places = self._positions(tx, [newest, held.run_id])
                 owner = max((newest, held.run_id), key=lambda id: places.get(id, 0))
             freed = self._row(tx, self.tables[RESETS], key)
-            if owner in ended and self._may_be_lost(tx, key, born.get(owner, 0)):
+            if owner is not None and owner in ended and self._may_be_lost(tx, key, born.get(owner, 0)):
                 owner = None
             if owner is not None:
                 reset_at = freed.reset_at if freed is not None and freed.run_id == owner else None
