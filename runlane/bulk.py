@@ -71,5 +71,5 @@ def _statuses(asked: Any, allowed: Set[RunStatus]) -> list[str]:
     for status in reading.run_filter(statuses=asked).statuses or ():
         if status not in allowed:
             known = ", ".join(sorted(allowed))
-            raise ConfigurationInvalid(f"this is for runs that are {known}; not for {shown(status)}")
+            raise ConfigurationInvalid(f"this is for runs that are {known}; not for {shown(str(status))}")
     return list(asked)

@@ -119,10 +119,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 #: Their tests wait by the clock on the wall for other processes and servers, some of them with leases of seconds.
 WAITING = (
-    *(
-        f"tests/acceptance/test_{name}.py"
-        for name in ("benchmarks", "chaos", "crowd", "demo", "dev", "peers", "processes")
-    ),
+    *(f"tests/acceptance/test_{name}.py" for name in ("benchmarks", "crowd", "demo", "dev", "peers", "processes")),
     "tests/sqs/",
 )
 
