@@ -23,7 +23,7 @@ from attrs import frozen
 from sqlalchemy import Connection
 
 from runlane.capabilities import Capability
-from runlane.errors import ConfigurationInvalid, ConflictKind, StorageConflict, StorageUnavailable
+from runlane.errors import ConfigurationInvalid, ConflictKind, RunlaneError, StorageConflict, StorageUnavailable
 from runlane.events import Recorded
 from runlane.following import DEFAULT_BATCH, Follower, Stop, stored_types
 from runlane.runtime import Runtime
@@ -180,10 +180,12 @@ class Projections:
             inlining.forget(tx, environment, wanted)
 
         self._runtime.transact(work)
+        if self._runtime.database.schema is None:
+            return
         try:
             self._runtime.transact(lambda tx: inlining.unguard(tx, _TRIES[-1]))
-        except StorageConflict as error:  # the trigger then finds nothing that it could ask for
-            log.warning("the log was in use without a break, and keeps the trigger of inline projections: %s", error)
+        except RunlaneError as error:  # the projection is gone, and the trigger finds nothing that it could ask for
+            log.warning("the log keeps the trigger of inline projections: %s", error)
 
     def _run(self, projection: Projection | str, stop: Stop | None, poll: float | None, batch: int) -> int:
         """See ``Runlane.project``."""
