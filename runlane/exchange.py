@@ -310,7 +310,7 @@ class Exchange:
             session = self._runtime.session()
             current = [ended for ended in batch if session_of(ended[0].run) == session.holder.session_id]
             claimed, open_still = self._trips.go(current, wanted, session.holder)
-            left = [ended for ended in current if self._trips.is_left(ended)]
+            left = self._trips.left(current)
             ends = self._drain and not (batch or claimed or self._executing or self._in_flight > 1)
             passed_over = ends and self._claims.passed_over(session.holder)
             if not open_still:
@@ -332,8 +332,8 @@ class Exchange:
         if wanted and self._ahead is not None:
             with self._changed:
                 self._ahead.returned(monotonic() - began)
-        stored = len(current) - len(left)
-        self._settle([ended for ended in batch if ended not in left], stored, wanted, claimed, stores, left)
+        done = [ended for ended in batch if ended not in left] if left else batch
+        self._settle(done, len(current) - len(left), wanted, claimed, stores, left)
         if queues := {execution.run.queue for execution, outcome in current if outcome == Interrupted(_NO_SLOT)}:
             self.ring()
             self._runtime.ring(queues)  # another worker may have a slot for them
@@ -356,12 +356,7 @@ class Exchange:
         stores: int,
         left: Sequence[Ended] = (),
     ) -> None:
-        tasks, vault = self._runtime.registry.tasks, self._runtime.vault
-        if vault.is_idle(claimed):
-            executions = [Execution(run, tasks[run.task_id]) for run in claimed]
-        else:
-            opened = vault.unlock(claimed)
-            executions = [Execution(one.run, tasks[one.run.task_id], one.seal, one.problem) for one in opened]
+        executions = self._trips.executions(claimed)
         with self._changed:
             for execution, _ in batch:
                 self._active.pop((execution.run.id, execution.context.attempt), None)

@@ -286,6 +286,12 @@ def _seconds(task: Task[..., Any]) -> str:
     return "" if task.timeout is None else f"{task.timeout.total_seconds():g} s"
 
 
+def unstorable(refusal: BaseException) -> Failed:
+    """What becomes of an attempt whose own outcome cannot be stored."""
+    message = storable(f"the outcome could not be stored: {words_of(refusal)}")
+    return Failed(Failure(ErrorCode.INTERNAL_ERROR, message, False))
+
+
 def failure_of(error: BaseException, task: Task[..., Any], redact: bool) -> Failure:
     """What is stored of an exception that a handler raised."""
     if isinstance(error, PayloadInvalid):

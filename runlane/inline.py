@@ -10,20 +10,19 @@ from uuid import UUID
 
 from attrs import evolve, frozen
 
-from runlane.decisions import Failed, Interrupted, Outcome
+from runlane.decisions import Interrupted, Outcome
 from runlane.engine import deliver, lease
 from runlane.engine.complete import Finished, complete
 from runlane.engine.deliver import Consumer, Delivery, DeliveryOutcome, IgnoreReason
 from runlane.engine.lease import Holder
 from runlane.engine.trigger import NewRun, sealed
-from runlane.errors import ConfigurationInvalid, ErrorCode, LeaseLost, RunlaneError
-from runlane.executor import Execution, Executor
+from runlane.errors import ConfigurationInvalid, LeaseLost, RunlaneError
+from runlane.executor import Execution, Executor, unstorable
 from runlane.policy import Retry
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
-from runlane.shown import words_of
 from runlane.storage.transaction import Transaction
-from runlane.values import Failure, TriggerOutcome, storable
+from runlane.values import TriggerOutcome
 from runlane.wakeup import Wakeup
 
 log = logging.getLogger("runlane.worker")
@@ -164,9 +163,7 @@ class Inline:
             if isinstance(refusal, RunlaneError) and not isinstance(refusal, ConfigurationInvalid):
                 raise  # of the database
             log.exception("run %s: its outcome cannot be stored", run.id)
-            message = storable(f"the outcome could not be stored: {words_of(refusal)}")
-            failed = Failed(Failure(ErrorCode.INTERNAL_ERROR, message, False))
-            return self._store([Finished(run, failed, retry)])[0]
+            return self._store([Finished(run, unstorable(refusal), retry)])[0]
 
     def _store(self, finished: Sequence[Finished]) -> list[Run | None]:
         """Store outcomes; the runs as they are then, None for those whose lease was lost."""

@@ -7,17 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from uuid import UUID
 
 from runlane.claiming import Claims
-from runlane.decisions import Failed, Outcome
+from runlane.decisions import Outcome
 from runlane.engine.complete import Finished, complete, successes
 from runlane.engine.lease import Holder, is_open
-from runlane.errors import ErrorCode, InternalError, ProjectionFailed, RunlaneError, StorageConflict
-from runlane.executor import Execution
+from runlane.errors import InternalError, ProjectionFailed, RunlaneError, StorageConflict
+from runlane.executor import Execution, unstorable
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
 from runlane.shown import words_of
 from runlane.storage.successes import Successes
 from runlane.storage.transaction import Transaction
-from runlane.values import Failure, storable
 
 log = logging.getLogger("runlane.worker")
 #: Each attempt that ended, at DEBUG; the records carry the run `before` (as it was leased) and `after`.
@@ -35,9 +34,17 @@ class Trips:
         #: Runs whose success the short way did not store: they take a transaction in which all is decided again.
         self._apart: set[UUID] = set()
 
-    def is_left(self, ended: Ended) -> bool:
-        """Whether ``go`` has returned without having stored this, so that what it claimed begins at once."""
-        return ended[0].run.id in self._apart
+    def left(self, batch: Sequence[Ended]) -> list[Ended]:
+        """What ``go`` has not stored of this, so that what it claimed begins at once."""
+        return [ended for ended in batch if ended[0].run.id in self._apart] if self._apart else []
+
+    def executions(self, claimed: Sequence[Run]) -> list[Execution]:
+        """The attempts for which these were leased, their payloads as the handlers get them."""
+        tasks, vault = self._runtime.registry.tasks, self._runtime.vault
+        if vault.is_idle(claimed):
+            return [Execution(run, tasks[run.task_id]) for run in claimed]
+        opened = vault.unlock(claimed)
+        return [Execution(one.run, tasks[one.run.task_id], one.seal, one.problem) for one in opened]
 
     def go(self, batch: Sequence[Ended], wanted: int, holder: Holder) -> tuple[list[Run], bool]:
         """Store outcomes and claim; the claimed runs, and whether the session is open still, as far as was seen.
@@ -152,8 +159,7 @@ class Trips:
             if refusal.retryable:
                 raise
             log.exception("run %s: its outcome cannot be stored", execution.run.id)
-            message = storable(f"the outcome could not be stored: {refusal}")
-            self.go([(execution, Failed(Failure(ErrorCode.INTERNAL_ERROR, message, False)))], 0, holder)
+            self.go([(execution, unstorable(refusal))], 0, holder)
 
 
 def session_of(run: Run) -> UUID | None:

@@ -19,7 +19,7 @@ from runlane import jsontext
 from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
 from runlane.clock import Clock
 from runlane.errors import ConfigurationInvalid, ConflictKind, RunlaneError, StorageConflict, StorageUnavailable
-from runlane.storage import commits, engines, epochs, faults, inlining, install, log, rebuild, roles, urls
+from runlane.storage import commits, engines, epochs, faults, inlining, install, log, rebuild, roles, shadows, urls
 from runlane.storage.compiled import Compiled
 from runlane.storage.dialect import EventRow, Stamping, Statements, StorageDialect
 from runlane.storage.direct import is_heard, shortest
@@ -204,7 +204,7 @@ class Database:
                 tx = self.join(connection)
                 if of is not None:
                     connection.exec_driver_sql(f"set transaction snapshot '{of}'")
-                rebuild.stay(tx)
+                shadows.stay(tx)
                 yield tx
 
     def join(self, connection: Connection, clock: Clock | None = None) -> Transaction:

@@ -13,13 +13,8 @@ from runlane.storage.tables import SCHEMA
 #: Milliseconds after which the server ends a transaction of ours that asks for nothing more: who stands still in the
 #: middle of a claim has the partitions of bounded queues locked, and everybody else waits.  Half of a usual lease.
 IDLE = 15_000
-#: The same while the log is read, as much may be made of each batch of it.
+#: The same while the log is read, as much may be made of each batch of it, and for other people's code.
 IDLE_READING = 60_000
-
-
-def let_read(connection: Connection) -> None:
-    """Give a transaction on PostgreSQL, in which somebody's code works on what was read, the longer time."""
-    connection.exec_driver_sql(f"set local idle_in_transaction_session_timeout = {IDLE_READING}")
 
 
 def options(url: URL, synchronous: bool) -> str:

@@ -42,9 +42,9 @@ TRIGGER = "events_inline"
 #: The most events that a fold is given at once.
 _MOST = 1000
 # What statements of somebody else's are planned with, rather than with what suits ours.
-_PLAN = """
-    select count(set_config(name, 'on', true))
-    from unnest(array['enable_bitmapscan', 'enable_seqscan', 'enable_mergejoin']) name"""
+_PLAN = f"""
+    select count(set_config(name, value, true)) from (values ('enable_bitmapscan', 'on'), ('enable_seqscan', 'on'),
+    ('enable_mergejoin', 'on'), ('idle_in_transaction_session_timeout', '{engines.IDLE_READING}')) as s (name, value)"""
 
 Fold = Callable[[Connection, Sequence[Recorded]], None]
 #: Environment, name, version.
@@ -218,7 +218,6 @@ def fold(name: str, do: Fold, connection: Connection, records: Sequence[Recorded
 def prepared(tx: Transaction) -> Connection:
     """The connection of one of our own transactions, for statements of somebody else's."""
     if tx.schema is not None:
-        engines.let_read(tx.connection)
         tx.connection.exec_driver_sql(_PLAN)
     return tx.connection
 

@@ -28,11 +28,11 @@ from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
 from runlane.events import TablesRebuilt
 from runlane.projections import version
 from runlane.projections.schedules import ScheduleState
-from runlane.storage import engines, faults, folding, install, log
+from runlane.storage import faults, folding, install, log
 from runlane.storage.findings import Difference
 from runlane.storage.folding import COLUMNS, Folder
 from runlane.storage.postgres_shadows import PostgresShadows
-from runlane.storage.shadows import LIVE, Shadows
+from runlane.storage.shadows import Shadows
 from runlane.storage.sqlite_shadows import SqliteShadows
 from runlane.storage.transaction import Transaction
 from runlane.values import SYSTEM, Actor
@@ -143,19 +143,6 @@ def renew(database: Database) -> None:
             if time.monotonic() > deadline:
                 raise
         time.sleep(0.1)
-
-
-def stay(tx: Transaction) -> None:
-    """Let no rebuild replace the tables until this transaction ends; the first thing that it does.
-
-    A table that was put in the place of another looks empty to whoever has an older snapshot.
-    """
-    if tx.schema is not None:
-        of = install.quoted(tx.schema)
-        tx.connection.exec_driver_sql(
-            f"set local idle_in_transaction_session_timeout = {engines.IDLE_READING};"
-            f" lock table {', '.join(f'{of}.{name}' for name in LIVE)} in access share mode"
-        )
 
 
 class _Line:

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 
 from runlane.schedule_decisions import schedule_stream
-from runlane.storage import ownership, rows, tables
+from runlane.storage import engines, install, ownership, rows, tables
 from runlane.storage.findings import Difference
 from runlane.storage.folding import COLUMNS, Row
 from runlane.storage.transaction import Transaction
@@ -50,6 +50,19 @@ _EVENTS = tables.events
 _KEY, _BIRTH = COLUMNS["idempotency_keys"][:3], {name: place for place, name in enumerate(rows.BIRTH)}
 _OF_KIND = {"run": ("runs", "id"), "schedule": ("schedules", "stream_id"), "queue": ("queues", "stream_id")}
 Key = tuple[str, str, str]
+
+
+def stay(tx: Transaction) -> None:
+    """Let no rebuild replace the tables until this transaction ends; the first thing that it does.
+
+    A table that was put in the place of another looks empty to whoever has an older snapshot.
+    """
+    if tx.schema is not None:
+        of = install.quoted(tx.schema)
+        tx.connection.exec_driver_sql(
+            f"set local idle_in_transaction_session_timeout = {engines.IDLE_READING};"
+            f" lock table {', '.join(f'{of}.{name}' for name in LIVE)} in access share mode"
+        )
 
 
 class Place(Protocol):
@@ -184,7 +197,7 @@ class Shadows:
 
     def _may_be_lost(self, tx: Transaction, key: Key, born: int) -> bool:
         """Whether an ended run born there may have lost this key to one that is pruned; see ``own``."""
-        return born < ownership.last_prune(tx, key[0]) and self._row(tx, LIVE["idempotency_keys"], key) is None
+        return self._row(tx, LIVE["idempotency_keys"], key) is None and born < ownership.last_prune(tx, key[0])
 
     def counts(self, tx: Transaction) -> dict[str, Counter[str]]:
         """How many rows each shadow has, by environment and table."""

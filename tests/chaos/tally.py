@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-_ADDED = (
+ADDED = (
     "runs",
     "events",
     "attempts",
@@ -35,7 +35,7 @@ def add_up(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
                 "calls": Counter(),
                 "violations": Counter(),
                 "slowest_recovery": 0.0,
-                **dict.fromkeys(_ADDED, 0),
+                **dict.fromkeys(ADDED, 0),
             },
         )
         into["episodes"] += 1
@@ -43,7 +43,7 @@ def add_up(lines: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         into["seconds"] += line["seconds"]
         for name in ("faults", "calls", "violations"):
             into[name].update(line[name])
-        for name in _ADDED:
+        for name in ADDED:
             into[name] += line[name]
         into["slowest_recovery"] = max(into["slowest_recovery"], line["recovery_seconds"] or 60.0)
     return sums

@@ -14,7 +14,7 @@ import pytest
 from tests.chaos.episode import Plan, on_postgres, on_sqlite, told
 from tests.chaos.nursery import ROOT
 from tests.chaos.server import OwnPostgres
-from tests.chaos.tally import add_up
+from tests.chaos.tally import ADDED, add_up
 
 FAULTS = ("worker_kill", "worker_pause", "worker_stop", "client_kill", "backend_terminate", "proxy_cut")
 PLAN = Plan(seconds=2, seed=11, workers=3, clients=2, rate=15, least=30, migrators=4, only=FAULTS)
@@ -64,19 +64,7 @@ def test_sittings_add_up() -> None:
         "calls": {"ok": 5},
         "violations": {},
         "recovery_seconds": 2.5,
-        **dict.fromkeys(
-            (
-                "runs",
-                "events",
-                "attempts",
-                "executions_repeated",
-                "stale_writes_attempted",
-                "stale_writes_accepted",
-                "acknowledged_runs_lost",
-                "projection_differences",
-            ),
-            1,
-        ),
+        **dict.fromkeys(ADDED, 1),
     }
     broken = line | {"sound": False, "recovery_seconds": None, "violations": {"gap": 2}, "faults": {"worker_pause": 1}}
     sums = add_up([line, broken, line | {"database": "postgres"}])
