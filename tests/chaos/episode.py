@@ -256,7 +256,7 @@ def _play(
     nemesis = Nemesis(stage, plan.rates(database), random.Random(plan.seed + 1), plan.workers, plan.clients)
     nemesis.rage(plan.seconds)
     deadline = time.monotonic() + RECOVERY
-    while episode.goes_on() and time.monotonic() < deadline:
+    while (episode.goes_on() or nemesis.owes()) and time.monotonic() < deadline:
         nemesis.rage(0.5)
     episode.is_over()
     nemesis.relent()

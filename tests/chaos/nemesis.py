@@ -104,6 +104,10 @@ class Nemesis:
             next_due = self._due[0][0] if self._due else until
             time.sleep(max(0.0, min(following, next_due, now + 0.05, until) - time.monotonic()))
 
+    def owes(self) -> bool:
+        """Whether there is a kind of fault that has not been possible so far."""
+        return not all(self.tally[kind] for kind in self._rates)
+
     def relent(self) -> None:
         """Let everything live again."""
         self._due.clear()

@@ -69,6 +69,9 @@ def _set_clock_wrong(by: float) -> None:
             return isinstance(value, datetime)
 
     class Wrong(datetime, metaclass=Anything):
+        def __new__(cls, *args: Any, **options: Any) -> Any:
+            return datetime(*args, **options)  # what it reads or works out is as right as another's
+
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             return datetime.now(tz) + timedelta(seconds=by)
