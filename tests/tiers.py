@@ -72,6 +72,8 @@ LONG = (
     "tests/transport/test_metamorphic.py",
     # A million rows; SQLite's statements are explained in the short form too.
     "tests/plans/test_postgres.py",
+    # The simulator notices planted defects, each of which it then makes small for seconds.
+    "tests/simulation/test_simulation.py::test_it_finds_a_planted_defect",
     # That a failing history is made small is no promise of the product.
     "tests/stateful/test_episodes.py",
     # Each change of every zone's clocks; a rule for every date of every zone is in the short form.

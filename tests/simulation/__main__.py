@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--mode", choices=[*Mode], help="else both in turns")
     parser.add_argument("--processes", type=int, default=1, help="how many processes play, each with seeds of its own")
     parser.add_argument("--length", type=int, default=600, help="steps of an episode, or of its faults")
+    parser.add_argument("--patience", type=float, default=120.0, help="seconds for making a failing plan smaller")
     parser.add_argument("--json", type=Path, metavar="FILE", help="append the tally as one line")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write the plan that fails there")
     parser.add_argument("--episode", type=int, help="the seed of one episode, to play it alone")
@@ -66,7 +67,7 @@ def told(tally: Counter[str], seconds: float) -> str:
 
 def _of_one(asked: argparse.Namespace, seed: int, modes: tuple[Mode, ...]) -> Counter[str]:
     try:
-        return play(asked.steps, seed, modes, asked.length)
+        return play(asked.steps, seed, modes, asked.length, asked.patience)
     except Broken as broken:
         print(broken, flush=True)
         if asked.keep is not None:
@@ -81,7 +82,16 @@ def _of_many(asked: argparse.Namespace, seed: int) -> Counter[str]:
         started = []
         for number in range(asked.processes):
             share = asked.steps // asked.processes
-            options = ["--steps", share, "--seed", seed + number, "--length", asked.length]
+            options = [
+                "--steps",
+                share,
+                "--seed",
+                seed + number,
+                "--length",
+                asked.length,
+                "--patience",
+                asked.patience,
+            ]
             options += ["--json", Path(folder) / f"{number}.json"]
             options += ["--mode", asked.mode] if asked.mode else []
             options += ["--keep", asked.keep] if asked.keep else []
@@ -107,7 +117,7 @@ def _alone(asked: argparse.Namespace, mode: Mode) -> int:
         if played.error is None:
             print("nothing is wrong")
             return 0
-        small, error = smaller(stage, plan, played.error)
+        small, error = smaller(stage, plan, played.error, asked.patience)
         print(Broken(small, plan, error, played.tally))
     return 1
 

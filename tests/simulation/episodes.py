@@ -146,8 +146,10 @@ def _slots_are_free(world: World) -> list[str]:
     return [f"of the last runs {len(made)} were made", *judging.unsettled(world)]
 
 
-def play(steps: int, seed: int, modes: Sequence[Mode] = tuple(Mode), length: int = 600) -> Counter[str]:
-    """Play episodes until so many steps were taken; the tally.
+def play(
+    steps: int, seed: int, modes: Sequence[Mode] = tuple(Mode), length: int = 600, patience: float = 120.0
+) -> Counter[str]:
+    """Play episodes until so many steps were taken; the tally.  `patience` as in ``smaller``.
 
     Raises:
         Broken: one failed.
@@ -161,7 +163,7 @@ def play(steps: int, seed: int, modes: Sequence[Mode] = tuple(Mode), length: int
             played = stage.play(plan)
             tally.update(played.tally)
             if played.error is not None:
-                small, last = smaller(stage, plan, played.error)
+                small, last = smaller(stage, plan, played.error, patience)
                 raise Broken(small, plan, last, tally) from last
     raise AssertionError("unreachable")
 
@@ -189,7 +191,7 @@ def seeds(seed: int) -> Iterator[int]:
         yield rng.getrandbits(32)
 
 
-def smaller(stage: Theatre, plan: Plan, error: BaseException, patience: float = 120.0) -> tuple[Plan, BaseException]:
+def smaller(stage: Theatre, plan: Plan, error: BaseException, patience: float) -> tuple[Plan, BaseException]:
     """A plan that fails alike with as few faults, operations and steps as can be found in `patience` real seconds."""
     until = time.monotonic() + patience
     best, last = plan, error

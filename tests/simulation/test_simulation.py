@@ -1,4 +1,4 @@
-"""The short form of the simulator: no promise is broken, and a seed stands for one course of things."""
+"""The short form of the simulator: no promise is broken, a seed stands for one course of things, defects are found."""
 
 from __future__ import annotations
 
@@ -11,15 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.defects.planting import ROOT
+from tests.defects.defects import DEFECTS
+from tests.defects.planting import ROOT, plant
 from tests.simulation.plans import FAULTS, Mode, draw
 
+#: Planted defects that it notices within 2,000 steps, and what it says of them.
+FOUND = {
+    "append: SQLite does not guard the sequence": "cannot be stored",
+    "append: a lease is chained to no event before it": "invariant 6",
+    "keys: a birth whose key is owned is written all the same": "invariant 7",
+}
 
-def simulated(*options: object) -> subprocess.CompletedProcess[str]:
+
+def simulated(*options: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """What the command line comes to, in a process of its own, as it patches the product."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.simulation", *map(str, options)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONHASHSEED": "0"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("mode", [*Mode])
@@ -43,3 +51,13 @@ def test_a_seed_stands_for_one_course_of_things() -> None:
 def test_a_plan_is_kept_as_it_is() -> None:
     plan = draw(3, Mode.LIVENESS)
     assert type(plan).from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_it_finds_a_planted_defect(name: str, tmp_path: Path) -> None:
+    (defect,) = (one for one in DEFECTS if one.name == name)
+    plant(defect, tmp_path)
+    done = simulated("--steps", 2000, "--seed", 1, "--patience", 5, folder=tmp_path)
+    assert done.returncode == 1, f"not found: {defect.promise}\n{done.stdout}"
+    assert FOUND[name] in done.stdout
+    assert "to repeat it" in done.stdout
