@@ -16,11 +16,11 @@ help: ## list the targets
 demo: $(VENV)/.base ## run the main job on the embedded default: every file of the standard library
 	@$(BIN)/runlane demo $(ARGS)
 
-test: $(VENV)/.dev ## lint, types and the short form of all tests, on real SQLite files and a real PostgreSQL; ten minutes
+test: $(VENV)/.dev ## lint, types and the short form of all tests, 220,000 random steps among them; ten minutes
 	$(MAKE) --no-print-directory -j2 lint types
 	$(BIN)/python -m pytest -q -n 5 --dist worksteal --tier short $(ARGS)
 
-test-long: $(VENV)/.dev ## the rest of the tests: 220,000 random steps, every race, fault and defect; twenty minutes
+test-long: $(VENV)/.dev ## the rest of the tests: every race, fault and defect; twenty minutes
 	$(BIN)/python -m pytest -q -n 4 --dist worksteal --tier long $(ARGS)
 
 check: $(VENV)/.dev ## the inner loop: lint, types and the tests that need no database

@@ -23,7 +23,6 @@ SAMPLED = {
     "tests/faults/": 10,
     "tests/hostile/": 20,
     "tests/races/": 1000,
-    "tests/stateful/": 1000,
 }
 #: Each function is on one database in the short form, in turns, and on the other one in the rest.  What the storage and
 #: the adapters themselves promise is tested on both all the same (tests/storage, tests/conformance).
@@ -81,8 +80,6 @@ LONG = (
     "tests/zones/test_cron.py::test_occurrences_are_what_a_look_at_the_clock_every_minute_finds",
     "tests/zones/test_cron.py::test_missed_weeks_around_every_change_are_counted_exactly",
 )
-#: Random histories of the short form: one in memory, and one that delivers on each of the others.
-HISTORIES = re.compile(r"in_memory\[\d+\]|on_(sqlite|postgres)\[\d+-delivering\]")
 
 
 def select(tier: str, items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
@@ -117,8 +114,6 @@ def _short(items: list[pytest.Item]) -> Iterable[pytest.Item]:
 def _stands_back(item: pytest.Item, on: dict[str, set[str]]) -> bool:
     """Whether the same function on another lane, or with another seed, is enough."""
     case, function = _case(item), _function(item)
-    if item.nodeid.startswith("tests/stateful/test_commands"):
-        return not HISTORIES.search(item.nodeid)
     if item.nodeid.startswith(ON_FILES) and "memory" in case:
         return function in on["sqlite"]
     if item.nodeid.startswith(IN_TURNS) and function in on["sqlite"] & on["postgres"]:
