@@ -157,8 +157,10 @@ def plain(value: Any, depth: int = 0, left: jsontext.Room | None = None) -> Any:
             raise jsontext.too_deep()
         left = jsontext.spend([jsontext.ROOM] if left is None else left, 2 * len(value))
         if isinstance(value, dict):
-            return {key: plain(item, depth + 1, left) for key, item in value.items()}
-        return [plain(item, depth + 1, left) for item in value]
+            return {
+                key: item if type(item) in _SCALARS else plain(item, depth + 1, left) for key, item in value.items()
+            }
+        return [item if type(item) in _SCALARS else plain(item, depth + 1, left) for item in value]
     return value if isinstance(value, _OPAQUE) else _TRIGGER.unstructure(value)
 
 

@@ -81,6 +81,7 @@ class Database:
         else:
             self.schema = None
             self.dialect = Sqlite()
+        self._can_stamp = isinstance(self.dialect, Stamping)
         self._of_schema = {"schema_translate_map": {SCHEMA: self.schema}}
         #: The projections that its transactions fold.
         self.inline = inlining.Inlined(self.where, is_shared=not self.is_memory)
@@ -109,7 +110,7 @@ class Database:
     @property
     def stamps(self) -> bool:
         """Whether one statement can make runs, tell when that was, and commit itself (``state``)."""
-        return isinstance(self.dialect, Stamping) and not self.inline
+        return self._can_stamp and not self.inline
 
     def _engine(self, url: URL, size: int) -> Engine:
         if url.get_backend_name() == "sqlite":

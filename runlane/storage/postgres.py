@@ -23,18 +23,9 @@ from runlane.storage.postgres_batches import (
     Texts,
     Uuids,
     source,
-    type_of,
 )
+from runlane.storage.postgres_births import Form, cast, digests_of, inserting_alike, moulded
 
-#: What is the moment of its birth in a run that is due at once.
-_STAMPED = frozenset({"occurred_at", "created_at", "updated_at", "due_at"})
-_CAST = {
-    "data": "json",
-    "status": "{schema}.run_status",
-    "failure": "json",
-    "reservation": "json",
-    "cancellation": "json",
-}
 _EVENT = ("stream_id", "sequence", "type", "version", "occurred_at", "environment", "actor", "data")
 _EVENT_VALUES = ", ".join("data::json" if column == "data" else column for column in _EVENT)
 _DIGESTED = (*_EVENT, "digest")
@@ -72,7 +63,6 @@ class Postgres:
         self._insert_events = cache(self._inserting_events)
         self._insert_runs = cache(self._inserting_runs)
         self._insert_singleton = cache(self._inserting_singleton)
-        self._insert_alike = cache(self._inserting_alike)
         self._update_runs = cache(self._updating_runs)
         self._advance_runs = cache(self._advancing_runs)
         self._claim_keys = f"""
@@ -104,58 +94,6 @@ class Postgres:
         return claims.flat(f"""
             insert into {self._schema}.runs ({", ".join(_BIRTH)})
             select {", ".join(map(self._cast, _BIRTH))} from {source("d", _BIRTH, runs)}""")
-
-    def _inserting_alike(self, columns: Sequence[str], further: int) -> str:
-        """Runs that differ by id and payload: of the one that was folded, those columns of its row that have a value,
-        and its first event, which carries the payload, with as many further ones."""
-        stored = ", ".join(
-            "clock.at" if name in _STAMPED else "d.id" if name == "id" else self._cast(f"%b::{type_of(name)}", name)
-            for name in columns
-        )
-        more = "".join(", (%b::int, %b::text, %b::smallint, %b::text)" for _ in range(further))
-        first = self._digest("''::bytea", "d.id", "f", "d.data")
-        further_digests = "".join(self._chaining(number) for number in range(2, further + 2))
-        return claims.flat(f"""
-            with clock as materialized (select coalesce(%b::timestamptz, clock_timestamp()) as at), v as materialized (
-              select v_.*, %b::text as environment, %b::text as actor from (
-                values (1, %b::text, %b::smallint, null::text){more}) as v_ (sequence, type, version, data)
-            ), d as materialized (
-              select id, data, ord from unnest(%b::uuid[], %b::text[]) with ordinality as d_(id, data, ord)
-            ), c1 as materialized (
-              select d.*, array[{first}] as digests from d cross join clock join v f on f.sequence = 1
-            ){further_digests}, e as (
-              insert into {self._schema}.events ({", ".join(_DIGESTED)})
-              select d.id, v.sequence, v.type, v.version, clock.at, environment, actor, coalesce(v.data, d.data)::json,
-                digests[v.sequence]
-              from c{further + 1} d cross join clock cross join v
-              order by d.ord, v.sequence
-            ), r as (
-              insert into {self._schema}.runs ({", ".join(columns)}, digest) select {stored}, digests[{further + 1}]
-              from c{further + 1} d cross join clock
-            )
-            select at from clock""")
-
-    def _chaining(self, number: int) -> str:
-        """The digest of an event behind the first one, which it shares all but the stream with the other runs'."""
-        digest = self._digest(f"d.digests[{number - 1}]", "d.id", "f", "f.data")
-        return f""", c{number} as materialized (
-              select d.id, d.data, d.ord, d.digests || {digest} as digests
-              from c{number - 1} d cross join clock join v f on f.sequence = {number}
-            )"""
-
-    def _digest(self, before: str, stream_id: str, event: str, data: str) -> str:
-        return claims.digest(
-            self._schema,
-            before,
-            stream_id,
-            f"{event}.sequence",
-            f"{event}.type",
-            f"{event}.version",
-            "clock.at",
-            f"{event}.environment",
-            f"{event}.actor",
-            data,
-        )
 
     def _inserting_singleton(self, runs: Shape) -> str:
         return f"""{self._inserting_rows(runs)}
@@ -190,10 +128,8 @@ class Postgres:
             update {self._schema}.runs r set {changed}, digest = {digest} from {steps}
             where r.id = d.id and r.sequence = d.expected"""
 
-    def _cast(self, value: str, column: str | None = None) -> str:
-        """The value of a column, which is the column of this name unless it is another one's."""
-        kind = _CAST.get(column or value)
-        return value if kind is None else f"{value}::{kind.format(schema=self._schema)}"
+    def _cast(self, column: str) -> str:
+        return cast(self._schema, column)
 
     def now(self, conn: Statements) -> datetime:
         moment: datetime = conn.exec_driver_sql("select clock_timestamp()").scalar_one()
@@ -223,12 +159,15 @@ class Postgres:
         data: Sequence[str],
         now: datetime | None,
     ) -> datetime:
-        given = [(name, value) for name, value in zip(rows.BIRTH, run, strict=True) if value is not None]
-        fixed = [value for name, value in given if name not in _STAMPED and name != "id"]
-        first, *further = events
-        more = [value for event in further for value in (*event[1:4], event[7])]
-        statement = self._insert_alike(tuple(name for name, _ in given), len(further))
-        parameters = (now, *first[5:7], *first[2:4], *more, Uuids(ids), Texts(data), *fixed)
+        mould, data_behind, columns = moulded(run, events)
+        differing: tuple[Any, ...] = (Uuids(ids), Texts(data))
+        form = Form.MANY
+        if len(ids) == 1:
+            form, differing = Form.LONE, (ids[0], data[0])
+        elif now is not None:
+            form, differing = Form.DIGESTED, (*differing, *digests_of(events, ids, data, now))
+        statement = inserting_alike(self._schema, mould, form)
+        parameters = (now, *events[0][5:7], *data_behind, *differing, *columns)
         done = conn.exec_driver_sql(statement, parameters)
         if now is not None:
             return now

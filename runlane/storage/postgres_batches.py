@@ -19,6 +19,10 @@ class Texts(list[str]):
     """Texts, none of them missing."""
 
 
+class Digests(list[bytes]):
+    """Digests of events, none of them missing."""
+
+
 class Optional(list[Any]):
     """Values of a type, of which some may be missing."""
 

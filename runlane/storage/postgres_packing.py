@@ -20,6 +20,7 @@ from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
 from runlane.storage.postgres_batches import (
+    Digests,
     Instants,
     Integers,
     Optional,
@@ -30,12 +31,13 @@ from runlane.storage.postgres_batches import (
     Uuids,
 )
 
-_UUID, _UUIDS, _TEXT, _TEXTS = 2950, 2951, 25, 1009
+_UUID, _UUIDS, _TEXT, _TEXTS, _BYTE, _BYTES = 2950, 2951, 25, 1009, 17, 1001
 _HEAD = Struct("!iiIii").pack
 _EMPTY = Struct("!iiI").pack
 _LENGTH = Struct("!i").pack
 _MISSING = _LENGTH(-1)
 _SIXTEEN = _LENGTH(16)
+_THIRTY_TWO = _LENGTH(32)
 _ON_TWO, _ON_FOUR, _ON_EIGHT = (Struct(form).pack for form in ("!ih", "!ii", "!iq"))
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -60,6 +62,14 @@ class _TextsDumper(Dumper):
 
     def dump(self, obj: Texts) -> bytes:
         return _array(_TEXT, [_LENGTH(len(text)) + text for text in [text.encode() for text in obj]])
+
+
+class _DigestsDumper(Dumper):
+    format = Format.BINARY
+    oid = _BYTES
+
+    def dump(self, obj: Digests) -> bytes:
+        return _array(_BYTE, [_THIRTY_TWO + digest for digest in obj])
 
 
 def _uuid(value: Any) -> bytes:
@@ -97,6 +107,7 @@ def _optional(array: int, of: int, element: Callable[[Any], bytes]) -> type[Dump
 
 psycopg.adapters.register_dumper(Uuids, _UuidsDumper)
 psycopg.adapters.register_dumper(Texts, _TextsDumper)
+psycopg.adapters.register_dumper(Digests, _DigestsDumper)
 psycopg.adapters.register_dumper(OptionalUuids, _optional(_UUIDS, _UUID, _uuid))
 psycopg.adapters.register_dumper(OptionalTexts, _optional(_TEXTS, _TEXT, _text))
 psycopg.adapters.register_dumper(Smallints, _optional(1005, 21, _smallint))

@@ -32,7 +32,8 @@ BACKFILL = "storage/backfill.py"
 MENDERS = {"storage/repair.py", "storage/shadows.py"}
 #: Where the writer's statements are spelled out per database.
 CLAIMS = "storage/postgres_claims.py"
-STATEMENTS = {"storage/postgres.py", CLAIMS, "storage/sqlite.py"}
+BIRTHS = "storage/postgres_births.py"
+STATEMENTS = {"storage/postgres.py", BIRTHS, CLAIMS, "storage/sqlite.py"}
 FOLDED = {"events", "runs", "idempotency_keys", "schedules", "occurrences", "queues"}
 #: The dialects' methods that change those tables.
 DIALECT_WRITES = {
@@ -149,7 +150,7 @@ def test_the_search_finds_the_one_writer() -> None:
         *(t for _, t in core_writes(MODULES[WRITER]))
     )
     for module in STATEMENTS:
-        wanted = {"events", "runs"} if module == CLAIMS else {"events", "runs", "idempotency_keys"}
+        wanted = {"events", "runs"} if module in (BIRTHS, CLAIMS) else {"events", "runs", "idempotency_keys"}
         assert sql_writes(MODULES[module]) >= wanted
 
 
