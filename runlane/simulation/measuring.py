@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import frozen
 
+from runlane.simulation.ordering import ordered
 from runlane.simulation.playing import Told
 from runlane.simulation.trace import FAILURES, NEVER, Outcome, Trace, has_ended
 from runlane.values import RunStatus
@@ -176,16 +177,16 @@ def spread(lengths: Sequence[int]) -> Spread:
     """Of lengths in microseconds."""
     if not lengths:
         return Spread()
-    ordered = array("q", sorted(lengths))
-    p50, p90, p99 = (ordered[math.ceil(len(ordered) * part / 100) - 1] / _SECOND for part in (50, 90, 99))
-    return Spread(len(ordered), sum(ordered) / len(ordered) / _SECOND, p50, p90, p99, ordered[-1] / _SECOND)
+    found = ordered(lengths)
+    p50, p90, p99 = (found[math.ceil(len(found) * part / 100) - 1] / _SECOND for part in (50, 90, 99))
+    return Spread(len(found), sum(found) / len(found) / _SECOND, p50, p90, p99, found[-1] / _SECOND)
 
 
 def deepest(began: Sequence[int], until: Sequence[int]) -> int:
     """How many stretches, each from an instant until before another, there are at once at most."""
-    ends = sorted(until)
+    ends = ordered(until)
     most = gone = 0
-    for number, begin in enumerate(sorted(began), 1):
+    for number, begin in enumerate(ordered(began), 1):
         while gone < len(ends) and ends[gone] <= begin:
             gone += 1
         most = max(most, number - gone)

@@ -18,6 +18,7 @@ from attrs import define, field, frozen
 
 from runlane.decisions import MAX_EVENTS
 from runlane.policy import Retry
+from runlane.simulation.ordering import ordered
 from runlane.simulation.trace import FAILURES, NEVER, Outcome, Trace, has_ended
 from runlane.values import RunStatus
 
@@ -154,7 +155,7 @@ class _Playing:
     def play(self) -> None:
         """From the first instant to the last."""
         trace, later = self._trace, self._later
-        order = sorted(trace.chosen, key=trace.due.__getitem__)
+        order = ordered(trace.chosen, key=trace.due.__getitem__)
         for run in order:
             if trace.withdrawn[run] != NEVER:
                 heappush(later, (trace.withdrawn[run], _WITHDRAWN, run))

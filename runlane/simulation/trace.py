@@ -28,6 +28,7 @@ from runlane.events import (
     RunRetryScheduled,
     RunSucceeded,
 )
+from runlane.simulation.ordering import ordered
 from runlane.values import SourceType
 
 #: Stands for an instant that there is none of.
@@ -238,7 +239,7 @@ class Reader:
         known = trace.known_tasks()
         trace.chosen = range(len(trace))
         if not all(known):
-            trace.chosen = [run for run in range(len(trace)) if known[trace.task[run]]]
+            trace.chosen = array("q", (run for run in range(len(trace)) if known[trace.task[run]]))
         left = len(trace) - len(trace.chosen)
         if left:
             trace.left_out["no attempt of their task has ended in this time"] = left
@@ -290,7 +291,7 @@ def crew(trace: Trace) -> tuple[int, int]:
     concurrency = 1
     starts, lengths = trace.start, trace.length
     # Of those that begin together, what takes no time comes first: it is over when the others begin.
-    for attempt in sorted(range(len(starts)), key=lambda one: (starts[one], lengths[one])):
+    for attempt in ordered(range(len(starts)), key=lambda one: (starts[one], lengths[one])):
         start, session = starts[attempt], trace.session[attempt]
         end = start + lengths[attempt]
         while ends and ends[0][0] <= start:
