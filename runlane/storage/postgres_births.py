@@ -108,7 +108,7 @@ def inserting_alike(schema: str, mould: Mould, form: Form) -> str:
     runs = f"insert into {schema}.runs ({names}, digest) select {values}, digest_{last} from k"
     told = " returning created_at" if form is Form.LONE else ") select at from k limit 1"
     return flat(f"""
-        with k as materialized ({_runs(schema, mould, form)}), e as (
+        with {_runs(schema, mould, form)}, e as (
           insert into {schema}.events ({", ".join(EVENT)})
           select id, sequence, type, version, at, environment, actor, data::json, digest
           from k cross join lateral (values {events}) as e_ (sequence, type, version, data, digest)
@@ -150,21 +150,27 @@ def _text(value: str) -> str:
     return f"'{quoted}'::text"
 
 
-def _runs(schema: str, mould: Mould, form: Form) -> str:
-    """The runs, with the digests of their events."""
+def _told(mould: Mould) -> str:
+    """What the runs have in common."""
     told = ["coalesce(%b::timestamptz, clock_timestamp()) as at, %b::text as environment, %b::text as actor"]
     told += [
         f"{'%b::text' if data is None else _text(data)} as data_{n}" for n, (*_, data) in enumerate(mould.events[1:], 2)
     ]
+    return ", ".join(told)
+
+
+def _runs(schema: str, mould: Mould, form: Form) -> str:
+    """The common table expressions up to ``k``: the runs, with the digests of their events."""
     if form is Form.LONE:
-        told.append("%b::uuid as id, %b::text as data_1, 1 as ord")
-    level = f"select {', '.join(told)} offset 0"
+        lone = f"select {_told(mould)}, %b::uuid as id, %b::text as data_1, 1 as ord offset 0"
+        return f"k as materialized ({_digested(schema, mould, lone)})"
     made = range(1, len(mould.events) + 1) if form is Form.DIGESTED else ()
-    if form is not Form.LONE:
-        arrays = ", ".join(("%b::uuid[]", "%b::text[]", *("%b::bytea[]" for _ in made)))
-        names = ", ".join(("id", "data_1", *(f"digest_{n}" for n in made), "ord"))
-        level = f"select * from ({level}) told cross join unnest({arrays}) with ordinality as t_ ({names})"
-    return level if made else _digested(schema, mould, level)
+    arrays = ", ".join(("%b::uuid[]", "%b::text[]", *("%b::bytea[]" for _ in made)))
+    names = ", ".join(("id", "data_1", *(f"digest_{n}" for n in made), "ord"))
+    level = f"select * from told cross join unnest({arrays}) with ordinality as t_ ({names})"
+    # One moment for all, in whatever order the planner joins them.
+    return f"""told as materialized (select {_told(mould)}),
+          k as materialized ({level if made else _digested(schema, mould, level)})"""
 
 
 def _digested(schema: str, mould: Mould, level: str) -> str:

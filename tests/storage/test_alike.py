@@ -103,6 +103,16 @@ def test_the_log_has_them_in_the_order_of_the_requests(stored: Database) -> None
         assert replay.verify(tx, None, None).differences == ()
 
 
+def test_all_of_a_statement_are_born_at_one_moment(stored: Database) -> None:
+    with stored.write() as tx:
+        made = trigger_alike(tx, "default", alike(RunCreated("work", "default", None), list(range(1000))))
+        told = tx.connection.exec_driver_sql(
+            "select count(distinct occurred_at), min(occurred_at) from runlane.events where stream_id = any(%s)",
+            ([one.run.id for one in made],),
+        ).one()
+    assert tuple(told) == (1, made[0].run.created_at)
+
+
 def test_an_id_that_exists_refuses_all_of_them(stored: Database) -> None:
     first, second = alike(RunCreated("work", "default", None), [1, 2])
     with stored.write() as tx:
