@@ -13,6 +13,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, event
@@ -31,8 +32,8 @@ log = logging.getLogger("runlane.storage")
 SECTION = "docs/deployment.md, Behind PgBouncer"
 #: In the URL: after how many executions a statement is prepared, or `none`.
 THRESHOLD = "prepare_threshold"
-#: Seconds for which a notification is waited for.
-_PATIENCE = 2.0
+#: Seconds for which a notification is waited for, and for which without a look at whether to go on.
+_PATIENCE, _SLICE = 2.0, 0.1
 #: How it says that it does not take what we say first; there is a code for all that is wrong with the protocol only.
 _REFUSED = "unsupported startup parameter"
 _PID = "select pg_backend_pid()"
@@ -87,11 +88,16 @@ def is_between(connection: psycopg.Connection[Any]) -> bool:
     return found is not None and found[0] != connection.info.backend_pid
 
 
-def keeps_sessions(connection: psycopg.Connection[Any], connect: Callable[[], psycopg.Connection[Any]]) -> bool:
+def keeps_sessions(
+    connection: psycopg.Connection[Any],
+    connect: Callable[[], psycopg.Connection[Any]],
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> bool:
     """Whether a connection that commits each statement stays on one session of the server, or nobody is between.
 
     Args:
         connect: makes another such connection.
+        is_wanted: whether the answer is of interest still; if not, it may be wrong.
     """
     if not is_between(connection):
         return True
@@ -99,7 +105,9 @@ def keeps_sessions(connection: psycopg.Connection[Any], connect: Callable[[], ps
     connection.execute(f"listen {channel}".encode(), prepare=False)
     with connect() as other:
         other.execute("select pg_notify(%s, '')", (channel,), prepare=False)
-    heard = any(True for _ in connection.notifies(timeout=_PATIENCE, stop_after=1))
+    heard, deadline = False, monotonic() + _PATIENCE
+    while not heard and monotonic() < deadline and is_wanted():
+        heard = any(True for _ in connection.notifies(timeout=_SLICE, stop_after=1))
     connection.execute(f"unlisten {channel}".encode(), prepare=False)
     return heard
 

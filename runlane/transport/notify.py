@@ -108,14 +108,14 @@ class NotifyTransport(LocalTransport):
             connection: psycopg.Connection[Any] | None = None
             try:
                 connection = _connect(self._listen_at)
-                if poolers.keeps_sessions(connection, lambda: _connect(self._listen_at)):
+                if poolers.keeps_sessions(connection, lambda: _connect(self._listen_at), lambda: not stop.is_set()):
                     connection.execute(f"listen {self._channel}".encode())
                     pause = least
                     self.is_deaf.clear()
                     self.ring_all()  # whatever was rung while nobody heard
                     self.hears.set()
                     self._hear(connection, stop)
-                else:
+                elif not stop.is_set():
                     pause = _DEAF
                     self._tell_deaf(connection)
             except Exception as error:
