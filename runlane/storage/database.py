@@ -19,7 +19,20 @@ from runlane import jsontext
 from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
 from runlane.clock import Clock
 from runlane.errors import ConfigurationInvalid, ConflictKind, RunlaneError, StorageConflict, StorageUnavailable
-from runlane.storage import commits, engines, epochs, faults, inlining, install, log, poolers, rebuild, roles, shadows, urls
+from runlane.storage import (
+    commits,
+    engines,
+    epochs,
+    faults,
+    inlining,
+    install,
+    log,
+    poolers,
+    rebuild,
+    roles,
+    shadows,
+    urls,
+)
 from runlane.storage.compiled import Compiled
 from runlane.storage.dialect import EventRow, Stamping, Statements, StorageDialect
 from runlane.storage.direct import is_heard, shortest

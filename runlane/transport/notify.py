@@ -131,8 +131,9 @@ class NotifyTransport(LocalTransport):
     def _tell_deaf(self, connection: psycopg.Connection[Any]) -> None:
         if not self.is_deaf.is_set():
             log.warning(
-                "wakeups are not heard on %s:%s: a pooler in transaction mode is there, and LISTEN needs a session of its"
-                " own; polling goes on; postgres_lane(listen_url=…) takes a URL that leads to PostgreSQL itself (%s)",
+                "wakeups are not heard on %s:%s: a pooler in transaction mode is there, and LISTEN needs a session of"
+                " its own; polling goes on; postgres_lane(listen_url=…) takes a URL that leads to PostgreSQL itself"
+                " (%s)",
                 connection.info.host,
                 connection.info.port,
                 poolers.SECTION,

@@ -28,6 +28,8 @@ from tests.support import PATIENCE, at_once, database_of, eventually
 
 pytestmark = needs_pgbouncer
 
+keeps_statements = pytest.mark.skipif(version() < (1, 21), reason="this PgBouncer keeps no prepared statements")
+
 NEVER = 3600.0
 DEPLOYMENT = Path(__file__).parents[2] / "docs" / "deployment.md"
 plenty, narrow = Queue("plenty", default=True), Queue("narrow", concurrency_limit=2)
@@ -53,7 +55,7 @@ def often() -> None:
 @pytest.fixture
 def three(postgres: PostgresServer) -> Iterator[Bouncer]:
     """Three sessions of the server for all clients."""
-    with bouncer(postgres.admin_url) as running:
+    with bouncer(postgres.admin_url, **({"max_prepared_statements": 200} if version() >= (1, 21) else {})) as running:
         yield running
 
 
@@ -73,9 +75,10 @@ def warnings_of(caplog: pytest.LogCaptureFixture, logger: str) -> list[str]:
 
 
 @pytest.mark.timeout(120)
-def test_workers_with_fewer_sessions_than_clients(three: Bouncer, postgres_url: str) -> None:
-    """Twelve threads of four runtimes, on three sessions: every run ends as it should, and the tables are the log's."""
-    url = three.url(postgres_url)
+@pytest.mark.parametrize("query", [{}, pytest.param({"prepare_threshold": "2"}, marks=keeps_statements)])
+def test_workers_with_fewer_sessions_than_clients(three: Bouncer, postgres_url: str, query: dict[str, str]) -> None:
+    """Twelve slots of four runtimes, on three sessions: every run ends as it should, and the tables are the log's."""
+    url = three.url(postgres_url, **query)
     apps = [app_on(url).start() for _ in range(4)]
     triggering = apps[0]
     runs = [triggered.run for triggered in triggering.trigger_many(echo, list(range(200)))]
@@ -128,7 +131,7 @@ def test_prepared_statements_that_are_asked_for_and_lost(one: Bouncer, postgres_
         prepared_by_all(one.url(postgres_url, prepare_threshold="2"))
 
 
-@pytest.mark.skipif(version() < (1, 21), reason="this PgBouncer keeps no prepared statements")
+@keeps_statements
 def test_prepared_statements_that_are_asked_for_and_kept(postgres: PostgresServer, postgres_url: str) -> None:
     with bouncer(postgres.admin_url, default_pool_size=1, max_prepared_statements=200) as running:
         prepared_by_all(running.url(postgres_url, prepare_threshold="2"))
@@ -215,7 +218,8 @@ def test_a_deaf_worker_says_so_once_and_polls(
         assert app.runs.wait(run.id, timeout=PATIENCE).status is RunStatus.SUCCEEDED
         worker.stop()
     (told,) = warnings_of(caplog, "runlane.transport")
-    assert "listen_url" in told and "transaction mode" in told
+    assert "listen_url" in told
+    assert "transaction mode" in told
 
 
 @pytest.mark.parametrize("mode", ["past it", "session"])
