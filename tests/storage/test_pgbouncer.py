@@ -172,6 +172,12 @@ def test_a_role_with_the_documented_settings_lacks_none(
     with bouncer(admin) as running, app_on(running.url(postgres_url)).start():
         assert warnings_of(caplog, "runlane.storage") == []
     with psycopg.connect(postgres.admin_url, autocommit=True) as connection:
+        connection.execute("alter role shop set timezone = 'Asia/Tokyo'")
+    with bouncer(admin) as running, app_on(running.url(postgres_url)).start() as app:
+        with database_of(app).engine.begin() as first, database_of(app).engine.begin() as second:  # two sessions
+            for one in (first, second):
+                assert one.exec_driver_sql("show timezone").scalar_one() == "UTC"
+    with psycopg.connect(postgres.admin_url, autocommit=True) as connection:
         connection.execute("alter role shop set default_transaction_isolation = 'serializable'")
     with bouncer(admin) as running, closing(app_on(running.url(postgres_url))) as app:
         with pytest.raises(ConfigurationInvalid, match="not read committed: alter role shop set"):
