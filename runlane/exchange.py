@@ -246,7 +246,7 @@ class Exchange:
     def _leisure(self) -> float:
         """How long, in seconds, there will be nothing to do unless somebody tells."""
         # Where nothing can be claimed, it does not matter that it is time to look.
-        can_claim = not self._rests() and self._room() > 0
+        can_claim = not self._rests() and self._room() > 0 and not self._awaits_look()
         leisure = self._next_poll - monotonic() if can_claim else self._poll_interval
         return max(0.0, min(leisure, self._patience()))
 
@@ -290,7 +290,13 @@ class Exchange:
         if room <= 0:
             return 0
         idle_drain = self._drain and not self._dry and not self._executing and not self._claiming
-        return room if self._hungry or idle_drain or monotonic() >= self._next_poll else 0
+        is_time = monotonic() >= self._next_poll and not self._awaits_look()
+        return room if self._hungry or idle_drain or is_time else 0
+
+    def _awaits_look(self) -> bool:
+        """Whether a look is under way that may be a drain's last one: it is not if another one begins beside it, and
+        where looks take longer than the time between polls none ever would be."""
+        return self._drain and self._claiming > 0
 
     def _room(self) -> int:
         """How many runs could be claimed now."""

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from attrs import Factory, field, frozen
+from sqlalchemy.engine import URL
 
 from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
 from runlane.errors import CapabilityUnsupported, ConfigurationInvalid
 from runlane.events import RunCreated
 from runlane.registry import Registry
 from runlane.shown import words_of
+from runlane.storage import poolers, urls
 from runlane.storage.database import Database
 from runlane.transport import Publisher, Transport
 from runlane.transport.local import LocalTransport
@@ -55,27 +57,39 @@ def _lane_name(value: str) -> str:
     return identifier("lane name", value)
 
 
-def transport_for(database: Database) -> Transport:
-    """The doorbell that suits a database: LISTEN and NOTIFY, a watch on the file, or this process's own."""
-    if database.schema is not None:
-        from psycopg import Error
-        from psycopg.conninfo import make_conninfo
+def transport_for(database: Database, listen: URL | None = None) -> Transport:
+    """The doorbell that suits a database: LISTEN and NOTIFY, a watch on the file, or this process's own.
 
-        # As the engine connects, several hosts in one URL included.
-        _, options = database.engine.dialect.create_connect_args(database.url)
-        try:
-            told = make_conninfo(**_without_adapters(options))
-        except Error as error:  # an option that libpq does not know, and says which
-            raise ConfigurationInvalid(f"the URL of {database.where} is not valid: {words_of(error).strip()}") from None
-        return NotifyTransport(told, database.schema)
+    Args:
+        listen: where to LISTEN, if not where the database is.
+    """
+    if database.schema is not None:
+        told = _conninfo(database, database.url)
+        heard = told if listen is None else _conninfo(database, listen)
+        return NotifyTransport(told, database.schema, listen=heard)
     if database.is_memory or not database.url.database:
         return LocalTransport()
     return FileTransport(Path(database.url.database.removeprefix("file:")))
 
 
+def _conninfo(database: Database, url: URL) -> str:
+    """A URL as libpq takes it."""
+    from psycopg import Error
+    from psycopg.conninfo import make_conninfo
+
+    # As the engine connects, several hosts in one URL included.
+    _, options = database.engine.dialect.create_connect_args(url)
+    try:
+        return make_conninfo(**_without_adapters(options))
+    except Error as error:  # an option that libpq does not know, and says which
+        raise ConfigurationInvalid(
+            f"the URL of {urls.described(url)} is not valid: {words_of(error).strip()}"
+        ) from None
+
+
 def _without_adapters(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What libpq is told, without what SQLAlchemy tells psycopg."""
-    return {name: value for name, value in options.items() if name != "context"}
+    """What libpq is told, without what SQLAlchemy and we tell psycopg."""
+    return {name: value for name, value in options.items() if name not in ("context", poolers.THRESHOLD)}
 
 
 @frozen(eq=False)
@@ -203,12 +217,22 @@ def postgres_lane(
     pool_size: int = 10,
     busy_timeout: float = 30.0,
     synchronous_commit: bool = True,
+    listen_url: str | None = None,
 ) -> Lane:
-    """A PostgreSQL database, shared by any number of machines."""
+    """A PostgreSQL database, shared by any number of machines.
+
+    Args:
+        listen_url: the same database past a pooler in transaction mode, where wakeups cannot be heard.
+    """
     database = Database(
         url, schema=schema, pool_size=pool_size, busy_timeout=busy_timeout, synchronous_commit=synchronous_commit
     )
-    return Lane(database, name="postgres")
+    if listen_url is None:
+        return Lane(database, name="postgres")
+    listen = urls.parsed(listen_url)
+    if listen.get_backend_name() != "postgresql" or database.schema is None:
+        raise ConfigurationInvalid("url and listen_url of a postgres_lane must be two ways to one PostgreSQL database")
+    return Lane(database, transport_for(database, listen), name="postgres")
 
 
 def lane_of(lane: Lane | str) -> Lane:

@@ -19,7 +19,20 @@ from runlane import jsontext
 from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
 from runlane.clock import Clock
 from runlane.errors import ConfigurationInvalid, ConflictKind, RunlaneError, StorageConflict, StorageUnavailable
-from runlane.storage import commits, engines, epochs, faults, inlining, install, log, rebuild, roles, shadows, urls
+from runlane.storage import (
+    commits,
+    engines,
+    epochs,
+    faults,
+    inlining,
+    install,
+    log,
+    poolers,
+    rebuild,
+    roles,
+    shadows,
+    urls,
+)
 from runlane.storage.compiled import Compiled
 from runlane.storage.dialect import EventRow, Stamping, Statements, StorageDialect
 from runlane.storage.direct import is_heard, shortest
@@ -116,24 +129,12 @@ class Database:
         if url.get_backend_name() == "sqlite":
             connect_args: dict[str, Any] = {"timeout": self._busy_timeout, "check_same_thread": False}
         else:
-            connect_args = {
-                "options": engines.options(url, self._synchronous),
-                "connect_timeout": 10,
-                "prepare_threshold": 2,
-                "application_name": "runlane",
-            }
-            connect_args |= {
-                "keepalives_idle": 5,
-                "keepalives_interval": 2,
-                "keepalives_count": 3,
-                "tcp_user_timeout": 10_000,
-            }
-            connect_args = {
-                key: value for key, value in connect_args.items() if key not in url.query or key == "options"
-            }
+            connect_args = engines.connect_args(url, self._synchronous)
+            if poolers.THRESHOLD in url.query:
+                connect_args[poolers.THRESHOLD] = poolers.threshold(url)
         try:
             engine = create_engine(
-                url,
+                url.difference_update_query([poolers.THRESHOLD]),
                 poolclass=QueuePool,
                 pool_size=size,
                 max_overflow=0,
@@ -150,6 +151,8 @@ class Database:
             raise ConfigurationInvalid(f"{self.where} needs a driver: pip install 'runlane[postgres]'") from error
         if url.get_backend_name() == "sqlite":
             engines.prepare_sqlite(engine, self._synchronous)
+        else:
+            poolers.attach(engine, url)
         self._close_late_ones(engine)
         engines.name_schema(engine, self.schema)
         return engine
@@ -367,6 +370,8 @@ class Database:
             connection.execution_options(runlane_read_only=True)
             with connection.begin():
                 install.check(connection, self.schema, self.where)
+                if self.schema is not None:
+                    poolers.check(connection, engines.settings(self._synchronous), self.where)
 
     def open_epoch(self, *, if_allowed: bool = False) -> None:
         """Note it, once, if this database is another one than before: see ``storage.epochs``.

@@ -15,9 +15,11 @@ from runlane.storage.tables import SCHEMA
 IDLE = 15_000
 #: The same while the log is read, as much may be made of each batch of it, and for other people's code.
 IDLE_READING = 60_000
+#: The setting without which results would be wrong.
+ISOLATION = "default_transaction_isolation"
 
 
-def options(url: URL, synchronous: bool) -> str:
+def settings(synchronous: bool) -> dict[str, str]:
     """Server settings of our own connections: instants in UTC, no endless waits, and plans that stay put.
 
     Every hot statement is made for one plan, the walk along an index in order.  Statistics of a table whose rows all
@@ -26,15 +28,40 @@ def options(url: URL, synchronous: bool) -> str:
 
     READ COMMITTED whatever the server's default is: who waited for a lock must see what its holder committed.
     """
-    own = r"-c default_transaction_isolation=read\ committed "
-    own += f"-c timezone=UTC -c jit=off -c idle_in_transaction_session_timeout={IDLE}"
-    own += (
-        " -c enable_bitmapscan=off -c enable_seqscan=off -c enable_mergejoin=off -c plan_cache_mode=force_generic_plan"
-    )
-    if not synchronous:
-        own += " -c synchronous_commit=off"
+    own = {
+        ISOLATION: "read committed",
+        "timezone": "UTC",
+        "jit": "off",
+        "idle_in_transaction_session_timeout": f"{IDLE // 1000}s",
+        "enable_bitmapscan": "off",
+        "enable_seqscan": "off",
+        "enable_mergejoin": "off",
+        "plan_cache_mode": "force_generic_plan",
+    }
+    return own if synchronous else own | {"synchronous_commit": "off"}
+
+
+def options(url: URL, synchronous: bool) -> str:
+    """The same as libpq takes them, and behind them those of the URL."""
+    spelled = {name: value.replace(" ", r"\ ") for name, value in settings(synchronous).items()}
+    own = " ".join(f"-c {name}={value}" for name, value in spelled.items())
     given = url.query.get("options")
     return f"{own} {given}" if isinstance(given, str) else own
+
+
+def connect_args(url: URL, synchronous: bool) -> dict[str, Any]:
+    """How the driver connects to PostgreSQL; what the URL says goes first, and what options it has are added."""
+    own: dict[str, Any] = {
+        "options": options(url, synchronous),
+        "connect_timeout": 10,
+        "prepare_threshold": 2,
+        "application_name": "runlane",
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+    }
+    return {key: value for key, value in own.items() if key not in url.query or key == "options"}
 
 
 def name_schema(engine: Engine, schema: str | None) -> None:

@@ -69,6 +69,11 @@ def _postgres(state: str, text: str, where: str) -> RunlaneError:
         return not_migrated(where)
     if state in ("28P01", "28000", "3D000"):
         return ConfigurationInvalid(f"{where} refuses the connection: {text.splitlines()[0]}")
+    if state in ("26000", "42P05"):  # a prepared statement that is not there, or is there already
+        return ConfigurationInvalid(
+            f"{where} is reached through a pooler that keeps no prepared statements; leave prepare_threshold out of the"
+            " URL, or see docs/deployment.md, Behind PgBouncer"
+        )
     if state == "25006":
         return StorageUnavailable(f"{where} is read-only: a standby, or a default of the role or the database")
     if state == "25P02":

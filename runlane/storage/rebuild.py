@@ -28,7 +28,7 @@ from runlane.errors import ConflictKind, InvariantViolation, StorageConflict
 from runlane.events import TablesRebuilt
 from runlane.projections import version
 from runlane.projections.schedules import ScheduleState
-from runlane.storage import faults, folding, install, log
+from runlane.storage import faults, folding, install, log, poolers
 from runlane.storage.findings import Difference
 from runlane.storage.folding import COLUMNS, Folder
 from runlane.storage.postgres_shadows import PostgresShadows
@@ -110,10 +110,14 @@ def rebuild(
         outdated: do nothing if somebody else has made the tables by this version of the folds meanwhile.
 
     Raises:
+        ConfigurationInvalid: a pooler in transaction mode is between, where the lock of a rebuild would be left behind.
         StorageConflict: another rebuild is under way, or others use the tables without a break.
         InvariantViolation: rows that the log folds to cannot stand beside each other.
     """
     work = _Rebuild(database, clock, progress, actor, reason, outdated)
+    if database.schema is not None:
+        with faults.translated(database.where):
+            poolers.require_session(database.engine, database.where, "a rebuild of the tables")
     with faults.translated(database.where), work.line.opened():
         with work.line.writing() as tx:
             if not work.place.lock(tx):

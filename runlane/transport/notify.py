@@ -2,7 +2,8 @@
 
 NOTIFY inside a transaction that writes would make all such commits wait for each other, so it has a connection of its
 own, after the commit (see ``transport.sender``).  A listener that lost its connection is deaf without noticing: it asks
-the server now and then, and rings once after each reconnect.
+the server now and then, and rings once after each reconnect.  One that was given a session which others use too, by a
+pooler in transaction mode, would be deaf for good: it does not listen there at all, and says so.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import threading
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from runlane.storage import poolers
 from runlane.transport import Bell
 from runlane.transport.local import LocalTransport
 from runlane.transport.sender import Sender, discard
@@ -30,6 +32,7 @@ log = logging.getLogger("runlane.transport")
 #: Seconds without a word after which a listener asks whether the server is there still.
 CHECK = 15.0
 _RETRY = (0.2, 10.0)  # seconds between attempts to connect, least and most
+_DEAF = 60.0  # the same where only another pooler, or another setting of it, could help
 
 
 def channel_of(schema: str) -> str:
@@ -43,20 +46,24 @@ class NotifyTransport(LocalTransport):
     Args:
         conninfo: where the database is, as libpq takes it.
         schema: the schema of the runs; processes on other schemas hear nothing.
+        listen: where it listens, if that is another way to the same database.
     """
 
     name = "notify"
 
-    def __init__(self, conninfo: str, schema: str) -> None:
+    def __init__(self, conninfo: str, schema: str, *, listen: str | None = None) -> None:
         super().__init__()
         self._conninfo = conninfo
+        self._listen_at = listen or conninfo
         self._channel = channel_of(schema)
         self._me = secrets.token_hex(8)
-        self._sender = Sender(self._connect, self._channel, self._me)
+        self._sender = Sender(lambda: _connect(self._conninfo), self._channel, self._me)
         self._listener: threading.Thread | None = None
         self._stop: _Stop | None = None
         #: Set once the listener hears, cleared while it is deaf; for tests and for the curious.
         self.hears = threading.Event()
+        #: Set once it has found that it cannot hear where it was to listen.
+        self.is_deaf = threading.Event()
 
     def ring(self, environment: str, queues: Collection[str] | None) -> None:
         """Ring here, and soon in other processes."""
@@ -100,12 +107,17 @@ class NotifyTransport(LocalTransport):
         while not stop.is_set():
             connection: psycopg.Connection[Any] | None = None
             try:
-                connection = self._connect()
-                connection.execute(f"listen {self._channel}".encode())
-                pause = least
-                self.ring_all()  # whatever was rung while nobody heard
-                self.hears.set()
-                self._hear(connection, stop)
+                connection = _connect(self._listen_at)
+                if poolers.keeps_sessions(connection, lambda: _connect(self._listen_at), lambda: not stop.is_set()):
+                    connection.execute(f"listen {self._channel}".encode())
+                    pause = least
+                    self.is_deaf.clear()
+                    self.ring_all()  # whatever was rung while nobody heard
+                    self.hears.set()
+                    self._hear(connection, stop)
+                elif not stop.is_set():
+                    pause = _DEAF
+                    self._tell_deaf(connection)
             except Exception as error:
                 if not stop.is_set():
                     log.warning("wakeups are not heard for now, polling goes on: %s", str(error).split("\n")[0])
@@ -115,6 +127,18 @@ class NotifyTransport(LocalTransport):
             if not stop.wait(pause * random.uniform(0.5, 1.5)):  # noqa: S311
                 pause = min(2 * pause, most)
         stop.close()
+
+    def _tell_deaf(self, connection: psycopg.Connection[Any]) -> None:
+        if not self.is_deaf.is_set():
+            log.warning(
+                "wakeups are not heard on %s:%s: a pooler in transaction mode is there, and LISTEN needs a session of"
+                " its own; polling goes on; postgres_lane(listen_url=…) takes a URL that leads to PostgreSQL itself"
+                " (%s)",
+                connection.info.host,
+                connection.info.port,
+                poolers.SECTION,
+            )
+            self.is_deaf.set()
 
     def _hear(self, connection: psycopg.Connection[Any], stop: _Stop) -> None:
         with selectors.DefaultSelector() as selector:
@@ -134,18 +158,20 @@ class NotifyTransport(LocalTransport):
         except (ValueError, TypeError, RecursionError):
             self.ring_all()  # somebody else's words on our channel
 
-    def _connect(self) -> psycopg.Connection[Any]:
-        import psycopg
 
-        return psycopg.connect(
-            self._conninfo,
-            autocommit=True,
-            application_name="runlane wakeups",
-            connect_timeout=10,
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=3,
-        )
+def _connect(conninfo: str) -> psycopg.Connection[Any]:
+    import psycopg
+
+    return psycopg.connect(
+        conninfo,
+        autocommit=True,
+        prepare_threshold=None,  # not worth it for a word now and then, and no pooler minds
+        application_name="runlane wakeups",
+        connect_timeout=10,
+        keepalives_idle=5,
+        keepalives_interval=2,
+        keepalives_count=3,
+    )
 
 
 class _Stop:

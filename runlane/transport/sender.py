@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from runlane.storage import poolers
+
 if TYPE_CHECKING:
     import psycopg
 
@@ -96,8 +98,9 @@ class Sender:
                 try:
                     if line is None:
                         line = self._connect()
-                        # A ring is worth nothing after a crash, so it waits for no disk.
-                        line.execute("set synchronous_commit to off")
+                        if not poolers.is_between(line):  # others' commits would come upon the same session
+                            # A ring is worth nothing after a crash, so it waits for no disk.
+                            line.execute("set synchronous_commit to off")
                     _settle(line)
                     for environment, queues in rings.items():
                         line.execute("select pg_notify(%s, %s)", (self._channel, self._payload(environment, queues)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -99,6 +100,20 @@ def test_each_attempt_that_ends_wakes_a_lane_that_waits(make_app: Make) -> None:
         gate.set()
         assert app.runs.wait(run.id, timeout=PATIENCE).result == number
     worker.stop()
+
+
+@pytest.mark.parametrize("mode", ["drain", "poll"])
+def test_a_drain_looks_once_at_a_time_however_long_that_takes(make_app: Make, mode: str) -> None:
+    """Or else, where they take longer than the time between polls, each comes back beside another: none is the last."""
+    limited = Queue("limited", default=True, concurrency_limit=2)
+    exchange = make_app(echo, queues=[limited]).worker(mode, concurrency=3, maintenance=False)._exchange
+    exchange._hungry = False
+    exchange._claiming = exchange._in_flight = 1
+    assert monotonic() > exchange._next_poll
+    assert (exchange._wanted() == 0) is (mode == "drain")
+    assert (exchange._leisure() > 0) is (mode == "drain")
+    exchange._claiming = exchange._in_flight = 0
+    assert exchange._wanted() > 0
 
 
 def test_a_drain_works_off_what_its_handlers_create(make_app: Make) -> None:
