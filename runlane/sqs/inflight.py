@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from runlane.shown import told
 from runlane.sqs.batches import tens
 from runlane.sqs.faults import is_final, words_of
 from runlane.sqs.messages import Message
@@ -111,7 +112,7 @@ class InFlight:
                             self._held[message] = asked + self._visibility
                         elif is_final(refused[n]):
                             # It was received again or has been held for 12 hours: SQS goes on without us.
-                            log.info("message %s cannot be kept invisible any longer", message.id)
+                            log.info("message %s cannot be kept invisible any longer", told(message.id))
                             del self._held[message]
 
     def _change(self, url: str, messages: Sequence[Message], visibility: int) -> Mapping[int, Mapping[str, Any]]:
