@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from runlane.shown import told
-from runlane.sqs.batches import tens
+from runlane.sqs.batches import answered, tens
 from runlane.sqs.faults import is_final, words_of
 from runlane.sqs.messages import Message
 
@@ -130,7 +130,7 @@ class InFlight:
         except Exception as error:
             log.warning("SQS was asked in vain about %d messages: %s", len(entries), words_of(error))
             return {n: {} for n in range(len(entries))}
-        return {int(entry["Id"]): entry for entry in answer.get("Failed", ())}
+        return dict(answered(answer.get("Failed", ()), range(len(entries))))
 
 
 def _by_url(messages: Collection[Message]) -> Iterator[tuple[str, Sequence[Message]]]:

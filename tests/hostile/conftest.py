@@ -6,6 +6,7 @@ Whatever a test passes in, its log has to be legible: see `Legible`.
 from __future__ import annotations
 
 import logging
+import resource
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -28,6 +29,9 @@ def timed(payload: Any) -> Any:
 
 OPTIONS: dict[str, Any] = {"queues": [MAIN, TIGHT], "tasks": [echo, flaky, timed]}
 
+#: Bytes that a test may have in memory, and fails beyond: ten times what any of them needs.
+MEMORY = 3 * 1024**3
+
 
 class Legible(logging.Handler):
     """Keeps what no log should be given: lines without end, and what a terminal obeys or nobody can encode."""
@@ -45,16 +49,19 @@ class Legible(logging.Handler):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call() -> Generator[None, Any, Any]:
-    """Look at the log of each test.
+    """Look at the log of each test, and at what it takes of the memory.
 
-    A lone surrogate in it would do worse than look odd: a test process cannot report a test with one to the others,
-    and ends.
+    A lone surrogate in a log would do worse than look odd: a test process cannot report a test with one to the others,
+    and ends.  So it does where the memory is used up, which a text of ten gigabytes achieves in seconds.
     """
     handler, logger = Legible(), logging.getLogger("runlane")
     logger.addHandler(handler)
+    usual, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, most))
     try:
         done = yield
     finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (usual, most))
         logger.removeHandler(handler)
     assert handler.wrong == []
     return done

@@ -13,7 +13,7 @@ from runlane import Runlane, RunStatus
 from runlane.sqs import SqsConsumer
 from runlane.sqs.batches import tens
 from runlane.sqs.inflight import InFlight
-from runlane.sqs.messages import wakeup_in
+from runlane.sqs.messages import Message, receive, wakeup_in
 from runlane.sqs.polling import Poller
 from runlane.transport import PublishStatus, Wakeup
 from runlane.values import new_run_id
@@ -43,7 +43,7 @@ POLLED: list[Any] = [
     *({"Messages": [{"Body": value}]} for value in (None, 5, {}, [], True, *JSON.values())),
     *({"Messages": [{"MessageId": value, "Body": "x"}]} for value in (None, 5, {}, *CONTROLS.values(), "m" * 100_000)),
     *({"Messages": [{"MessageId": "m", "ReceiptHandle": value, "Body": "x"}]} for value in (None, 5, [], "\x00")),
-    {"Messages": [{"MessageId": "m", "ReceiptHandle": "r", "Body": "x"}] * 1000},
+    {"Messages": [{"MessageId": "m", "ReceiptHandle": "r", "Body": "x"}] * 50},
 ]
 #: What a batch that was sent might be answered.
 PUBLISHED: list[Any] = [
@@ -123,6 +123,28 @@ def test_each_wakeup_has_an_outcome_whatever_is_answered(
         except Exception as error:
             failures.note(ascii(one)[:80], error)
     failures.show()
+
+
+def test_messages_are_deleted_whatever_was_answered_before(
+    url: str, client: Any, sqs: SqsServer, left: Callable[[str], int]
+) -> None:
+    in_flight = InFlight(client, 30)
+    in_flight.start()
+    answers = list(PUBLISHED)
+    sqs.faults[:] = [lambda action, _: (200, answers[-1]) if action != "ReceiveMessage" else None]
+    stranger = Message("m", url, "r", None)
+    while answers:
+        in_flight.give_back([stranger])
+        asked = len(sqs.made("DeleteMessageBatch"))
+        in_flight.acknowledge(stranger)
+        eventually(lambda asked=asked: len(sqs.made("DeleteMessageBatch")) > asked, "a call")  # type: ignore[misc]
+        answers.pop()
+    sqs.faults.clear()
+    client.send_message(QueueUrl=url, MessageBody="x")
+    (taken,) = receive(client, url, 1, 1, 30)
+    in_flight.acknowledge(taken)
+    eventually(lambda: left(url) == 0, "an empty queue")
+    in_flight.close(PATIENCE)
 
 
 def test_a_run_is_kept_until_its_wakeup_is_taken(
