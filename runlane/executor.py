@@ -24,7 +24,7 @@ from runlane.loop import LoopThread
 from runlane.payload_codec import KeyUnavailable, Part
 from runlane.projections.runs import Run
 from runlane.ready import Ready
-from runlane.shown import words_of
+from runlane.shown import told, words_of
 from runlane.tasks import Task
 from runlane.threads import Threads
 from runlane.values import Failure, storable
@@ -329,5 +329,5 @@ def _meta_of(error: RunlaneError) -> dict[str, Any]:
         meta: object = jsontext.decode(jsontext.encode(error.meta, "meta"))
         if isinstance(meta, dict):
             return meta
-    log.warning("the meta of a %s is no JSON object and was left out", _kind_of(error))
+    log.warning("the meta of a %s is no JSON object and was left out", told(_kind_of(error)))
     return {}

@@ -25,6 +25,11 @@ def shown(value: object) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
+def told(text: object) -> str:
+    """Somebody else's text as a log tells it: as it is, but where it is long or a terminal would obey it."""
+    return text if isinstance(text, str) and len(text) <= _LONGEST and text.isprintable() else shown(text)
+
+
 def words_of(error: BaseException) -> str:
     """What an exception says; of one that cannot say it, or says nothing, the type."""
     try:

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from uuid import UUID
 
+from attrs import field, frozen
+
 from runlane.claiming import Claims
 from runlane.decisions import Outcome
 from runlane.engine.complete import Finished, complete, successes
@@ -19,10 +21,21 @@ from runlane.storage.successes import Successes
 from runlane.storage.transaction import Transaction
 
 log = logging.getLogger("runlane.worker")
-#: Each attempt that ended, at DEBUG; the records carry the run `before` (as it was leased) and `after`.
+#: Each attempt that ended, at DEBUG; the records carry it as `attempt`.
 attempts_log = logging.getLogger("runlane.attempts")
 
 Ended = tuple[Execution, Outcome]
+
+
+@frozen
+class Attempt:
+    """One that ended: its run as it was leased, and after it.
+
+    Formatters that write out all that a record carries learn nothing of payloads, results and failures.
+    """
+
+    before: Run = field(repr=False)
+    after: Run = field(repr=False)
 
 
 class Trips:
@@ -173,5 +186,5 @@ def _tell(before: Run, after: Run) -> None:
         after.id,
         after.task_id,
         after.status,
-        extra={"before": before, "after": after},
+        extra={"attempt": Attempt(before, after)},
     )

@@ -27,7 +27,7 @@ from runlane.cli.program import Program
 from runlane.errors import RunlaneError
 from runlane.projections.runs import Run
 from runlane.registry import Registry
-from runlane.trips import attempts_log
+from runlane.trips import Attempt, attempts_log
 from runlane.worker import Worker
 
 #: The most names on one line.
@@ -176,8 +176,8 @@ class _Ends(logging.Handler):
             self.handleError(record)
 
     def _tell(self, record: logging.LogRecord) -> None:
-        before: Run = record.__dict__["before"]
-        after: Run = record.__dict__["after"]
+        attempt: Attempt = record.__dict__["attempt"]
+        before, after = attempt.before, attempt.after
         assert before.lease is not None
         took = after.updated_at - before.lease.leased_at
         self._teller.tell(

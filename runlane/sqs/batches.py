@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -68,3 +68,12 @@ def tens(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Items in portions of a call's greatest number."""
     for start in range(0, len(items), MOST_ENTRIES):
         yield items[start : start + MOST_ENTRIES]
+
+
+def answered(entries: Iterable[object], numbers: Collection[int]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """What an answer says about entries of a batch, by their numbers; what was not in the batch is passed over."""
+    known = {str(number): number for number in numbers}
+    for entry in entries:
+        told = entry.get("Id") if isinstance(entry, Mapping) else None
+        if isinstance(entry, Mapping) and isinstance(told, str) and told in known:
+            yield known[told], entry

@@ -14,7 +14,7 @@ from runlane.aio import AsyncRunlane
 from runlane.app import Runlane
 from runlane.errors import ConfigurationInvalid, RunlaneError
 from runlane.housekeeping import Housekeeper
-from runlane.shown import shown
+from runlane.shown import shown, told
 from runlane.sqs.backoff import Backoff
 from runlane.sqs.faces import runlane_of, transport_of
 from runlane.sqs.inflight import InFlight
@@ -253,7 +253,7 @@ class SqsConsumer:
         try:
             delivery = self._app.execute_delivery(wakeup, self._queues)
         except Exception as error:
-            log.warning("run %s: message %s is left to be delivered again: %s", wakeup.run_id, message.id, error)
+            log.warning("run %s: message %s is left to be delivered again: %s", wakeup.run_id, told(message.id), error)
             self._storage.failed()
             self._in_flight.leave(message)
             return

@@ -68,9 +68,10 @@ def is_final(entry: Mapping[str, Any]) -> bool:
 
 def _answer(code: str, message: object) -> str:
     if any(word in code.lower() for word in _SECRET):
-        return code
+        return _line(code, "")
     return _line(code, "" if message is None else str(message).partition("\n")[0])
 
 
 def _line(name: str, text: str) -> str:
-    return storable(_USER_INFO.sub("//", f"{name}: {text}" if text else name), _MOST)
+    words = storable(_USER_INFO.sub("//", f"{name}: {text}" if text else name), _MOST)
+    return words if words.isprintable() else "".join(one if one.isprintable() else "\ufffd" for one in words)

@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from runlane.sqs.batches import tens
+from runlane.shown import told
+from runlane.sqs.batches import answered, tens
 from runlane.sqs.faults import is_final, words_of
 from runlane.sqs.messages import Message
 
@@ -111,7 +112,7 @@ class InFlight:
                             self._held[message] = asked + self._visibility
                         elif is_final(refused[n]):
                             # It was received again or has been held for 12 hours: SQS goes on without us.
-                            log.info("message %s cannot be kept invisible any longer", message.id)
+                            log.info("message %s cannot be kept invisible any longer", told(message.id))
                             del self._held[message]
 
     def _change(self, url: str, messages: Sequence[Message], visibility: int) -> Mapping[int, Mapping[str, Any]]:
@@ -129,7 +130,7 @@ class InFlight:
         except Exception as error:
             log.warning("SQS was asked in vain about %d messages: %s", len(entries), words_of(error))
             return {n: {} for n in range(len(entries))}
-        return {int(entry["Id"]): entry for entry in answer.get("Failed", ())}
+        return dict(answered(answer.get("Failed", ()), range(len(entries))))
 
 
 def _by_url(messages: Collection[Message]) -> Iterator[tuple[str, Sequence[Message]]]:

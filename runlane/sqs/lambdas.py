@@ -10,7 +10,7 @@ from typing import Any
 from runlane.aio import AsyncRunlane
 from runlane.app import Runlane
 from runlane.errors import ConfigurationInvalid
-from runlane.shown import shown
+from runlane.shown import shown, told
 from runlane.sqs.faces import runlane_of
 from runlane.sqs.messages import wakeup_in
 
@@ -84,10 +84,10 @@ def _deliver_group(app: Runlane, records: Sequence[Record]) -> list[str]:
 
 
 def _delivered(app: Runlane, record: Record) -> bool:
-    message = record["messageId"]
+    message = told(record["messageId"])
     wakeup = wakeup_in(record.get("body", ""))
     if wakeup is None:
-        log.error("message %s of %s is no wakeup of Runlane", message, record.get("eventSourceARN"))
+        log.error("message %s of %s is no wakeup of Runlane", message, told(record.get("eventSourceARN")))
         return False
     try:
         delivery = app.execute_delivery(wakeup)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from time import monotonic
 
+from runlane.shown import told
 from runlane.sqs.backoff import Backoff
 from runlane.sqs.batches import MOST_ENTRIES
 from runlane.sqs.faults import words_of
@@ -63,6 +64,6 @@ class Poller:
             log.debug("the redrive policy of %s is not known: %s", message.url, words_of(error))
             kept = True
         what = "left to the queue's redrive policy" if kept else "deleted, as the queue has no redrive policy"
-        log.error("message %s of %s is no wakeup of Runlane: %s", message.id, message.url, what)
+        log.error("message %s of %s is no wakeup of Runlane: %s", told(message.id), message.url, what)
         if not kept:
             self._in_flight.acknowledge(message)

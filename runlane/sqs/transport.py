@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from runlane.errors import ConfigurationInvalid
-from runlane.sqs.batches import MOST_BYTES, Entry, batches, entry_of
+from runlane.sqs.batches import MOST_BYTES, Entry, answered, batches, entry_of
 from runlane.sqs.bindings import SqsQueue, bindings_of, missing
 from runlane.sqs.client import check_boto3, make_client
 from runlane.sqs.faults import entry_outcome, failed, is_missing_queue, is_unreachable, words_of
@@ -129,8 +129,8 @@ class SqsTransport(LocalTransport):
             else:
                 entries.setdefault(wakeup.queue, []).append(entry)
         calls = [(self.bindings[queue], batch) for queue, some in entries.items() for batch in batches(some)]
-        for answered in self._send_all(calls):
-            outcomes |= answered
+        for some_outcomes in self._send_all(calls):
+            outcomes |= some_outcomes
         waiting = [outcome for outcome in outcomes.values() if outcome.status is PublishStatus.FAILED]
         if waiting:
             log.warning("%d of %d wakeups have to wait: %s", len(waiting), len(wakeups), waiting[0].detail)
@@ -157,10 +157,10 @@ class SqsTransport(LocalTransport):
         reached.note(None)
         unanswered = PublishOutcome(PublishStatus.FAILED, "SQS did not say what became of it")
         outcomes = {entry.place: unanswered for entry in batch}
-        for sent in answer.get("Successful", ()):
-            outcomes[int(sent["Id"])] = _PUBLISHED
-        for refused in answer.get("Failed", ()):
-            outcomes[int(refused["Id"])] = entry_outcome(refused)
+        for place, _ in answered(answer.get("Successful", ()), outcomes):
+            outcomes[place] = _PUBLISHED
+        for place, refused in answered(answer.get("Failed", ()), outcomes):
+            outcomes[place] = entry_outcome(refused)
         return outcomes
 
 

@@ -61,7 +61,13 @@ def borrowed(connection: Any) -> Iterator[Connection]:
 
     proxy = _Borrowed(connection, lambda: connection.cursor(row_factory=tuple_row))
     # A new engine per call: what it learns about the server is two cheap queries, and it must not outlive the call.
-    engine = create_engine("postgresql+psycopg://", creator=lambda: proxy, poolclass=NullPool, use_native_hstore=False)
+    engine = create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: proxy,
+        poolclass=NullPool,
+        use_native_hstore=False,
+        hide_parameters=True,
+    )
     with engine.connect() as wrapped:
         yield wrapped
 

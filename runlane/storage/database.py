@@ -144,6 +144,7 @@ class Database:
                 execution_options={"compiled_cache": Compiled(self.schema)},
                 json_serializer=jsontext.dumps,
                 json_deserializer=jsontext.decode,
+                hide_parameters=True,  # payloads, which the causes of our errors would quote in every traceback
             )
             if url.get_backend_name() == "postgresql":
                 from runlane.storage import postgres_packing  # noqa: F401 - it teaches the driver, if there is one

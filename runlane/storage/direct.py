@@ -123,7 +123,7 @@ class DirectConnection:
         try:
             values = compiled.parameters(parameters or {})
         except Exception as error:
-            raise StatementError(str(error), compiled.text, parameters, error) from error
+            raise StatementError(str(error), compiled.text, parameters, error, hide_parameters=True) from error
         cursor, rows = self._run(self._dialect.do_execute, compiled.text, values)
         names = compiled.names or SimpleResultMetaData([column[0] for column in cursor.description or ()])
         found = Found(names, compiled.rows(rows) if compiled.read else iter(rows))
@@ -137,7 +137,9 @@ class DirectConnection:
             execute(cursor, text, parameters)
             return cursor, cursor.fetchall()
         except self._driver.Error as error:
-            raise DBAPIError.instance(text, parameters, error, self._driver.Error, dialect=self._dialect) from error
+            raise DBAPIError.instance(
+                text, parameters, error, self._driver.Error, hide_parameters=True, dialect=self._dialect
+            ) from error
 
 
 def is_heard(connection: Connection) -> bool:

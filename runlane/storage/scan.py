@@ -127,7 +127,7 @@ def pages(tx: Transaction, text: str, asked: Sequence[Any], batch: int = BATCH) 
         dialect.do_execute(cursor, text, asked)
         yield from _fetched(cursor, batch) if tx.schema is None else _fetched_ahead(cursor, batch)
     except error_class as error:
-        raise DBAPIError.instance(text, asked, error, error_class, dialect=dialect) from error
+        raise DBAPIError.instance(text, asked, error, error_class, hide_parameters=True, dialect=dialect) from error
     finally:
         cursor.close()
 

@@ -11,7 +11,7 @@ from runlane import Runlane, RunlaneError
 from tests.support import written
 
 #: No message of ours is longer; a value in it is cut.
-_LONGEST = 3000
+LONGEST = 3000
 #: How a statement would look in a message: ours are in lower case, SQLAlchemy's in capitals.
 _STATEMENT = re.compile(
     r"\b(select .{0,80} from|insert into|update \S+ set|delete from|values \(|\[SQL: |\[parameters: |sqlalche\.me)",
@@ -27,7 +27,7 @@ def clear(error: BaseException, *given: str) -> None:
     """
     text = str(error)
     assert text, error
-    assert len(text) <= _LONGEST, f"a message of {len(text)} characters: {text[:200]}"
+    assert len(text) <= LONGEST, f"a message of {len(text)} characters: {text[:200]}"
     assert text.isprintable(), f"a message with control characters: {text!r}"
     for one in given:
         text = text.replace(one, "").replace(repr(one)[1:-1], "")
@@ -38,9 +38,9 @@ class Failures(list[str]):
     """What went wrong with one value need not hide what goes wrong with the next."""
 
     def note(self, name: str, error: BaseException) -> None:
-        """Add one."""
+        """Add one; a lone surrogate in it would end a test process that reports to others."""
         told = str(error) if isinstance(error, AssertionError) else f"{type(error).__module__}.{error!r}"
-        self.append(f"{name}: {told[:600]}")
+        self.append(f"{name}: {told[:600].encode('utf-8', 'backslashreplace').decode()}")
 
     def show(self) -> None:
         """Fail if there is any."""

@@ -62,7 +62,12 @@ def test_what_is_stored_is_shown_without_what_a_terminal_obeys(sqlite_shell: She
     "url",
     [
         *("host=h password=hunter2 dbname=d", "ann:hunter2@host/db", "mysql://ann@h/db?password=hunter2"),
-        *("mysql://ann:a?hunter2@h/db", "mysql://h/db?password=x@hunter2", "mysql://ann:a://hunter2@h/db"),
+        *(
+            "mysql://ann:hunter2?a@h/db",
+            "mysql://ann:a?hunter2@h/db",
+            "mysql://h/db?password=x@hunter2",
+            "mysql://ann:a://hunter2@h/db",
+        ),
         "postgresql://h/db?password=hunter2&no_such_option=1",
     ],
 )
