@@ -1,0 +1,40 @@
+"""The results as a table, for the terminal and for the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+#: A line of the table: what it is called, and its figure of a contestant's result.
+LINES: Sequence[tuple[str, Callable[[Mapping[str, Any]], object]]] = (
+    ("workers killed / paused / connections terminated", lambda one: _strikes(one["course"])),
+    ("jobs acknowledged", lambda one: one["course"]["acknowledged"]),
+    ("jobs lost", lambda one: len(one["course"]["lost"])),
+    ("jobs stuck after 60 s", lambda one: len(one["course"]["stuck"])),
+    ("accepted stale completions", lambda one: len(one["course"]["stale"])),
+    ("executions repeated", lambda one: one["course"]["repeated"]),
+    ("seconds until all was over", lambda one: _seconds(one["course"]["recovery"])),
+    ("worker processes that ended by themselves", lambda one: one["course"]["ended_by_themselves"]),
+)
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: the course, and under it the forced scenario."""
+    courses = [one for one in results if "course" in one]
+    rows = [["", *(one["title"] for one in courses)], ["---", *("---" for _ in courses)]]
+    rows += [[name, *(str(figure(one)) for one in courses)] for name, figure in LINES]
+    forced = [["forced", "late outcomes", "**accepted**", "did not come about"], ["---", "---", "---", "---"]]
+    forced += [
+        [one["title"], f"{part['finished']} of {part['trials']}", f"**{part['accepted']}**", str(part["problems"])]
+        for one in results
+        if (part := one.get("forced"))
+    ]
+    return "\n\n".join("\n".join(f"| {' | '.join(row)} |" for row in part) for part in (rows, forced) if len(part) > 2)
+
+
+def _strikes(course: Mapping[str, Any]) -> str:
+    return " / ".join(str(course["strikes"].get(kind, 0)) for kind in ("kill", "pause", "terminate"))
+
+
+def _seconds(value: float | None) -> str:
+    return "not within 60" if value is None else f"{value:.0f}"
