@@ -28,8 +28,9 @@ class RunlaneDriver:
 
     async def setup(self) -> None:
         """Create the tables."""
-        async with AsyncRunlane(protocol.URL, queues=QUEUES, tasks=[work]) as app:
-            await app.migrate()
+        app = Runlane(protocol.URL, queues=QUEUES, tasks=[work])
+        app.migrate()
+        app.close()
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[protocol.Enqueue]:
