@@ -117,8 +117,7 @@ def _server(contestant: Contestant, terms: Terms) -> Iterator[tuple[OwnPostgres,
             server.start()
             server.execute("create database made")
             place = Place(contestant, server, "made", folder / "made", terms)
-            place.run("setup")
-            place.close()
+            place.setup()
             time.sleep(0.2)  # a template may have no connections, and the server takes a moment to end them
             yield server, folder
         finally:

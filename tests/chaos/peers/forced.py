@@ -50,15 +50,15 @@ def forced(contestant: Contestant, server: OwnPostgres, database: str, folder: P
 def _played(place: Place) -> Trial:
     place.write_jobs([{"n": 1, "at": 0.0, "gated": True}])
     first = place.start("worker", "a")
-    place.run("client")
+    place.start("client", "client")
     if not until(lambda: _begun(place, "a"), _PATIENCE):
         return Trial("A did not start on the job")
-    first.send_signal(signal.SIGSTOP)
+    place.signal(first, signal.SIGSTOP)
     place.start("worker", "b")
     if not until(lambda: _begun(place, "b"), place.terms.window + _PATIENCE):
         return Trial("B did not take the job over")
     (place.folder / "gate-a").touch()
-    first.send_signal(signal.SIGCONT)
+    place.signal(first, signal.SIGCONT)
     # A handler whose worker has heard that its lease is gone may be cancelled instead: then there is no late outcome.
     until(lambda: _ended(place, "a"), _LOOK)
     accepted = until(lambda: _state(place).status == "done", _LOOK)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.chaos.server import OwnPostgres
 
 #: Seconds within which everything has to be over once the strikes are.
 RECOVERY = 60.0
+_PATIENCE = 30.0
 
 
 @frozen
@@ -40,52 +40,69 @@ class Crew:
     size: int
     ended_by_themselves: int = 0
     tally: Counter[str] = Factory(Counter)
-    _workers: list[subprocess.Popen[bytes]] = Factory(list)
+    _workers: list[tuple[int, str]] = Factory(list)
     _asleep: dict[int, float] = Factory(dict)
     _number: int = 0
 
     def start(self) -> None:
-        """Everybody."""
+        """Everybody, and wait until they work."""
         self._workers = [self._new() for _ in range(self.size)]
+        for slot in range(self.size):
+            self._wait_for(slot)
 
     def look(self) -> None:
         """Wake who has slept long enough, replace who has ended."""
         now = time.monotonic()
-        for slot in [slot for slot, until_ in self._asleep.items() if until_ <= now]:
-            self.wake(slot)
-        for slot, worker in enumerate(self._workers):
-            if worker.poll() is not None:
+        for slot in [slot for slot, end in self._asleep.items() if end <= now]:
+            self._wake(slot)
+        for slot, (pid, _) in enumerate(self._workers):
+            if self.place.has_ended(pid):
                 self.ended_by_themselves += 1
                 self._asleep.pop(slot, None)
                 self._workers[slot] = self._new()
 
     def strike(self, blow: Strike) -> None:
-        """Carry out one blow."""
+        """Carry out one blow, on a worker that works."""
+        if blow.kind == "terminate":
+            self.tally[blow.kind] += _terminate(self.place, blow.which)
+            return
+        self._wait_for(blow.worker)
+        pid, _ = self._workers[blow.worker]
         if blow.kind == "kill":
             self._asleep.pop(blow.worker, None)
-            self._workers[blow.worker].kill()
-            self._workers[blow.worker].wait()
+            self.place.signal(pid, signal.SIGKILL)
+            until(lambda: self.place.has_ended(pid), _PATIENCE, every=0.005)
             self._workers[blow.worker] = self._new()
-        elif blow.kind == "pause":
-            self._workers[blow.worker].send_signal(signal.SIGSTOP)
+        else:
+            self.place.signal(pid, signal.SIGSTOP)
             self._asleep[blow.worker] = time.monotonic() + blow.seconds
-        elif not _terminate(self.place, blow.which):
-            return
         self.tally[blow.kind] += 1
-
-    def wake(self, slot: int) -> None:
-        """Let a sleeper go on."""
-        self._asleep.pop(slot, None)
-        self._workers[slot].send_signal(signal.SIGCONT)
 
     def relent(self) -> None:
         """Let all of them go on."""
-        for slot in list(self._asleep):
-            self.wake(slot)
+        for slot in [*self._asleep]:
+            self._wake(slot)
 
-    def _new(self) -> subprocess.Popen[bytes]:
+    def _wake(self, slot: int) -> None:
+        self._asleep.pop(slot, None)
+        self.place.signal(self._workers[slot][0], signal.SIGCONT)
+
+    def _wait_for(self, slot: int) -> None:
+        """Until the worker in a place, or who has replaced it, has begun to work."""
+
+        def works() -> bool:
+            self.look()
+            return self.place.is_ready(self._workers[slot][1])
+
+        if not until(works, _PATIENCE, every=0.02):
+            raise RuntimeError(
+                f"{self.place.contestant.title}: a worker did not begin: {self.place.complaints()[-600:]}"
+            )
+
+    def _new(self) -> tuple[int, str]:
         self._number += 1
-        return self.place.start("worker", f"w{self._number}")
+        name = f"w{self._number}"
+        return self.place.start("worker", name), name
 
 
 def played(
@@ -103,7 +120,7 @@ def played(
         place.write_jobs(jobs)
         crew = Crew(place, workers)
         crew.start()
-        client = place.start("client")
+        client = place.start("client", "client")
         _rage(crew, strikes)
         crew.relent()
         began = time.monotonic()
@@ -125,10 +142,10 @@ def _rage(crew: Crew, strikes: list[Strike]) -> None:
         crew.strike(blow)
 
 
-def _is_over(crew: Crew, client: subprocess.Popen[bytes]) -> bool:
+def _is_over(crew: Crew, client: int) -> bool:
     """Whether the client has enqueued everything and nothing of it is pending, with workers kept alive meanwhile."""
     crew.look()
-    if client.poll() is None:
+    if not crew.place.has_ended(client):
         return False
     return all(state.status != "pending" for state in crew.place.states().values())
 

@@ -8,11 +8,11 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from attrs import define, field, frozen
+from attrs import Factory, define, field, frozen
 
-from tests.chaos.nursery import die_with_parent
+from tests.chaos.nursery import Nursery
 from tests.chaos.peers.contestants import Contestant
 from tests.chaos.peers.counting import Execution, State, executions_of
 from tests.chaos.server import OwnPostgres
@@ -31,61 +31,63 @@ class Terms:
 
 @define
 class Place:
-    """A contestant, its database and the folder of its notes."""
+    """A contestant, its database and the folder of its notes; use it from one thread, and close it."""
 
     contestant: Contestant
     server: OwnPostgres
     database: str
     folder: Path
     terms: Terms
-    _errors: IO[bytes] = field(init=False)
-    _running: set[subprocess.Popen[bytes]] = field(init=False, factory=set)
+    _nursery: Nursery | None = field(init=False, default=None)
+    _alive: dict[int, str] = field(init=False, factory=dict)
+    #: Exit codes of processes that have ended, by their ids.
+    ended: dict[int, int] = field(init=False, default=Factory(dict))
 
     def __attrs_post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._errors = (self.folder / "errors").open("ab")
 
-    def run(self, command: str, timeout: float = 60.0) -> None:
-        """Carry out a command of the driver, and wait for it."""
-        code = self.start(command).wait(timeout)
-        if code != 0:
-            raise RuntimeError(f"{self.contestant.title}: {command} ended with {code}: {self.complaints()[-600:]}")
-
-    def start(self, command: str, name: str = "nobody") -> subprocess.Popen[bytes]:
-        """Start a process of the driver; it dies with the thread that starts it."""
-        process = subprocess.Popen(
-            [str(self.contestant.python()), str(self.contestant.script), command],
-            env={
-                **self.contestant.environment(),
-                "PEERS_DATABASE": self.server.url(self.database),
-                "PEERS_FOLDER": str(self.folder),
-                "PEERS_NAME": name,
-                "PEERS_WINDOW": str(self.terms.window),
-                "PEERS_POLL": str(self.terms.poll),
-                "PEERS_CONCURRENCY": str(self.terms.concurrency),
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._errors,
-            preexec_fn=die_with_parent,
+    def setup(self) -> None:
+        """Create the library's tables."""
+        done = subprocess.run(
+            self._command("setup"), env=self._environment(), capture_output=True, text=True, timeout=60
         )
-        self._running.add(process)
-        return process
+        if done.returncode != 0:
+            raise RuntimeError(f"{self.contestant.title}: setup ended with {done.returncode}: {done.stderr[-600:]}")
+
+    def start(self, role: str, name: str) -> int:
+        """Start a ``worker`` or a ``client``; its id."""
+        if self._nursery is None:
+            self._nursery = Nursery(self.folder / "errors", self._environment(), self._command("nursery"))
+        pid = self._nursery.spawn(role, name=name)
+        self._alive[pid] = name
+        return pid
+
+    def signal(self, pid: int, number: int) -> None:
+        """Send a signal, if the process is there still."""
+        assert self._nursery is not None
+        self._nursery.signal(pid, number)
+
+    def has_ended(self, pid: int) -> bool:
+        """Whether a process is gone."""
+        assert self._nursery is not None
+        for other, code in self._nursery.ends().items():
+            self.ended[other] = code
+            self._alive.pop(other, None)
+        return pid in self.ended
 
     def close(self) -> None:
         """Ask everybody to end, and kill who does not."""
-        alive = [process for process in self._running if process.poll() is None]
-        for process in alive:
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-        deadline = time.monotonic() + _FAREWELL
-        for process in alive:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._errors.close()
+        if self._nursery is None:
+            return
+        for pid in [*self._alive]:
+            self.signal(pid, signal.SIGCONT)
+            self.signal(pid, signal.SIGTERM)
+        until(lambda: all(self.has_ended(pid) for pid in [*self._alive]), _FAREWELL)
+        self._nursery.close()
+
+    def is_ready(self, name: str) -> bool:
+        """Whether a worker has begun to work."""
+        return any(note["worker"] == name for note in self.notes("ready"))
 
     def notes(self, file: str) -> list[dict[str, Any]]:
         """The lines of a file that processes wrote."""
@@ -113,6 +115,19 @@ class Place:
     def complaints(self) -> str:
         """What processes said on standard error."""
         return (self.folder / "errors").read_text(errors="replace")
+
+    def _command(self, command: str) -> list[str]:
+        return [str(self.contestant.python()), str(self.contestant.script), command]
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **self.contestant.environment(),
+            "PEERS_DATABASE": self.server.url(self.database),
+            "PEERS_FOLDER": str(self.folder),
+            "PEERS_WINDOW": str(self.terms.window),
+            "PEERS_POLL": str(self.terms.poll),
+            "PEERS_CONCURRENCY": str(self.terms.concurrency),
+        }
 
 
 def until(holds: Callable[[], Any], seconds: float, every: float = 0.05) -> bool:

@@ -29,7 +29,11 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         for one in results
         if (part := one.get("forced"))
     ]
-    return "\n\n".join("\n".join(f"| {' | '.join(row)} |" for row in part) for part in (rows if courses else [], forced) if len(part) > 2)
+    return "\n\n".join(
+        "\n".join(f"| {' | '.join(row)} |" for row in part)
+        for part in (rows if courses else [], forced)
+        if len(part) > 2
+    )
 
 
 def _strikes(course: Mapping[str, Any]) -> str:

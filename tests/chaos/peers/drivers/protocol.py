@@ -4,15 +4,20 @@ A driver is a script that runs inside its library's own environment, so nothing 
 library.  ``script.py COMMAND`` works on the database and in the folder that the environment names:
 
     setup       create the library's tables in an empty database
-    client      enqueue the jobs of the file ``jobs``, each at its time, and note which were acknowledged
-    worker      work until ended
+    nursery     fork a worker or a client when told to, as ``tests/chaos/nursery.py`` does: a process that has imported
+                everything is replaced in no time, so that blows do not fall on who has not begun to work
+
+A client enqueues the jobs of the file ``jobs``, each at its time, and notes which were acknowledged.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -24,7 +29,8 @@ from uuid import uuid4
 
 URL = os.environ["PEERS_DATABASE"]
 FOLDER = Path(os.environ["PEERS_FOLDER"])
-NAME = os.environ.get("PEERS_NAME", "nobody")
+#: Of this process.
+NAME = "nobody"
 #: Seconds after which the jobs of a silent worker are another's.
 WINDOW = float(os.environ["PEERS_WINDOW"])
 #: Seconds between looks for such jobs, and for others.
@@ -45,7 +51,7 @@ class Driver(Protocol):
         """A client: a call that enqueues a job, and returns its id when it is committed."""
 
     def work(self) -> None:
-        """Be a worker; every job is handed to ``perform``."""
+        """Be a worker: connect, call ``ready``, and hand every job to ``perform``."""
 
 
 async def perform(job: dict[str, Any]) -> None:
@@ -62,6 +68,11 @@ async def perform(job: dict[str, Any]) -> None:
         note("effects", **told, what="cancelled")
         raise
     note("effects", **told, what="ended")
+
+
+def ready() -> None:
+    """Say that this worker has begun to work."""
+    note("ready", worker=NAME)
 
 
 def note(file: str, **record: Any) -> None:
@@ -95,9 +106,58 @@ def serve(driver: Driver) -> None:
     command = sys.argv[1]
     if command == "setup":
         asyncio.run(driver.setup())
-    elif command == "client":
-        asyncio.run(be_client(driver))
-    elif command == "worker":
-        driver.work()
+    elif command == "nursery":
+        be_nursery({"worker": driver.work, "client": lambda: asyncio.run(be_client(driver))})
     else:
         raise SystemExit(f"no such command: {command}")
+
+
+def be_nursery(roles: dict[str, Callable[[], None]]) -> None:
+    """Serve until nobody is there to ask any more; then everybody dies."""
+    gc.collect()
+    gc.freeze()
+    children: set[int] = set()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        answer: dict[str, Any] = {"ended": _reap(children)}
+        if asked["do"] == "spawn":
+            answer["pid"] = pid = os.fork()
+            if pid == 0:
+                _become(roles[asked["role"]], **asked["arguments"])
+            children.add(pid)
+        elif asked["do"] == "signal":
+            answer["sent"] = asked["pid"] in children
+            if answer["sent"]:
+                os.kill(asked["pid"], asked["number"])
+        print(json.dumps(answer), flush=True)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _reap(children: set[int]) -> list[tuple[int, int]]:
+    ended = []
+    for pid in list(children):
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            children.discard(pid)
+            ended.append((pid, os.waitstatus_to_exitcode(status)))
+    return ended
+
+
+def _become(role: Callable[[], None], name: str) -> None:
+    """In the child: play a role under a name, and die with the parent."""
+    global NAME
+    code = 1
+    try:
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        NAME = name
+        role()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)

@@ -30,6 +30,7 @@ async def factory() -> AsyncIterator[PgQueuer]:
             assert job.payload is not None
             await protocol.perform(json.loads(job.payload))
 
+        protocol.ready()
         yield pgq
     finally:
         await connection.close()

@@ -53,6 +53,7 @@ class ProcrastinateDriver:
 
     async def _work(self) -> None:
         async with app.open_async():
+            protocol.ready()
             await app.run_worker_async(
                 concurrency=protocol.CONCURRENCY,
                 fetch_job_polling_interval=protocol.POLL,

@@ -55,11 +55,14 @@ class RunlaneDriver:
             lease_duration=timedelta(seconds=protocol.WINDOW),
             heartbeat=timedelta(seconds=protocol.WINDOW / 3),
         ) as app:
-            app.worker(
+            worker = app.worker(
                 concurrency=protocol.CONCURRENCY,
                 poll_interval=protocol.POLL,
                 maintenance_interval=protocol.POLL,
-            ).run()
+            )
+            worker.start()
+            protocol.ready()
+            worker.run()
 
 
 if __name__ == "__main__":
