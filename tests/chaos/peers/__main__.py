@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from benchmarks.peers.catalogue import PEERS
 from benchmarks.peers.environments import Unavailable
 from tests.chaos.peers.contestants import BLIND, CONTESTANTS, ROOT, Contestant
 from tests.chaos.peers.forced import Trial, forced
-from tests.chaos.peers.playing import Played, played
+from tests.chaos.peers.playing import played
 from tests.chaos.peers.processes import Place, Terms
 from tests.chaos.peers.strikes import course, jobs
 from tests.chaos.peers.table import table
@@ -76,7 +77,8 @@ def _course(
     strikes = course(options.seed, options.seconds, options.workers, terms.window)
     work = jobs(options.seed, options.seconds, options.rate)
     found = played(contestant, server, folder / "course", terms, strikes, work, options.workers)
-    _keep(options.keep, contestant, found)
+    if options.keep is not None:
+        shutil.copytree(folder / "course", options.keep / contestant.name, dirs_exist_ok=True)
     told = {**asdict(found.counts), "strikes": found.strikes, "recovery": found.recovery}
     told["ended_by_themselves"] = found.ended_by_themselves
     print(f"{contestant.title}: {told}", flush=True)
@@ -124,12 +126,6 @@ def _server(contestant: Contestant, terms: Terms) -> Iterator[tuple[OwnPostgres,
             server.close()
 
 
-def _keep(folder: Path | None, contestant: Contestant, found: Played) -> None:
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{contestant.name}-errors").write_text(found.complaints)
-
-
 def _broke_a_promise(result: dict[str, Any]) -> bool:
     played_, forced_ = result.get("course"), result.get("forced")
     broken = played_ is not None and any(played_[name] for name in ("lost", "stuck", "stale"))
@@ -152,7 +148,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=5.0, help="jobs a second (default 5)")
     parser.add_argument("--window", type=float, default=5.0, help="seconds of silence before a rescue (default 5)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--keep", type=Path, help="keep what processes said on standard error in this folder")
+    parser.add_argument("--keep", type=Path, help="keep the notes of the courses in this folder")
     return parser.parse_args()
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from attrs import Factory, define, frozen
+from attrs import Factory, asdict, define, frozen
 
 from tests.chaos.peers.contestants import Contestant
 from tests.chaos.peers.counting import Counts, count
@@ -29,7 +30,6 @@ class Played:
     strikes: dict[str, int]
     ended_by_themselves: int
     recovery: float | None
-    complaints: str
 
 
 @define
@@ -126,8 +126,10 @@ def played(
         began = time.monotonic()
         recovered = until(lambda: _is_over(crew, client), RECOVERY, every=0.2)
         recovery = time.monotonic() - began if recovered else None
-        counts = count(place.acknowledged().values(), place.states(), place.executions())
-        return Played(counts, dict(crew.tally), crew.ended_by_themselves, recovery, place.complaints())
+        states = place.states()
+        (folder / "states").write_text(json.dumps({job: asdict(state) for job, state in states.items()}))
+        counts = count(place.acknowledged().values(), states, place.executions())
+        return Played(counts, dict(crew.tally), crew.ended_by_themselves, recovery)
     finally:
         place.close()
 
