@@ -90,7 +90,7 @@ CONTESTANTS = {
             "pgqueuer",
             "PgQueuer",
             "`heartbeat_timeout` is the window (it beats twice in it), `dequeue_timeout` 1 s, "
-            "`restart_on_failure`, as `pgq run` has them",
+            "`restart_on_failure`, as `pgq run` has them, and a pool of connections",
             "its id: the row is deleted, whoever has claimed it since",
             _PGQUEUER,
         ),

@@ -13,17 +13,16 @@ import asyncpg
 import pgqueuer
 import protocol
 from pgqueuer import PgQueuer
-from pgqueuer.db import AsyncpgDriver
+from pgqueuer.db import AsyncpgDriver, AsyncpgPoolDriver
 from pgqueuer.models import Job
 from pgqueuer.queries import Queries
 
 
 @asynccontextmanager
 async def factory() -> AsyncIterator[PgQueuer]:
-    """The factory of the deployment guide: a connection and its entrypoint, made anew after each failure."""
-    connection = await asyncpg.connect(protocol.URL)
-    try:
-        pgq = PgQueuer(AsyncpgDriver(connection))
+    """As its guides have it, with a pool: that lives through the loss of a connection, where a single one does not."""
+    async with asyncpg.create_pool(protocol.URL, min_size=2, max_size=2 * protocol.CONCURRENCY) as pool:
+        pgq = PgQueuer(AsyncpgPoolDriver(pool))
 
         @pgq.entrypoint("work")
         async def work(job: Job) -> None:
@@ -32,8 +31,6 @@ async def factory() -> AsyncIterator[PgQueuer]:
 
         protocol.ready()
         yield pgq
-    finally:
-        await connection.close()
 
 
 class PgQueuerDriver:
