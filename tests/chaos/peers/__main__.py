@@ -66,7 +66,8 @@ def _result(contestant: Contestant, options: argparse.Namespace, terms: Terms) -
         if options.seconds and contestant is not BLIND:
             result["course"] = _course(contestant, server, folder, terms, options)
         if options.forced:
-            result["forced"] = _forced(contestant, server, folder, terms, options)
+            for late in ("ends", "fails"):
+                result[f"forced_{late}"] = _forced(contestant, server, folder, terms, options, late)
     return result
 
 
@@ -86,13 +87,13 @@ def _course(
 
 
 def _forced(
-    contestant: Contestant, server: OwnPostgres, folder: Path, terms: Terms, options: argparse.Namespace
+    contestant: Contestant, server: OwnPostgres, folder: Path, terms: Terms, options: argparse.Namespace, late: str
 ) -> dict[str, Any]:
     for number in range(options.forced):
-        server.execute(f"create database forced_{number} template made")
+        server.execute(f"create database {late}_{number} template made")
 
     def one(number: int) -> Trial:
-        return forced(contestant, server, f"forced_{number}", folder / f"forced-{number}", terms)
+        return forced(contestant, server, f"{late}_{number}", folder / f"{late}-{number}", terms, late)
 
     with ThreadPoolExecutor(options.at_once) as pool:
         trials = list(pool.map(one, range(options.forced)))
@@ -101,10 +102,10 @@ def _forced(
         "trials": len(trials),
         "finished": sum(trial.finished for trial in trials if trial.problem is None),
         "accepted": sum(trial.accepted for trial in trials if trial.problem is None),
-        "settled": sorted({trial.settled for trial in trials}),
+        "failed": sum(trial.settled == "failed" for trial in trials),
         "problems": len(problems),
     }
-    print(f"{contestant.title}, forced: {told} {problems or ''}", flush=True)
+    print(f"{contestant.title}, A {late}: {told} {problems or ''}", flush=True)
     return told
 
 
@@ -127,9 +128,11 @@ def _server(contestant: Contestant, terms: Terms) -> Iterator[tuple[OwnPostgres,
 
 
 def _broke_a_promise(result: dict[str, Any]) -> bool:
-    played_, forced_ = result.get("course"), result.get("forced")
-    broken = played_ is not None and any(played_[name] for name in ("lost", "stuck", "stale"))
-    return broken or (forced_ is not None and (forced_["accepted"] > 0 or forced_["problems"] > 0))
+    course_ = result.get("course", {})
+    forced_ = [result[part] for part in ("forced_ends", "forced_fails") if part in result]
+    return any(course_.get(name) for name in ("lost", "stuck", "stale")) or any(
+        part[name] for part in forced_ for name in ("accepted", "failed", "problems")
+    )
 
 
 def _commit() -> str:

@@ -1,7 +1,7 @@
 """One job, two workers, and the late outcome: what does the database say while the second execution is under way?
 
 Worker A takes the job and is stopped.  When the window is over, worker B takes the job over and starts on it.  A goes
-on and comes to its end; B waits until we have looked.
+on, and ends well or fails; B waits until we have looked, and ends well.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.chaos.peers.contestants import Contestant
-from tests.chaos.peers.counting import Execution, State
+from tests.chaos.peers.counting import State
 from tests.chaos.peers.processes import Place, Terms, until
 from tests.chaos.server import OwnPostgres
 
@@ -27,9 +27,9 @@ class Trial:
 
     Args:
         problem: why the scenario did not come about; nothing is counted then.
-        finished: whether the handler of A came to its end after it went on.
-        accepted: whether the job was done by the tables while B was at it.
-        settled: what the tables said when B had come to its end.
+        finished: whether the handler of A ended, well or not, after it went on.
+        accepted: whether the job was over by the tables while B was at it.
+        settled: what the tables said of it when B had ended well.
     """
 
     problem: str | None = None
@@ -38,50 +38,55 @@ class Trial:
     settled: str = ""
 
 
-def forced(contestant: Contestant, server: OwnPostgres, database: str, folder: Path, terms: Terms) -> Trial:
-    """Play it once, on a database with the library's tables and nothing in them."""
+def forced(
+    contestant: Contestant, server: OwnPostgres, database: str, folder: Path, terms: Terms, late: str = "ends"
+) -> Trial:
+    """Play it once, on a database with the library's tables and nothing in them.
+
+    Args:
+        late: whether the handler of A ``ends`` well or ``fails``.
+    """
     place = Place(contestant, server, database, folder, terms)
     try:
-        return _played(place)
+        return _played(place, late)
     finally:
         place.close()
 
 
-def _played(place: Place) -> Trial:
+def _played(place: Place, late: str) -> Trial:
     place.write_jobs([{"n": 1, "at": 0.0, "gated": True}])
     first = place.start("worker", "a")
     place.start("client", "client")
-    if not until(lambda: _begun(place, "a"), _PATIENCE):
+    if not until(lambda: _noted(place, "a", "started"), _PATIENCE):
         return Trial("A did not start on the job")
     place.signal(first, signal.SIGSTOP)
     place.start("worker", "b")
-    if not until(lambda: _begun(place, "b"), place.terms.window + _PATIENCE):
+    if not until(lambda: _noted(place, "b", "started"), place.terms.window + _PATIENCE):
         return Trial("B did not take the job over")
-    (place.folder / "gate-a").touch()
+    _open(place, "a", late)
     place.signal(first, signal.SIGCONT)
     # A handler whose worker has heard that its lease is gone may be cancelled instead: then there is no late outcome.
-    until(lambda: _ended(place, "a"), _LOOK)
-    accepted = until(lambda: _state(place).status == "done", _LOOK)
-    if _ended(place, "b"):
+    until(lambda: _noted(place, "a", "ended", "failed"), _LOOK)
+    accepted = until(lambda: _state(place).status != "pending", _LOOK)
+    if _noted(place, "b", "ended"):
         return Trial("B did not wait")
-    finished = _ended(place, "a")
-    (place.folder / "gate-b").touch()
-    if not until(lambda: _ended(place, "b"), _PATIENCE):
+    finished = _noted(place, "a", "ended", "failed")
+    _open(place, "b", "ends")
+    if not until(lambda: _noted(place, "b", "ended"), _PATIENCE):
         return Trial("B did not come to its end", finished, accepted)
     until(lambda: _state(place).status != "pending", _PATIENCE)
     return Trial(None, finished, accepted, _state(place).status)
 
 
-def _of(place: Place, worker: str) -> list[Execution]:
-    return [one for one in place.executions() if one.worker == worker]
+def _open(place: Place, worker: str, how: str) -> None:
+    """Let the handler of a worker go on, to the end that is meant; the file is there at once with what it says."""
+    prepared = place.folder / f"prepared-{worker}"
+    prepared.write_text(how)
+    prepared.rename(place.folder / f"gate-{worker}")
 
 
-def _begun(place: Place, worker: str) -> bool:
-    return bool(_of(place, worker))
-
-
-def _ended(place: Place, worker: str) -> bool:
-    return any(one.ended is not None for one in _of(place, worker))
+def _noted(place: Place, worker: str, *what: str) -> bool:
+    return any(note["worker"] == worker and note["what"] in what for note in place.notes("effects"))
 
 
 def _state(place: Place) -> State:

@@ -55,13 +55,21 @@ class Driver(Protocol):
 
 
 async def perform(job: dict[str, Any]) -> None:
-    """The handler of everybody: takes its time, or waits for the gate of this worker, and notes start and end."""
+    """The handler of everybody: takes its time, or waits for the gate of this worker, and notes start and end.
+
+    Raises:
+        RuntimeError: the gate says that it shall fail.
+    """
     told = {"n": job["n"], "execution": uuid4().hex, "worker": NAME}
     note("effects", **told, what="started")
     try:
         if job.get("gated"):
-            while not (FOLDER / f"gate-{NAME}").exists():
+            gate = FOLDER / f"gate-{NAME}"
+            while not gate.exists():
                 await asyncio.sleep(0.02)
+            if gate.read_text() == "fails":
+                note("effects", **told, what="failed")
+                raise RuntimeError("it came to nothing")
         else:
             await asyncio.sleep(job["seconds"])
     except asyncio.CancelledError:

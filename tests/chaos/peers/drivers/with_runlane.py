@@ -16,8 +16,8 @@ from runlane.session import Session
 QUEUES = [Queue("peers", default=True)]
 
 
-# Without a bound on losses, which neither of the others has.
-@task("peers.work", retry=Retry(5, max_lost=1_000_000))
+# Without a bound on losses, which neither of the others has; and like theirs, without retries of what has failed.
+@task("peers.work", retry=Retry(1, max_lost=1_000_000))
 async def work(job: dict[str, Any]) -> None:
     """The handler of everybody."""
     await protocol.perform(job)
