@@ -1,4 +1,4 @@
-"""The chaos beside peers, as far as it needs no package of others: Runlane in the forced scenario and a short course."""
+"""The chaos beside peers without the peers: Runlane in the forced scenario, and in a short course."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnPostgres]:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("contestant", [RUNLANE, BLIND], ids=["as-it-is", "without-its-clock"])
+@pytest.mark.parametrize("late", ["ends", "fails"])
 def test_a_late_outcome_is_not_accepted_while_another_worker_is_at_the_run(
-    server: OwnPostgres, tmp_path: Path, contestant: Contestant
+    server: OwnPostgres, tmp_path: Path, contestant: Contestant, late: str
 ) -> None:
-    database = "forced_blind" if contestant is BLIND else "forced"
+    database = f"{late}_blind" if contestant is BLIND else late
     server.execute(f"create database {database} template made")
-    assert forced(contestant, server, database, tmp_path, TERMS) == Trial(None, True, False, "done")
+    assert forced(contestant, server, database, tmp_path, TERMS, late) == Trial(None, True, False, "done")
 
 
 @pytest.mark.timeout(240)

@@ -90,8 +90,9 @@ def test_the_course_is_the_same_for_everybody_and_leaves_half_of_the_workers_awa
 def test_the_table_names_everybody_and_the_forced_scenario() -> None:
     figures = {"acknowledged": 9, "lost": [], "stuck": [4], "stale": [5, 6], "repeated": 3}
     figures |= {"strikes": {"kill": 1, "pause": 2, "terminate": 3}, "recovery": None, "ended_by_themselves": 0}
-    forced = {"trials": 10, "finished": 9, "accepted": 8, "problems": 1}
-    shown = table([{"title": "One", "course": figures, "forced": forced}, {"title": "Other", "forced": forced}])
+    ends = {"trials": 10, "finished": 9, "accepted": 8, "failed": 0, "problems": 1}
+    forced = {"forced_ends": ends, "forced_fails": ends | {"finished": 10, "accepted": 7, "failed": 6, "problems": 0}}
+    shown = table([{"title": "One", "course": figures, **forced}, {"title": "Other", **forced}])
     assert "| accepted stale completions | 2 |" in shown
     assert "| workers killed / paused / connections terminated | 1 / 2 / 3 |" in shown
-    assert "| Other | 9 of 10 | **8** | 1 |" in shown
+    assert "| Other | **8** of 9, 1 did not come about | **7** of 10 | 6 |" in shown

@@ -62,7 +62,7 @@ def _played(place: Place, late: str) -> Trial:
     place.signal(first, signal.SIGSTOP)
     place.start("worker", "b")
     if not until(lambda: _noted(place, "b", "started"), place.terms.window + _PATIENCE):
-        return Trial("B did not take the job over")
+        return Trial(f"B did not take the job over{_waits(place)}")
     _open(place, "a", late)
     place.signal(first, signal.SIGCONT)
     # A handler whose worker has heard that its lease is gone may be cancelled instead: then there is no late outcome.
@@ -87,6 +87,17 @@ def _open(place: Place, worker: str, how: str) -> None:
 
 def _noted(place: Place, worker: str, *what: str) -> bool:
     return any(note["worker"] == worker and note["what"] in what for note in place.notes("effects"))
+
+
+def _waits(place: Place) -> str:
+    """Who waits in the database for whom."""
+    rows = place.server.execute(
+        "select waiting.query, holder.state, holder.query from pg_stat_activity waiting"
+        " join pg_stat_activity holder on holder.pid = any(pg_blocking_pids(waiting.pid))"
+        f" where waiting.datname = '{place.database}'"
+    )
+    told = [f"; {query[:80]!r} waits for who is {state} after {last[:80]!r}" for query, state, last in rows]
+    return "".join(told)
 
 
 def _state(place: Place) -> State:

@@ -17,17 +17,29 @@ LINES: Sequence[tuple[str, Callable[[Mapping[str, Any]], object]]] = (
     ("worker processes that ended by themselves", lambda one: one["course"]["ended_by_themselves"]),
 )
 
+FORCED = (
+    "A's late outcome, while B is at the job",
+    "success: accepted",
+    "failure: accepted",
+    "failed by the tables, though B ended well",
+)
+
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: the course, and under it the forced scenario."""
     courses = [one for one in results if "course" in one]
     rows = [["", *(one["title"] for one in courses)], ["---", *("---" for _ in courses)]]
     rows += [[name, *(str(figure(one)) for one in courses)] for name, figure in LINES]
-    forced = [["forced", "late outcomes", "**accepted**", "did not come about"], ["---", "---", "---", "---"]]
+    forced = [[*FORCED], ["---" for _ in FORCED]]
     forced += [
-        [one["title"], f"{part['finished']} of {part['trials']}", f"**{part['accepted']}**", str(part["problems"])]
+        [
+            one["title"],
+            _accepted(one["forced_ends"]),
+            _accepted(one["forced_fails"]),
+            str(one["forced_fails"]["failed"]),
+        ]
         for one in results
-        if (part := one.get("forced"))
+        if "forced_ends" in one
     ]
     return "\n\n".join(
         "\n".join(f"| {' | '.join(row)} |" for row in part)
@@ -42,3 +54,9 @@ def _strikes(course: Mapping[str, Any]) -> str:
 
 def _seconds(value: float | None) -> str:
     return "not within 60" if value is None else f"{value:.0f}"
+
+
+def _accepted(part: Mapping[str, Any]) -> str:
+    """Of so many trials; those that did not come about are named."""
+    missing = f", {part['problems']} did not come about" if part["problems"] else ""
+    return f"**{part['accepted']}** of {part['finished']}{missing}"
