@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := runlane projections tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check lint types mypy pyright unit stateful simulate fuzz defects chaos chaos-long bench \
+.PHONY: help demo test test-long check lint types mypy pyright unit stateful simulate fuzz defects chaos chaos-long chaos-peers bench \
 	format wheel clean
 
 help: ## list the targets
@@ -63,6 +63,9 @@ CHAOS_OPTIONS = $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON)) $(ARGS
 chaos-long: $(VENV)/.dev ## faults for MINUTES=60, two thirds of them on PostgreSQL: SEED=1 JSON=tally.jsonl
 	$(BIN)/python -m tests.chaos --minutes $$(($(or $(MINUTES),60) * 2 / 3)) --database postgres $(CHAOS_OPTIONS)
 	$(BIN)/python -m tests.chaos --minutes $$(($(or $(MINUTES),60) / 3)) --database sqlite $(CHAOS_OPTIONS)
+
+chaos-peers: $(VENV)/.dev ## the same faults for Runlane, PgQueuer and Procrastinate, which it installs; eight minutes: SEED=1 JSON=peers.json
+	timeout 1500 $(BIN)/python -m tests.chaos.peers $(CHAOS_OPTIONS)
 
 bench: $(VENV)/.dev ## measure everything, half an hour on each database; results in bench-results/
 	$(BIN)/python -m benchmarks all --database postgres --database sqlite --out bench-results/all $(ARGS)

@@ -33,14 +33,18 @@ class Nursery:
     Args:
         errors: the file that everybody's standard error goes to.
         environment: further variables for everybody.
+        command: another program that speaks as ``main`` does, with the environment as its whole one.
     """
 
-    def __init__(self, errors: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, errors: Path, environment: dict[str, str] | None = None, command: list[str] | None = None
+    ) -> None:
+        whole = os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {})
         with errors.open("ab") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.nursery"],
+                command or [sys.executable, "-m", "tests.chaos.nursery"],
                 cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}),
+                env=whole if command is None else environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
