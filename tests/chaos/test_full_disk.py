@@ -1,0 +1,79 @@
+"""Real full disks: small ones are mounted in memory, which only root may do, and filled up under a working program."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from runlane import Runlane
+from tests.chaos.server import OwnPostgres
+from tests.faults.full_disk import check_full_disk
+
+
+class SmallDisk:
+    """A file system of its own, as large as it was asked for."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._filler = place / "filler"
+
+    def fill(self) -> None:
+        """Leave not a single block."""
+        with self._filler.open("ab", buffering=0) as file:
+            for size in (65536, 4096):
+                with suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+        assert os.statvfs(self.place).f_bavail == 0
+
+    def free(self) -> None:
+        """Give it back."""
+        self._filler.unlink()
+
+
+@contextmanager
+def small_disk(megabytes: int) -> Iterator[SmallDisk]:
+    """A new one, gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="runlane-disk-", ignore_cleanup_errors=True) as made:
+        place = Path(made) / "disk"
+        place.mkdir()
+        Path(made).chmod(0o755)
+        mounting = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)]
+        mounted = subprocess.run(mounting, capture_output=True, text=True)
+        if mounted.returncode != 0:
+            pytest.skip(f"no file system may be mounted here: {mounted.stderr.strip()}")
+        try:
+            yield SmallDisk(place)
+        finally:
+            subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk_under_a_sqlite_file_refuses_and_loses_nothing() -> None:
+    with small_disk(8) as disk:
+        check_full_disk(f"sqlite:///{disk.place / 'runlane.db'}", disk.fill, disk.free)
+
+
+def test_a_full_disk_under_the_tables_of_postgres_refuses_and_loses_nothing() -> None:
+    """Its write-ahead log has room; where that has none, PostgreSQL itself goes down."""
+    with small_disk(64) as disk, tempfile.TemporaryDirectory(prefix="runlane-disk-") as made:
+        Path(made).chmod(0o755)
+        server = OwnPostgres(Path(made) / "server", fsync=False)
+        try:
+            server.start()
+            tables = disk.place / "tables"
+            tables.mkdir()
+            owner = server.sockets.stat()
+            os.chown(tables, owner.st_uid, owner.st_gid)
+            server.execute(f"create tablespace small location '{tables}'")
+            server.execute("create database small tablespace small")
+            with Runlane(server.url("small")) as app:
+                app.migrate()
+            check_full_disk(server.url("small"), disk.fill, disk.free)
+        finally:
+            server.close()
