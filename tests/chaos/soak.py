@@ -36,6 +36,8 @@ from tests.chaos.sites import PostgresSite, Site, SqliteSite
 CALM = 0.1
 #: Seconds in which clients trigger as fast as the workers follow, after a few to warm up.
 _WARMING, _MEASURING = 5.0, 20.0
+#: Then so many seconds at most until only a few runs are left.
+_SETTLING, _FEW = 60.0, 60
 #: Calls a second of each client meanwhile; it waits while much is left to do.
 _FAST = 300.0
 
@@ -125,6 +127,7 @@ def _play(
     _set_rate(result, nemesis, cast, site, rate)
     cast.rate = result.calls / (plan.clients + 1)
     spared = cast.spared(site.urls)
+    _settle(nemesis, site)
     began = time.monotonic()
     until, pause = began + plan.seconds, min(5.0, plan.seconds / 60)
     while (left := until - time.monotonic()) > 0:
@@ -166,6 +169,13 @@ def _set_rate(result: Soak, nemesis: Nemesis, cast: Cast, site: Site, rate: floa
         f" {result.calls:,.1f} calls",
         flush=True,
     )
+
+
+def _settle(nemesis: Nemesis, site: Site) -> None:
+    """Let what the measurement has left be done, so that it is not taken for a beginning."""
+    until = time.monotonic() + _SETTLING
+    while site.counts()[0] - site.counts()[1] > _FEW and time.monotonic() < until:
+        _wait(nemesis, 0.5)
 
 
 def _wait(nemesis: Nemesis, seconds: float) -> None:
