@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from runlane import Runlane
 from tests.chaos.server import OwnPostgres
 from tests.faults.full_disk import check_full_disk
+from tests.support import eventually
 
 
 class SmallDisk:
@@ -40,10 +42,9 @@ class SmallDisk:
 @contextmanager
 def small_disk(megabytes: int) -> Iterator[SmallDisk]:
     """A new one, gone at the end."""
-    with tempfile.TemporaryDirectory(prefix="runlane-disk-", ignore_cleanup_errors=True) as made:
-        place = Path(made) / "disk"
+    with _folder() as folder:
+        place = folder / "disk"
         place.mkdir()
-        Path(made).chmod(0o755)
         mounting = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)]
         mounted = subprocess.run(mounting, capture_output=True, text=True)
         if mounted.returncode != 0:
@@ -60,20 +61,56 @@ def test_a_full_disk_under_a_sqlite_file_refuses_and_loses_nothing() -> None:
 
 
 def test_a_full_disk_under_the_tables_of_postgres_refuses_and_loses_nothing() -> None:
-    """Its write-ahead log has room; where that has none, PostgreSQL itself goes down."""
-    with small_disk(64) as disk, tempfile.TemporaryDirectory(prefix="runlane-disk-") as made:
-        Path(made).chmod(0o755)
-        server = OwnPostgres(Path(made) / "server", fsync=False)
-        try:
+    """Its write-ahead log is elsewhere and has room."""
+    with small_disk(64) as disk, _folder() as folder, _server(folder / "server") as server:
+        tables = disk.place / "tables"
+        tables.mkdir()
+        owner = server.sockets.stat()
+        os.chown(tables, owner.st_uid, owner.st_gid)
+        server.execute(f"create tablespace small location '{tables}'")
+        server.execute("create database small tablespace small")
+        check_full_disk(_migrated(server, "small"), disk.fill, disk.free)
+
+
+def test_a_full_disk_under_the_log_of_postgres_loses_nothing() -> None:
+    """A server that cannot go on with its write-ahead log goes down, and is started again once there is room."""
+    with small_disk(40) as disk, _folder() as folder, _server(folder / "server", disk.place / "wal") as server:
+        server.execute("create database small")
+        url = _migrated(server, "small")
+
+        def free() -> None:
+            eventually(lambda: server.has_ended, "the end of the server")
+            disk.free()
             server.start()
-            tables = disk.place / "tables"
-            tables.mkdir()
-            owner = server.sockets.stat()
-            os.chown(tables, owner.st_uid, owner.st_gid)
-            server.execute(f"create tablespace small location '{tables}'")
-            server.execute("create database small tablespace small")
-            with Runlane(server.url("small")) as app:
-                app.migrate()
-            check_full_disk(server.url("small"), disk.fill, disk.free)
-        finally:
-            server.close()
+
+        check_full_disk(url, disk.fill, free, goes_down=True)
+
+
+def _migrated(server: OwnPostgres, database: str) -> str:
+    app = Runlane(server.url(database))
+    app.migrate()
+    app.close()
+    return server.url(database)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="runlane-disk-", ignore_cleanup_errors=True) as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@contextmanager
+def _server(folder: Path, log: Path | None = None) -> Iterator[OwnPostgres]:
+    """A server; with its write-ahead log elsewhere, if a place is named."""
+    server = OwnPostgres(folder, fsync=False)
+    try:
+        if log is not None:
+            there = folder / "data" / "pg_wal"
+            subprocess.run(["cp", "-a", str(there), str(log)], check=True)
+            shutil.rmtree(there)
+            there.symlink_to(log)
+        server.start()
+        yield server
+    finally:
+        server.close()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -19,15 +20,18 @@ from tests.support import eventually
 _SIZES = (200_000, 20_000, 1_000, 10)
 #: More triggers of one size than any of these disks takes.
 _ENOUGH = 2_000
+_NAMED = re.compile("No space left on device|is full: no space left on the device")
 
 
-def check_full_disk(url: str, fill: Callable[[], None], free: Callable[[], None]) -> None:
+def check_full_disk(url: str, fill: Callable[[], None], free: Callable[[], None], *, goes_down: bool = False) -> None:
     """Fill the disk below an application with a worker, in the middle of an attempt; then make room, and go on.
 
     Args:
         url: a migrated database, or a file to be.
         fill: leaves no room on its disk.
         free: gives the room back.
+        goes_down: whether the server does not outlive it, so that it can be asked nothing meanwhile, and an answer of
+            it may be lost.
     """
     began, may_end = threading.Event(), threading.Event()
 
@@ -42,23 +46,78 @@ def check_full_disk(url: str, fill: Callable[[], None], free: Callable[[], None]
         return payload
 
     with Runlane(url, tasks=[echo, held], heartbeat="200ms") as app, _working(app):
-        acknowledged = [app.trigger(held, "held").run.id]
+        told = _Told(app, echo, may_be_unknown=goes_down)
+        told.acknowledged.append(app.trigger(held, "held").run.id)
         eventually(began.is_set, "the attempt that the disk fills under")
         fill()
-        refused = [_trigger_until_refused(app, echo, size, acknowledged) for size in _SIZES]
+        for size in _SIZES:
+            told.trigger_until_refused(size)
         may_end.set()  # its outcome finds no room either
-        refused += [one for _ in range(3) if (one := _trigger(app, echo, 10, acknowledged)) is not None]
-        for run_id in refused:
-            with pytest.raises(RunNotFound):
-                app.runs.get(run_id)
-        assert sum(app.runs.count().values()) == len(acknowledged)
-        assert app.audit.verify().identical
+        for _ in range(3):
+            told.trigger(10)
+        if not goes_down:
+            told.judge()
         free()
-        acknowledged.append(app.trigger(echo, "again", run_id=refused[0]).run.id)
+        eventually(lambda: told.trigger(10), "a trigger that finds room, by the same application")
         eventually(lambda: not any(status.is_active for status in app.runs.count()), "everything being executed")
-        assert app.runs.count() == {"succeeded": len(acknowledged)}
-        assert {app.runs.get(run_id).attempt_count for run_id in acknowledged} == {1}, "nothing was lost on the way"
-        assert app.audit.verify().identical
+        told.judge()
+        assert set(app.runs.count()) == {"succeeded"}
+        losses = {app.runs.get(run_id).lost_count for run_id in told.acknowledged}
+        assert losses == {0}, "the worker kept what it held"
+
+
+class _Told:
+    """What a program has been told about the runs that it asked for."""
+
+    def __init__(self, app: Runlane, task: Any, may_be_unknown: bool) -> None:
+        self._app = app
+        self._task = task
+        self._may_be_unknown = may_be_unknown
+        self.acknowledged: list[UUID] = []
+        self.refused: dict[UUID, StorageUnavailable] = {}
+        self.unknown: dict[UUID, StorageUnavailable] = {}
+
+    def trigger_until_refused(self, size: int) -> None:
+        """Trigger until there is no room for a payload of this size."""
+        for _ in range(_ENOUGH):
+            if not self.trigger(size):
+                return
+        raise AssertionError(f"{_ENOUGH} payloads of {size} bytes found room")
+
+    def trigger(self, size: int) -> bool:
+        """Trigger once; whether there was room."""
+        run_id = new_run_id()
+        try:
+            self._app.trigger(self._task, random.randbytes(size // 2).hex(), run_id=run_id)
+        except StorageUnavailable as error:
+            (self.unknown if error.meta.get("outcome") == "unknown" else self.refused)[run_id] = error
+            return False
+        self.acknowledged.append(run_id)
+        return True
+
+    def judge(self) -> None:
+        """What was acknowledged is there, what was refused with one clear error is not, and nothing else is."""
+        assert self.refused or self.unknown
+        for error in [*self.refused.values(), *self.unknown.values()]:
+            assert error.code == "storage_unavailable"
+            assert error.retryable
+        if not self._may_be_unknown:
+            assert not self.unknown, "it is known that nothing was written"
+            for error in self.refused.values():
+                assert _NAMED.search(error.message), error.message
+        for run_id in self.refused:
+            with pytest.raises(RunNotFound):
+                self._app.runs.get(run_id)
+        there = {run_id for run_id in self.unknown if _exists(self._app, run_id)} | set(self.acknowledged)
+        assert all(_exists(self._app, run_id) for run_id in there)
+        assert sum(self._app.runs.count().values()) == len(there)
+        assert self._app.audit.verify().identical
+
+
+def _exists(app: Runlane, run_id: UUID) -> bool:
+    with suppress(RunNotFound):
+        return app.runs.get(run_id).id == run_id
+    return False
 
 
 @contextmanager
@@ -68,26 +127,3 @@ def _working(app: Runlane) -> Any:
     worker.start()
     yield
     worker.stop()
-
-
-def _trigger_until_refused(app: Runlane, task: Any, size: int, acknowledged: list[UUID]) -> UUID:
-    """Trigger until there is no room for a payload of this size; the id of the run that was not made."""
-    for _ in range(_ENOUGH):
-        if (refused := _trigger(app, task, size, acknowledged)) is not None:
-            return refused
-    raise AssertionError(f"{_ENOUGH} payloads of {size} bytes found room")
-
-
-def _trigger(app: Runlane, task: Any, size: int, acknowledged: list[UUID]) -> UUID | None:
-    """Trigger once; the id of the run if it was refused, with the one clear error."""
-    run_id = new_run_id()
-    try:
-        app.trigger(task, random.randbytes(size // 2).hex(), run_id=run_id)
-    except StorageUnavailable as error:
-        assert "No space left on device" in error.message or "is full: no space left on the device" in error.message
-        assert error.code == "storage_unavailable"
-        assert error.retryable
-        assert "outcome" not in error.meta, "it is known that nothing was written"
-        return run_id
-    acknowledged.append(run_id)
-    return None
