@@ -50,14 +50,17 @@ def check_full_disk(url: str, fill: Callable[[], None], free: Callable[[], None]
         told.acknowledged.append(app.trigger(held, "held").run.id)
         eventually(began.is_set, "the attempt that the disk fills under")
         fill()
-        for size in _SIZES:
-            told.trigger_until_refused(size)
-        may_end.set()  # its outcome finds no room either
-        for _ in range(3):
-            told.trigger(10)
-        if not goes_down:
-            told.judge()
-        free()
+        try:
+            for size in _SIZES:
+                told.trigger_until_refused(size)
+            may_end.set()  # its outcome finds no room either
+            for _ in range(3):
+                told.trigger(10)
+            if not goes_down:
+                told.judge()
+        finally:
+            may_end.set()
+            free()
         eventually(lambda: told.trigger(10), "a trigger that finds room, by the same application")
         eventually(lambda: not any(status.is_active for status in app.runs.count()), "everything being executed")
         told.judge()
@@ -125,5 +128,7 @@ def _working(app: Runlane) -> Any:
     """A worker that is never started again, and does not end by itself."""
     worker = app.worker(concurrency=4, poll_interval=0.05, maintenance_interval=0.05)
     worker.start()
-    yield
-    worker.stop()
+    try:
+        yield
+    finally:
+        worker.stop()
