@@ -51,8 +51,8 @@ _POSTGRES = _WORK.format(
     since="extract(epoch from clock_timestamp() - ", until=")", schema="runlane.", now="clock_timestamp()"
 )
 _SQLITE = _WORK.format(
-    since="unixepoch('now', 'subsec') - unixepoch(",
-    until=", 'subsec')",
+    since="86400 * (julianday('now') - julianday(",
+    until="))",
     schema="",
     now="strftime('%Y-%m-%dT%H:%M:%fZ')",
 )

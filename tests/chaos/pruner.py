@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from sqlite3 import Error as SqliteError
 
 import psycopg
@@ -21,8 +22,8 @@ from tests.chaos.sites import Site
 class Pruner:
     """Removes runs that ended `age` seconds ago, every so many seconds.
 
-    Everything in the log is read before each prune.  What is removed then was there, since it is older than the
-    transactions that a reader cannot see.
+    Everything in the log is read before each prune.  What is removed then was there: the command is told an instant, as
+    it may take its time to start, and that is older than the transactions that a reader cannot see.
     """
 
     def __init__(self, site: Site, every: float, age: float) -> None:
@@ -46,8 +47,9 @@ class Pruner:
         if time.monotonic() < self._due:
             return
         with suppress(psycopg.Error, SqliteError):  # away: another time
+            before = datetime.now(UTC) - timedelta(seconds=self._age)
             self._keep()
-            self._process = self._start()
+            self._process = self._start(before)
             self._due = time.monotonic() + self._every
 
     def end(self) -> None:
@@ -81,9 +83,9 @@ class Pruner:
             self._events[event.position] = event
         self._marks = [self._marks[1], max(self._events, default=0)]
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, before: datetime) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "runlane", "--app", "tests.chaos.jobs:app", "runs", "prune"]
-        command += ["--older-than", f"{self._age:.0f}s", "--reason", "it has ended a while ago"]
+        command += ["--older-than", before.isoformat(), "--reason", "it has ended a while ago"]
         environment = os.environ | {"RUNLANE_CHAOS_URL": self._site.urls[0], "PYTHONPATH": str(ROOT)}
         quiet = subprocess.DEVNULL
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdin=quiet, stdout=quiet, stderr=quiet)

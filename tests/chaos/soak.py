@@ -34,6 +34,8 @@ from tests.chaos.sites import PostgresSite, Site, SqliteSite
 
 #: Faults come so much seldomer than in an episode.
 CALM = 0.1
+#: How many runs a call makes in the mean, by the weights of the calls.
+RUNS_OF_A_CALL = 2.5
 #: Seconds in which clients trigger as fast as the workers follow, after a few to warm up.
 _WARMING, _MEASURING = 5.0, 20.0
 #: Then so many seconds at most until only a few runs are left.
@@ -124,7 +126,10 @@ def _play(
     migrated = cast.migrate()
     stage = Stage(nursery, cast, 2.0, cast.ready, site.server, site.proxy, site.name)
     nemesis = Nemesis(stage, plan.rates(site.kind), random.Random(plan.seed + 1), plan.workers, plan.clients)
-    _set_rate(result, nemesis, cast, site, rate)
+    if rate is None:
+        _measure(result, nemesis, cast, site)
+    else:
+        result.rate, result.calls = rate, rate / RUNS_OF_A_CALL
     cast.rate = result.calls / (plan.clients + 1)
     spared = cast.spared(site.urls)
     _settle(nemesis, site)
@@ -149,15 +154,15 @@ def _play(
         verdict.findings.append(problem)
 
 
-def _set_rate(result: Soak, nemesis: Nemesis, cast: Cast, site: Site, rate: float | None) -> None:
-    """Measure how many runs the workers manage while nothing is broken, and how many a call makes."""
+def _measure(result: Soak, nemesis: Nemesis, cast: Cast, site: Site) -> None:
+    """How many runs the workers manage while nothing is broken, and how many a call makes; half of it is the rate."""
     _wait(nemesis, _WARMING)
     (created, finished), answered, began = site.counts(), cast.answered(), time.monotonic()
     _wait(nemesis, _MEASURING)
     (created_then, finished_then), answered_then = site.counts(), cast.answered()
     seconds = time.monotonic() - began
     result.capacity = round((finished_then - finished) / seconds, 1)
-    result.rate = result.capacity / 2 if rate is None else rate
+    result.rate = result.capacity / 2
     result.calls = result.rate * (answered_then - answered) / max(1, created_then - created)
     cast.is_over()
     while nemesis.clients:
