@@ -70,7 +70,8 @@ class Soak:
     verdict: Verdict
     capacity: float | None = None
     rate: float = 0.0
-    calls: float = 0.0
+    made: float = 0.0
+    began: float = 0.0
     courses: list[Course] = Factory(list)
     pruned: Counter[str] = Factory(Counter)
 
@@ -81,7 +82,7 @@ class Soak:
             **self.verdict.as_json(),
             "runs_a_second_at_capacity": self.capacity,
             "runs_a_second_wanted": round(self.rate, 1),
-            "calls_a_second": round(self.calls, 1),
+            "runs_a_second_made": self.made,
             "pruned": dict(self.pruned),
             "measures": {course.name: course.as_json() for course in self.courses},
         }
@@ -101,6 +102,8 @@ def soak(folder: Path, plan: Plan, site: Site, rate: float | None, age: float) -
         _play(result, folder, site, nursery, rate, pruner, samples)
     evidence, result.verdict.findings[:] = _whole(result, site, pruner)
     result.pruned = pruner.tally
+    born = [event.at.timestamp() - result.began for event in evidence.events if event.type == "run.created"]
+    result.made = round(sum(0 <= at < plan.seconds for at in born) / plan.seconds, 1)
     judge(result.verdict, folder, site.urls[0], evidence)
     _judge_growth(result, site, samples, folder)
     return result
@@ -129,11 +132,11 @@ def _play(
     if rate is None:
         _measure(result, nemesis, cast, site)
     else:
-        result.rate, result.calls = rate, rate / RUNS_OF_A_CALL
-    cast.rate = result.calls / (plan.clients + 1)
+        result.rate = rate
+    cast.rate = result.rate / RUNS_OF_A_CALL / (plan.clients + 1)
     spared = cast.spared(site.urls)
     _settle(nemesis, site)
-    began = time.monotonic()
+    result.began, began = time.time(), time.monotonic()
     until, pause = began + plan.seconds, min(5.0, plan.seconds / 60)
     while (left := until - time.monotonic()) > 0:
         nemesis.rage(min(pause, left))
@@ -155,25 +158,19 @@ def _play(
 
 
 def _measure(result: Soak, nemesis: Nemesis, cast: Cast, site: Site) -> None:
-    """How many runs the workers manage while nothing is broken, and how many a call makes; half of it is the rate."""
+    """How many runs the workers manage while nothing is broken; half of it is the rate."""
     _wait(nemesis, _WARMING)
-    (created, finished), answered, began = site.counts(), cast.answered(), time.monotonic()
+    (_, finished), began = site.counts(), time.monotonic()
     _wait(nemesis, _MEASURING)
-    (created_then, finished_then), answered_then = site.counts(), cast.answered()
-    seconds = time.monotonic() - began
+    (_, finished_then), seconds = site.counts(), time.monotonic() - began
     result.capacity = round((finished_then - finished) / seconds, 1)
     result.rate = result.capacity / 2
-    result.calls = result.rate * (answered_then - answered) / max(1, created_then - created)
     cast.is_over()
     while nemesis.clients:
         nemesis.look()
         time.sleep(0.01)
     cast.measured()
-    print(
-        f"{site.kind}: {result.capacity:,.1f} runs a second at capacity; {result.rate:,.1f} from now on, by"
-        f" {result.calls:,.1f} calls",
-        flush=True,
-    )
+    print(f"{site.kind}: {result.capacity:,.1f} runs a second at capacity, half of them from now on", flush=True)
 
 
 def _settle(nemesis: Nemesis, site: Site) -> None:
@@ -214,7 +211,8 @@ def _judge_growth(result: Soak, site: Site, samples: list[Sample], folder: Path)
 
 def shown(result: Soak) -> str:
     """A soak in some lines."""
-    lines = [told(result.verdict), f"  pruned: {dict(result.pruned)}"]
+    rates = f"  {result.made} runs made a second, {result.rate:.1f} wanted; {result.capacity} at capacity"
+    lines = [told(result.verdict), rates, f"  pruned: {dict(result.pruned)}"]
     for course in result.courses:
         numbers = course.as_json()
         lines.append(

@@ -52,6 +52,7 @@ def test_a_short_one_prunes_and_is_judged_over_the_whole_history(tmp_path: Path)
     result = soak(tmp_path, plan, SqliteSite(tmp_path), rate=30.0, age=4.0)
     assert result.verdict.report.sound, shown(result)
     assert result.verdict.audit.startswith("replay identical")
+    assert result.made > 5
     assert result.pruned["pruned"] > 0
     assert result.pruned["runs_pruned"] > 0
     assert result.verdict.report.runs > result.pruned["runs_pruned"]
