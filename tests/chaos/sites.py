@@ -28,9 +28,15 @@ class Site(Protocol):
     kind: str
     urls: list[str]
     bounds: Mapping[str, Bound]
-    server: OwnPostgres | None
-    proxy: Proxy | None
     name: str
+
+    @property
+    def server(self) -> OwnPostgres | None:
+        """Which may be killed."""
+
+    @property
+    def proxy(self) -> Proxy | None:
+        """Which may be struck."""
 
     def gauges(self) -> dict[str, float]:
         """What it says of itself."""
