@@ -7,8 +7,8 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := runlane projections tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check lint types mypy pyright unit stateful simulate fuzz defects chaos chaos-long chaos-peers bench \
-	format wheel clean
+.PHONY: help demo test test-long check lint types mypy pyright unit stateful simulate fuzz defects chaos chaos-long \
+	chaos-peers soak bench format wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ chaos-long: $(VENV)/.dev ## faults for MINUTES=60, two thirds of them on Postgre
 
 chaos-peers: $(VENV)/.dev ## the same faults for Runlane, PgQueuer and Procrastinate, which it installs; eight minutes: SEED=1 JSON=peers.json
 	timeout 1500 $(BIN)/python -m tests.chaos.peers $(CHAOS_OPTIONS)
+
+soak: $(VENV)/.dev ## all faults at half capacity, and nothing may grow: MINUTES=30, halved over both databases, or DATABASE=sqlite
+	$(foreach database,$(or $(DATABASE),postgres sqlite),$(BIN)/python -m tests.chaos.soak --database $(database) \
+		--minutes $(if $(DATABASE),$(or $(MINUTES),30),$$(($(or $(MINUTES),30) / 2))) $(CHAOS_OPTIONS) &&) true
 
 bench: $(VENV)/.dev ## measure everything, half an hour on each database; results in bench-results/
 	$(BIN)/python -m benchmarks all --database postgres --database sqlite --out bench-results/all $(ARGS)

@@ -125,10 +125,11 @@ class Episode:
 
     def goes_on(self) -> bool:
         """Whether clients have been told too little yet."""
-        answered = 0
-        for path in self.folder.glob("calls-*"):
-            answered += path.read_bytes().count(b'"answer": "ok"')
-        return answered < self.plan.least
+        return self.answered() < self.plan.least
+
+    def answered(self) -> int:
+        """How many calls of clients went well so far."""
+        return sum(path.read_bytes().count(b'"answer": "ok"') for path in self.folder.glob("calls-*"))
 
     def ready(self) -> set[int]:
         """The workers that have begun to work, dead ones among them."""
@@ -165,9 +166,10 @@ class Episode:
             time.sleep(0.02)
         return None if code == 0 else f"what was left could not be worked off: see {self.folder}/errors.log"
 
-    def _spawn(self, role: str, **arguments: Any) -> int:
+    def _spawn(self, role: str, url: str | None = None, **arguments: Any) -> int:
         name = f"{role[0]}{next(self._numbers)}"
-        setting = evolve(self._setting, url=self._urls[0] if role == "finisher" else self._rng.choice(self._urls))
+        url = self._urls[0] if role == "finisher" else url or self._rng.choice(self._urls)
+        setting = evolve(self._setting, url=url)
         return self._nursery.spawn(role, name=name, setting=setting.as_json(), **arguments)
 
 
@@ -187,9 +189,9 @@ def on_sqlite(folder: Path, plan: Plan) -> Verdict:
         finally:
             connection.close()
 
-    with _nursery(folder, url) as nursery:
-        verdict = _play(Episode(folder, plan, [url], nursery, _setting(plan, folder)), nursery, "sqlite", unfinished)
-    _judge(verdict, folder, url, evidence())
+    with nursery_of(folder, url) as nursery:
+        verdict = _play(Episode(folder, plan, [url], nursery, setting_for(plan, folder)), nursery, "sqlite", unfinished)
+    judge(verdict, folder, url, evidence())
     connection = sqlite3.connect(path)
     (integrity,) = connection.execute("pragma integrity_check").fetchone()
     connection.close()
@@ -211,10 +213,10 @@ def on_postgres(folder: Path, plan: Plan, server: OwnPostgres, database: str) ->
 
     try:
         through = f"postgresql://postgres@127.0.0.1:{proxy.port}/{database}"
-        with _nursery(folder, url) as nursery:
-            episode = Episode(folder, plan, [url, through], nursery, _setting(plan, folder))
+        with nursery_of(folder, url) as nursery:
+            episode = Episode(folder, plan, [url, through], nursery, setting_for(plan, folder))
             verdict = _play(episode, nursery, "postgres", unfinished, server, proxy, database)
-        _judge(verdict, folder, url, read_postgres(server.conninfo(database)))
+        judge(verdict, folder, url, read_postgres(server.conninfo(database)))
         if verdict.sound:
             server.execute(f"drop database {database} with (force)")
     finally:
@@ -222,14 +224,14 @@ def on_postgres(folder: Path, plan: Plan, server: OwnPostgres, database: str) ->
     return verdict
 
 
-def _setting(plan: Plan, folder: Path) -> Setting:
+def setting_for(plan: Plan, folder: Path) -> Setting:
     if plan.defaults:
         return Setting("", str(folder), "10s", "30s", 1.0, 1.0, 10)
     return Setting("", str(folder))
 
 
 @contextmanager
-def _nursery(folder: Path, url: str) -> Iterator[Nursery]:
+def nursery_of(folder: Path, url: str) -> Iterator[Nursery]:
     nursery = Nursery(
         folder / "errors.log", {"RUNLANE_CHAOS_EFFECTS": str(folder / "effects"), "RUNLANE_CHAOS_URL": url}
     )
@@ -261,7 +263,7 @@ def _play(
     episode.is_over()
     nemesis.relent()
     verdict = Verdict(database, plan, Counter(), Report())
-    verdict.recovery = _recover(nemesis, unfinished)
+    verdict.recovery = recover(nemesis, unfinished)
     if verdict.recovery is None:
         verdict.findings.append(f"not everything had ended {RECOVERY:g} s after the last fault")
     nemesis.stop_all()
@@ -272,7 +274,7 @@ def _play(
     return verdict
 
 
-def _recover(nemesis: Nemesis, unfinished: Any) -> float | None:
+def recover(nemesis: Nemesis, unfinished: Any) -> float | None:
     """Seconds until everything has ended that was there when the last fault was over; None if that takes too long."""
     began, before = time.monotonic(), time.time()
     while time.monotonic() - began < RECOVERY:
@@ -283,7 +285,7 @@ def _recover(nemesis: Nemesis, unfinished: Any) -> float | None:
     return None
 
 
-def _judge(verdict: Verdict, folder: Path, url: str, evidence: Evidence) -> None:
+def judge(verdict: Verdict, folder: Path, url: str, evidence: Evidence) -> None:
     evidence.effects = read_effects([folder / "effects"])
     evidence.calls = read_calls(sorted(folder.glob("calls-*")))
     evidence.promised = Promised(LIMITS, PERIODS)

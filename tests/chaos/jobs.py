@@ -6,13 +6,27 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import time as real_time
 from typing import Any
 
 from attrs import asdict, frozen
 
-from runlane import Context, Fixed, NonRetryable, Queue, Retry, Runlane, Schedule, task
+from runlane import (
+    Context,
+    Fixed,
+    Lane,
+    NonRetryable,
+    PublishOutcome,
+    PublishStatus,
+    Queue,
+    Retry,
+    Runlane,
+    Schedule,
+    Wakeup,
+    task,
+)
+from runlane.lanes import lane_of
 
 PLAIN = Queue("plain", default=True)
 BOUNDED = Queue("bounded", concurrency_limit=3)
@@ -25,7 +39,10 @@ OFTEN = Retry(6, Fixed("30ms"), max_lost=100_000)
 
 @frozen
 class Setting:
-    """Where a chaos takes place, and how patient its processes are; durations as Runlane takes them, others seconds."""
+    """Where a chaos takes place, and how patient its processes are; durations as Runlane takes them, others seconds.
+
+    With `carries` there is a wakeup for every run, by way of the outbox, which some provider takes and loses.
+    """
 
     url: str
     folder: str
@@ -34,6 +51,7 @@ class Setting:
     poll: float = 0.2
     maintenance: float = 0.4
     concurrency: int = 6
+    carries: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """For another process, which makes it ``Setting(**values)`` again."""
@@ -146,13 +164,24 @@ def app_of(setting: Setting, name: str | None = None) -> Runlane:
     """The application, as one process has it."""
     os.environ.setdefault("RUNLANE_CHAOS_EFFECTS", f"{setting.folder}/effects")
     return Runlane(
-        setting.url,
+        _carrying(lane_of(setting.url)) if setting.carries else setting.url,
         queues=[PLAIN, BOUNDED],
         tasks=TASKS,
         worker_id=name,
         heartbeat=setting.heartbeat,
         lease_duration=setting.lease,
     )
+
+
+def _carrying(lane: Lane) -> Lane:
+    """The lane, with a provider of wakeups who refuses some, and delivers none: whoever polls finds the runs."""
+
+    def publish(wakeups: Sequence[Wakeup]) -> list[PublishOutcome]:
+        refused = PublishOutcome(PublishStatus.FAILED, "not now")
+        return [refused if random.random() < 0.05 else PublishOutcome(PublishStatus.PUBLISHED) for _ in wakeups]
+
+    lane.transport.publish = publish  # type: ignore[attr-defined]
+    return Lane(lane.database, lane.transport, lane.name)
 
 
 def setting_of(values: Mapping[str, Any]) -> Setting:

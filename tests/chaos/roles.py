@@ -22,6 +22,8 @@ from tests.chaos.jobs import Setting, app_of
 
 #: With so many runs waiting, clients make a pause of a second.
 _ROOM = 100
+#: A client with a steady rate is never further behind it; seconds.
+_ARREARS = 3.0
 
 
 def worker(setting: Setting, name: str, trusting: bool = False, skew: float = 0.0) -> None:
@@ -109,20 +111,37 @@ def finisher(setting: Setting, name: str, seconds: float = 60.0) -> None:
 def client(setting: Setting, name: str, rate: float) -> None:
     """Trigger and cancel, about `rate` calls a second, until a file says that it is over."""
     over = Path(setting.folder) / "over"
-    while True:
-        app = app_of(setting, name)
-        try:
-            app.start()
-            break
-        except StorageUnavailable:
-            app.close()
-            time.sleep(0.1)
+    app = _started(setting, name)
     calling = Client(app, name, f"{setting.folder}/calls-{name}")
     while not over.exists():
         calling.wait_for_room()
         calling.call()
         time.sleep(random.expovariate(rate))
     app.close()
+
+
+def steady(setting: Setting, name: str, rate: float) -> None:
+    """The same at a rate that heeds nothing but the clock; after an outage it makes up for a few seconds of it."""
+    over = Path(setting.folder) / "over"
+    app = _started(setting, name)
+    calling = Client(app, name, f"{setting.folder}/calls-{name}")
+    following = time.monotonic()
+    while not over.exists():
+        calling.call()
+        following = max(following + random.expovariate(rate), time.monotonic() - _ARREARS)
+        time.sleep(max(0.0, following - time.monotonic()))
+    app.close()
+
+
+def _started(setting: Setting, name: str) -> Runlane:
+    """The application, once its database is there."""
+    while True:
+        app = app_of(setting, name)
+        try:
+            return app.start()
+        except StorageUnavailable:
+            app.close()
+            time.sleep(0.1)
 
 
 class Client:
@@ -267,4 +286,4 @@ class Client:
         os.write(self._notes, (json.dumps(record) + "\n").encode())
 
 
-ROLES: dict[str, Callable[..., None]] = {role.__name__: role for role in (worker, migrator, finisher, client)}
+ROLES: dict[str, Callable[..., None]] = {role.__name__: role for role in (worker, migrator, finisher, client, steady)}

@@ -68,6 +68,11 @@ class OwnPostgres:
         """Where it listens."""
         return self.sockets / ".s.PGSQL.5432"
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has gone down, by itself or by a signal."""
+        return self._postmaster is None or self._postmaster.poll() is not None
+
     def conninfo(self, database: str = "postgres") -> str:
         """For psycopg."""
         return f"host={self.sockets} user=postgres dbname={database} connect_timeout=5"
@@ -86,7 +91,7 @@ class OwnPostgres:
         """Start, and wait until it serves; how many seconds that took."""
         began = time.monotonic()
         while True:
-            if self._postmaster is None or self._postmaster.poll() is not None:
+            if self.has_ended:
                 # After a SIGKILL its children may need a moment to notice, and it does not start until they have.
                 self._postmaster = self._spawn()
             try:

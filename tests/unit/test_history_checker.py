@@ -101,6 +101,22 @@ def test_a_key_that_belongs_to_a_former_owner_is_found() -> None:
     assert len(check(evidence).differences) == 1
 
 
+def test_a_pruned_run_has_no_row_and_gives_its_key_away() -> None:
+    evidence = sound().evidence()
+    evidence.runs = [row for row in evidence.runs if row["id"] != "keyed"]
+    evidence.keys = []
+    assert len(check(evidence).differences) == 2
+    evidence.pruned = frozenset({"keyed"})
+    assert check(evidence).sound
+
+
+def test_a_pruned_run_with_a_row_or_a_key_is_found() -> None:
+    evidence = sound().evidence()
+    evidence.pruned = frozenset({"keyed"})
+    told = check(evidence).differences
+    assert [difference.split()[0] for difference in told] == ["run", "idempotency"]
+
+
 def test_runs_may_wait_while_faults_go_on() -> None:
     story = sound()
     story.create("waits")

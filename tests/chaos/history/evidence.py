@@ -14,7 +14,9 @@ from typing import Any
 
 from attrs import Factory, define, frozen
 
-_EVENTS = "select position, stream_id, sequence, type, occurred_at, data from {}events order by position"
+_EVENTS = (
+    "select position, stream_id, sequence, type, occurred_at, data from {}events where position > {} order by position"
+)
 _TABLES = ("runs", "idempotency_keys", "schedules", "occurrences")
 
 Row = Mapping[str, Any]
@@ -75,7 +77,7 @@ class Promised:
 
 @define
 class Evidence:
-    """Everything that a history left behind."""
+    """Everything that a history left behind; of `pruned` runs only events are left, kept before they went."""
 
     events: Sequence[Event] = ()
     runs: Sequence[Row] = ()
@@ -85,6 +87,7 @@ class Evidence:
     effects: Sequence[Effect] = ()
     calls: Sequence[Call] = ()
     promised: Promised = Promised()
+    pruned: frozenset[str] = frozenset()
 
 
 def read_sqlite(path: Path | str) -> Evidence:
@@ -93,10 +96,7 @@ def read_sqlite(path: Path | str) -> Evidence:
     connection.row_factory = sqlite3.Row
     try:
         connection.execute("begin")
-        events = [
-            Event(row[0], row[1], row[2], row[3], instant(row[4]), json.loads(row[5]))
-            for row in connection.execute(_EVENTS.format(""))
-        ]
+        events = events_of_sqlite(connection)
         tables = [[dict(row) for row in connection.execute(f"select * from {table}")] for table in _TABLES]
     finally:
         connection.close()
@@ -110,19 +110,23 @@ def read_postgres(conninfo: str, schema: str = "runlane") -> Evidence:
 
     with psycopg.connect(conninfo, row_factory=dict_row) as connection:
         connection.execute("set transaction isolation level repeatable read, read only")
-        events = [
-            Event(
-                row["position"],
-                str(row["stream_id"]),
-                row["sequence"],
-                row["type"],
-                row["occurred_at"].astimezone(UTC),
-                row["data"],
-            )
-            for row in connection.execute(_EVENTS.format(f"{schema}.").encode())
-        ]
+        events = events_of_postgres(connection, schema)
         tables = [connection.execute(f"select * from {schema}.{table}".encode()).fetchall() for table in _TABLES]
     return Evidence(events, *(list(map(_plain, rows)) for rows in tables))
+
+
+def events_of_sqlite(connection: sqlite3.Connection, after: int = 0) -> list[Event]:
+    """The log behind a position."""
+    rows = connection.execute(_EVENTS.format("", after))
+    return [Event(row[0], row[1], row[2], row[3], instant(row[4]), json.loads(row[5])) for row in rows]
+
+
+def events_of_postgres(connection: Any, schema: str = "runlane", after: int = 0) -> list[Event]:
+    """The same; what is still being written may get a place before what is there already."""
+    from psycopg.rows import tuple_row
+
+    rows = connection.cursor(row_factory=tuple_row).execute(_EVENTS.format(f"{schema}.", after).encode())
+    return [Event(row[0], str(row[1]), row[2], row[3], row[4].astimezone(UTC), row[5]) for row in rows]
 
 
 def read_effects(paths: Iterable[Path]) -> list[Effect]:

@@ -23,7 +23,7 @@ _SLACK = 0.25
 def rows_are_what_the_log_says(evidence: Evidence, lives: Lives, report: Report) -> None:
     """Invariant 6, for runs."""
     rows = {row["id"]: row for row in evidence.runs}
-    for run in rows.keys() ^ lives.keys():
+    for run in rows.keys() ^ (lives.keys() - evidence.pruned):
         report.differences.append(f"run {run} has {'no history' if run in rows else 'no row'}")
     for run in rows.keys() & lives.keys():
         wanted = row_of(lives[run])
@@ -83,11 +83,13 @@ def keys_have_one_owner(evidence: Evidence, lives: Lives, report: Report) -> Non
     for key, sharing in singles.items():
         _follow_each_other("singleton", key, sharing, report, lambda _: False)
     rows = {(row["task_id"], row["key"]): row["run_id"] for row in evidence.keys}
-    for key in rows.keys() ^ owners.keys():
+    gone = {key for key, sharing in owners.items() if evidence.pruned & {life.id for life in sharing}}
+    for key in rows.keys() ^ (owners.keys() - gone | rows.keys() & gone):
         report.differences.append(f"idempotency key {key} is {'not in the log' if key in rows else 'not in its table'}")
     for key in rows.keys() & owners.keys():
-        current = {life.id for life in owners[key] if life.status not in ENDED or _keeps_its_key(life)}
-        if rows[key] not in (current or {life.id for life in owners[key]}):
+        here = [life for life in owners[key] if life.id not in evidence.pruned]
+        current = {life.id for life in here if life.status not in ENDED or _keeps_its_key(life)}
+        if rows[key] not in (current or {life.id for life in here}):
             report.differences.append(f"idempotency key {key} belongs to {rows[key]}, and to {current} by the log")
 
 
