@@ -1,0 +1,211 @@
+"""Mutants run against the tests that are about them.
+
+The tests are collected once, in a process from which each mutant gets a fork of its own.  A first run notes which
+functions each test calls: a change in a function is asked only of those.  A change in what is executed at import is
+planted in a fork that has imported nothing of Runlane yet, and asked of all tests.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import hypothesis
+import pytest
+from attrs import field, mutable
+
+from tests.mutation.mutants import ROOT, Mutant
+from tests.mutation.planting import plant_before_import, plant_in_function
+from tests.mutation.processes import Limits, Work, in_processes
+
+# Nothing of what is imported before a fork is rewritten; pytest's hook would import Runlane's modules past the change.
+_OPTIONS = ["-q", "-s", "-x", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:rerunfailures"]
+#: A mutant may take so many times as long as its tests take without it, and some seconds more.
+_TIMES, _MORE = 5, 20.0
+#: The first run, and the collection before it; seconds.
+_PATIENCE = 300.0
+
+#: Of each mutant by its number: the test that noticed it, or "" if none did; or what else became of it.
+Answers = dict[int, Any]
+
+
+@mutable
+class Tests:
+    """What the run without any change told: how long each test takes, and which functions it calls."""
+
+    seconds: dict[str, float] = field(factory=dict)
+    calls: dict[str, list[str]] = field(factory=dict)
+    #: How many mutants each test has noticed; who notices many is asked first.
+    noticed: Counter[str] = field(factory=Counter)
+
+    def about(self, mutant: Mutant) -> list[str]:
+        """The tests that call the function of a mutant, in the order in which to ask them."""
+        name = f"{mutant.file}:{mutant.function}"
+        chosen = [test for test, called in self.calls.items() if name in called]
+        return sorted(chosen, key=lambda test: (-self.noticed[test], self.seconds[test], test))
+
+    def files_about(self, file: str) -> list[str]:
+        """The files of tests that call any function of a module, those first that take the least time."""
+        seconds: dict[str, float] = defaultdict(float)
+        for test, called in self.calls.items():
+            if any(name.startswith(f"{file}:") for name in called):
+                seconds[test.partition("::")[0]] += self.seconds[test]
+        return sorted(seconds, key=lambda name: (seconds[name], name))
+
+
+class Repeatable:
+    """Hypothesis draws the same examples every time, and does not shrink what it finds."""
+
+    def pytest_sessionstart(self) -> None:
+        """Before the tests are collected, whose own settings are made of these."""
+        hypothesis.settings.register_profile(
+            "mutation",
+            hypothesis.settings.get_profile("runlane"),
+            derandomize=True,
+            database=None,
+            phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+        )
+        hypothesis.settings.load_profile("mutation")
+
+
+class Failures:
+    """Remembers the test that failed."""
+
+    def __init__(self) -> None:
+        self.first = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Of setup, call and teardown, any."""
+        if report.failed and not self.first:
+            self.first = report.nodeid
+
+
+class Asking:
+    """The pytest plugin that asks the collected tests about mutants, in place of running them."""
+
+    def __init__(self, mutants: Sequence[tuple[int, Mutant]], limits: Limits) -> None:
+        self.answers: Answers = {}
+        self.tests = Tests()
+        self._mutants, self._limits = mutants, limits
+        self._files = {str(ROOT / mutant.file): mutant.file for _, mutant in mutants}
+        self._items: dict[str, pytest.Item] = {}
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """The whole of it."""
+        self._items = {item.nodeid: item for item in session.items}
+        one = Limits(1, time.monotonic() + _PATIENCE)
+        ((_, first),) = in_processes([Work(0, _PATIENCE, self._first_run)], one, quiet=False)
+        if not isinstance(first, dict) or first["failed"] or session.testsfailed:
+            raise pytest.UsageError(f"the tests do not pass without a change: {first and first['failed']}")
+        self.tests = tests = Tests(first["seconds"], first["calls"])
+        works = (
+            Work(
+                number, _MORE + _TIMES * sum(map(tests.seconds.get, tests.about(mutant))), self._question(mutant, tests)
+            )
+            for number, mutant in self._mutants
+        )
+        for number, answer in in_processes(works, self._limits):
+            if answer in tests.seconds:
+                tests.noticed[answer] += 1
+            self.answers[number] = answer
+        return True
+
+    def _question(self, mutant: Mutant, tests: Tests) -> Callable[[], str]:
+        def ask() -> str:
+            chosen = tests.about(mutant)
+            plant_in_function(mutant)
+            return self._run([self._items[test] for test in chosen])
+
+        return ask
+
+    def _run(self, items: Sequence[pytest.Item]) -> str:
+        """Run tests until one fails; its name, or nothing."""
+        if not items:
+            return ""
+        failures = Failures()
+        config = items[0].config
+        config.pluginmanager.register(failures)
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
+            if failures.first:
+                break
+        return failures.first
+
+    def _first_run(self) -> dict[str, Any]:
+        """Every test once, and what it calls."""
+        seconds: dict[str, float] = {}
+        calls: dict[str, list[str]] = {}
+        for name, item in self._items.items():
+            called: set[str] = set()
+            began = time.monotonic()
+            with _Noting(self._files, called):
+                failed = self._run([item])
+            seconds[name], calls[name] = time.monotonic() - began, sorted(called)
+            if failed:
+                return {"failed": failed}
+        return {"failed": "", "seconds": seconds, "calls": calls}
+
+
+class _Noting:
+    """Notes the functions of some files that are called meanwhile, by the outermost one around each."""
+
+    def __init__(self, files: dict[str, str], called: set[str]) -> None:
+        self._files, self._called = files, called
+        self._known: dict[str, str] = {}
+
+    def _note(self, frame: FrameType, event: str, argument: object) -> None:
+        if event != "call":
+            return
+        path = frame.f_code.co_filename
+        if path not in self._known:
+            # Runlane's folds are imported through a link; a file has one name here.
+            self._known[path] = self._files.get(os.path.realpath(path), "")
+        if self._known[path]:
+            self._called.add(f"{self._known[path]}:{frame.f_code.co_qualname.partition('.<locals>')[0]}")
+
+    def __enter__(self) -> None:
+        threading.setprofile(self._note)
+        sys.setprofile(self._note)
+
+    def __exit__(self, *error: object) -> None:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]
+
+
+def ask_collected(
+    files: Sequence[str], mutants: Sequence[tuple[int, Mutant]], limits: Limits
+) -> tuple[Answers, dict[str, list[str]]] | None:
+    """Ask about changes in functions; also which files of tests are about each module.
+
+    To be called in a process that has not imported Runlane, and does nothing else afterwards; None if the tests fail.
+    """
+    asking = Asking(mutants, limits)
+    code = pytest.main([*_OPTIONS, *files], plugins=[Repeatable(), asking])
+    about = {mutant.file: asking.tests.files_about(mutant.file) for _, mutant in mutants}
+    return (asking.answers, about) if code == pytest.ExitCode.OK else None
+
+
+def ask_at_import(
+    about: dict[str, list[str]], mutants: Sequence[tuple[int, Mutant]], limits: Limits
+) -> Iterator[tuple[int, Any]]:
+    """Ask about changes in what is executed at import: the number of each mutant, and its answer."""
+    assert "runlane" not in sys.modules
+
+    def question(mutant: Mutant) -> Callable[[], str]:
+        def ask() -> str:
+            plant_before_import(mutant)
+            failures = Failures()
+            code = pytest.main([*_OPTIONS, *about[mutant.file]], plugins=[Repeatable(), failures])
+            # What cannot even be imported ends before any test.
+            return failures.first or ("" if code == pytest.ExitCode.OK else "the import")
+
+        return ask
+
+    works = (Work(number, _PATIENCE, question(mutant)) for number, mutant in mutants if about.get(mutant.file))
+    return in_processes(works, limits)
