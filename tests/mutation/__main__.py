@@ -29,8 +29,9 @@ MODULES = (
 )
 #: What is asked: the tests that are about them and need no database.
 TESTS = (
-    *(f"tests/unit/test_{name}.py" for name in ("attempts", "complete", "decisions", "policy", "run_lifecycle")),
-    "tests/unit/test_schedules.py",
+    *(f"tests/unit/test_{name}.py" for name in ("attempts", "complete", "decisions", "deliveries", "differences")),
+    *(f"tests/unit/test_{name}.py" for name in ("fleet", "occurrences", "operating", "policy", "queue_control")),
+    *(f"tests/unit/test_{name}.py" for name in ("run_lifecycle", "schedule_operating", "schedules", "timeline")),
     *(f"tests/properties/test_{name}.py" for name in ("attempts", "decisions", "policy", "run_histories", "schedules")),
     "tests/properties/test_time_travel.py",
 )

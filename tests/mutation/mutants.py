@@ -6,6 +6,7 @@ Left alone: annotations, docstrings, decorators, the words of exceptions that ar
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -45,36 +46,7 @@ _MEMBERS = {
     "ErrorCode": ("LEASE_LOST", "HISTORY_LIMIT"),
 }
 #: To give these None instead of an argument is a mistake that no test has to look for.
-_BUILTIN = frozenset(
-    [
-        "all",
-        "any",
-        "bool",
-        "enumerate",
-        "float",
-        "frozenset",
-        "getattr",
-        "int",
-        "isinstance",
-        "issubclass",
-        "iter",
-        "len",
-        "list",
-        "map",
-        "max",
-        "min",
-        "next",
-        "set",
-        "sorted",
-        "str",
-        "sum",
-        "tuple",
-        "type",
-        "zip",
-        "super",
-        "fields",
-    ]
-)
+_BUILTIN = frozenset(dir(builtins)) | {"fields"}
 _NOT_CODE = frozenset({"annotation", "returns", "decorator_list", "bases", "format_spec", "ctx", "type_comment"})
 
 

@@ -114,8 +114,10 @@ MORE = [
     ),
     (
         evolve(CREATED, source=Source(SourceType.MANUAL_RETRY, RUN_ID, SESSION), run_at=T0, meta={"reason": "fixed"}),
-        f"created for task emails.welcome on queue emails, manual retry of {RUN_ID} by operator:ann, to start at "
-        "2026-01-01 12:00:00.000Z: fixed",
+        (
+            f"created for task emails.welcome on queue emails, manual retry of {RUN_ID} by operator:ann, "
+            "to start at 2026-01-01 12:00:00.000Z: fixed"
+        ),
     ),
 ]
 
