@@ -15,7 +15,7 @@ from typing import Any
 
 from attrs import define
 
-from tests.mutation.asking import ask_at_import, ask_collected
+from tests.mutation.asking import Heard, ask_at_import, ask_collected
 from tests.mutation.equivalent import EQUIVALENT, Equivalent
 from tests.mutation.mutants import Mutant, mutants_of
 from tests.mutation.processes import OUT_OF_TIME, Limits, Work, in_processes
@@ -62,10 +62,13 @@ def main(arguments: Sequence[str]) -> int:
     asked = [(n, one.mutant) for n, one in enumerate(found) if one.reason is None or options.equivalent]
     print(f"{len(found)} changes of {len(files)} modules", flush=True)
     limits = Limits(options.processes, began + 60 * options.minutes)
-    for number, answer in _answers(asked, limits):
-        found[number].answer, found[number].is_done = answer, True
+
+    def heard(number: int, answer: Any) -> None:
         if options.verbose:
             print(f"{answer or 'SURVIVED'}  {found[number].mutant}", flush=True)
+
+    for number, answer in _answers(asked, limits, heard):
+        found[number].answer, found[number].is_done = answer, True
     is_good = _report(files, found, options.equivalent)
     for entry in unmatched:
         print(f"not {entry.times} times there: {entry.file}: {entry.statement}: {entry.change}")
@@ -97,19 +100,21 @@ def _mutants(files: Sequence[str]) -> tuple[list[Found], list[Equivalent]]:
     return found, [entry for key, entry in table.items() if times[key] != entry.times]
 
 
-def _answers(asked: Sequence[tuple[int, Mutant]], limits: Limits) -> Iterator[tuple[int, Any]]:
-    """The answers as they come: first about what is in functions, then about what is executed at import."""
+def _answers(asked: Sequence[tuple[int, Mutant]], limits: Limits, heard: Heard) -> Iterator[tuple[int, Any]]:
+    """The answers: first about what is in functions, then about what is executed at import."""
     inside = [(number, mutant) for number, mutant in asked if mutant.function is not None]
     outside = [(number, mutant) for number, mutant in asked if mutant.function is None]
     patience = limits.until - time.monotonic() + 600
     # In a process of its own: the second part needs one that has imported nothing.
-    first = Work(0, patience, lambda: ask_collected(TESTS, inside, limits))
+    first = Work(0, patience, lambda: ask_collected(TESTS, inside, limits, heard))
     ((_, told),) = in_processes([first], Limits(1, limits.until), quiet=False)
     if told is None or told == OUT_OF_TIME:
         sys.exit("the tests could not be asked")
     answers, about = told
     yield from ((int(number), answer) for number, answer in answers.items())
-    yield from ask_at_import(about, outside, limits)
+    for number, answer in ask_at_import(about, outside, limits):
+        heard(number, answer)
+        yield number, answer
 
 
 def _report(files: Sequence[str], found: Sequence[Found], with_equivalent: bool) -> bool:

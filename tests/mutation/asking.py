@@ -28,11 +28,14 @@ from tests.mutation.processes import Limits, Work, in_processes
 _OPTIONS = ["-q", "-s", "-x", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:rerunfailures"]
 #: A mutant may take so many times as long as its tests take without it, and some seconds more.
 _TIMES, _MORE = 5, 20.0
+#: Of each property that does not say how many it needs.
+_EXAMPLES = 30
 #: The first run, and the collection before it; seconds.
 _PATIENCE = 300.0
 
 #: Of each mutant by its number: the test that noticed it, or "" if none did; or what else became of it.
 Answers = dict[int, Any]
+Heard = Callable[[int, Any], None]
 
 
 @mutable
@@ -68,6 +71,7 @@ class Repeatable:
             "mutation",
             hypothesis.settings.get_profile("runlane"),
             derandomize=True,
+            max_examples=_EXAMPLES,
             database=None,
             phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
         )
@@ -89,10 +93,10 @@ class Failures:
 class Asking:
     """The pytest plugin that asks the collected tests about mutants, in place of running them."""
 
-    def __init__(self, mutants: Sequence[tuple[int, Mutant]], limits: Limits) -> None:
+    def __init__(self, mutants: Sequence[tuple[int, Mutant]], limits: Limits, heard: Heard) -> None:
         self.answers: Answers = {}
         self.tests = Tests()
-        self._mutants, self._limits = mutants, limits
+        self._mutants, self._limits, self._heard = mutants, limits, heard
         self._files = {str(ROOT / mutant.file): mutant.file for _, mutant in mutants}
         self._items: dict[str, pytest.Item] = {}
 
@@ -114,6 +118,7 @@ class Asking:
             if answer in tests.seconds:
                 tests.noticed[answer] += 1
             self.answers[number] = answer
+            self._heard(number, answer)
         return True
 
     def _question(self, mutant: Mutant, tests: Tests) -> Callable[[], str]:
@@ -179,13 +184,13 @@ class _Noting:
 
 
 def ask_collected(
-    files: Sequence[str], mutants: Sequence[tuple[int, Mutant]], limits: Limits
+    files: Sequence[str], mutants: Sequence[tuple[int, Mutant]], limits: Limits, heard: Heard
 ) -> tuple[Answers, dict[str, list[str]]] | None:
     """Ask about changes in functions; also which files of tests are about each module.
 
     To be called in a process that has not imported Runlane, and does nothing else afterwards; None if the tests fail.
     """
-    asking = Asking(mutants, limits)
+    asking = Asking(mutants, limits, heard)
     code = pytest.main([*_OPTIONS, *files], plugins=[Repeatable(), asking])
     about = {mutant.file: asking.tests.files_about(mutant.file) for _, mutant in mutants}
     return (asking.answers, about) if code == pytest.ExitCode.OK else None

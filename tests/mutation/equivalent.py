@@ -1,7 +1,7 @@
 """Changes that nobody can tell from outside, each with the reason.
 
-They are subtracted from the changes, and counted beside them.  An entry that fits none of them, or more than it says, is
-an error.
+They are subtracted from the changes, and counted beside them.  An entry that fits none of them, or more
+than it says, is an error.
 """
 
 from __future__ import annotations
