@@ -20,7 +20,7 @@ KEYED = evolve(CREATED, singleton_key="only", concurrency_key="eu", idempotency_
 
 
 def tally(limit: int = 10, kept: bool = True, freed: tuple[UUID, ...] = ()) -> Tally:
-    return Tally("prod", AT, lambda run, at: kept and at == AT, freed, limit)
+    return Tally("prod", AT, lambda run, at: kept and run.idempotency_key == "once" and at == AT, freed, limit)
 
 
 def counted(*found: Run, **options) -> Fleet:
@@ -89,7 +89,8 @@ def test_a_slot_is_taken_while_leased(status: str) -> None:
 
 def test_a_slot_is_taken_since_the_lease_or_else_the_reservation() -> None:
     reserved = runs.after(run_in("queued", KEYED), record(2, e.RunDispatchReserved(AT), T0 + HOUR))
-    leased = runs.after(reserved, record(3, LEASED, LATER))
+    reserved = runs.after(reserved, record(3, e.RunDeliveryRequested(), LATER))
+    leased = runs.after(reserved, record(4, LEASED, LATER))
     since = [[key.since for key in counted(run).keys if key.kind is KeyKind.CONCURRENCY] for run in (reserved, leased)]
     assert since == [[T0 + HOUR], [LATER]]
 

@@ -108,6 +108,7 @@ def test_a_run_is_born_scheduled_only_if_its_time_lies_ahead(ahead: timedelta | 
     run = runs.born(record(1, evolve(CREATED, run_at=run_at)))
     assert run.status == status
     assert run.due_at == (run_at if status == "scheduled" else T0)
+    assert run.run_at == run_at
     assert (run.created_at, run.updated_at, run.started_at, run.finished_at) == (T0, T0, None, None)
 
 
@@ -121,6 +122,7 @@ def test_delivery_asked_for_before_the_time_leaves_the_status(status: str) -> No
 def test_delivery_at_the_time_itself_makes_the_run_queued(status: str) -> None:
     run = applied(status, e.RunDeliveryRequested(), at=T0 + HOUR)
     assert (run.status, run.due_at) == ("queued", T0 + HOUR)
+    assert run.run_at == T0 + HOUR
 
 
 @pytest.mark.parametrize("status", ["scheduled", "released", "retrying"])
