@@ -44,14 +44,19 @@ class Tests:
 
     seconds: dict[str, float] = field(factory=dict)
     calls: dict[str, list[str]] = field(factory=dict)
-    #: How many mutants each test has noticed; who notices many is asked first.
-    noticed: Counter[str] = field(factory=Counter)
+    #: How many changes of a function each test has noticed; who has noticed one is asked first about the next.
+    noticed: Counter[tuple[str, str]] = field(factory=Counter)
 
     def about(self, mutant: Mutant) -> list[str]:
         """The tests that call the function of a mutant, in the order in which to ask them."""
         name = f"{mutant.file}:{mutant.function}"
         chosen = [test for test, called in self.calls.items() if name in called]
-        return sorted(chosen, key=lambda test: (-self.noticed[test], self.seconds[test], test))
+        return sorted(chosen, key=lambda test: (-self.noticed[name, test], self.seconds[test], test))
+
+    def heard(self, mutant: Mutant, answer: Any) -> None:
+        """Remember who noticed a change."""
+        if answer in self.seconds:
+            self.noticed[f"{mutant.file}:{mutant.function}", answer] += 1
 
     def files_about(self, file: str) -> list[str]:
         """The files of tests that call any function of a module, those first that take the least time."""
@@ -114,9 +119,9 @@ class Asking:
             )
             for number, mutant in self._mutants
         )
+        mutants = dict(self._mutants)
         for number, answer in in_processes(works, self._limits):
-            if answer in tests.seconds:
-                tests.noticed[answer] += 1
+            tests.heard(mutants[number], answer)
             self.answers[number] = answer
             self._heard(number, answer)
         return True

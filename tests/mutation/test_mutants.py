@@ -48,7 +48,8 @@ def test_what_is_made_of_a_statement(tmp_path: Path, body: str, expected: list[s
 
 
 def test_what_says_nothing_is_left_alone(tmp_path: Path) -> None:
-    source = '"""Words."""\nfrom x import y\nThing = int | str\nT = TypeVar("T")\n@y(1)\ndef f(a: "A") -> "B":\n    """More."""\n'
+    source = '"""Words."""\nfrom x import y\nThing = int | str\nT = TypeVar("T")\n'
+    source += '@y(1)\ndef f(a: "A") -> "B":\n    """More."""\n'
     assert changes(tmp_path, source) == []
 
 

@@ -267,6 +267,14 @@ def test_each_event_moves_its_own_counters_only(name: str) -> None:
     assert moved == {field: int(field in COUNTED.get(name, "").split()) for field in moved}
 
 
+@pytest.mark.parametrize("name", ["run.released", "run.retry_scheduled"])
+def test_a_run_that_waits_knows_the_time_that_was_asked_for_until_it_is_leased(name: str) -> None:
+    run = applied("running", STEPS[name])
+    assert (run.run_at, run.due_at) == (LATER + HOUR, LATER + HOUR)
+    leased = runs.after(run, record(4, evolve(LEASED, attempt=2), LATER + HOUR))
+    assert (leased.run_at, leased.due_at) == (None, None)
+
+
 def test_counters_start_at_zero() -> None:
     counters = run_in("queued").counters
     assert (counters.attempts, counters.failures, counters.retries, counters.releases, counters.losses) == (0,) * 5
