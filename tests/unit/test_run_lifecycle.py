@@ -10,7 +10,7 @@ from attrs import evolve
 from runlane import events as e
 from runlane.errors import InvariantViolation
 from runlane.projections import runs
-from runlane.values import Failure
+from runlane.values import SYSTEM, Actor, Cancellation, Failure
 from tests.strategies import LIFECYCLE
 from tests.unit.lives import (
     ACTIVE,
@@ -31,6 +31,7 @@ from tests.unit.lives import (
     run_in,
 )
 
+ANN = Actor.operator("ann")
 STEPS: dict[str, e.RunStep] = {
     "run.delivery_requested": e.RunDeliveryRequested(),
     "run.dispatch_reserved": e.RunDispatchReserved(LATER + HOUR),
@@ -245,6 +246,44 @@ def test_a_reservation_lasts_until_it_is_given_back_leased_or_cancelled() -> Non
     assert (reserved.reservation.reserved_at, reserved.reservation.expires_at) == (LATER, LATER + HOUR)
     for step in (e.RunDispatchReservationExpired(), LEASED, e.RunCancelled()):
         assert runs.after(reserved, record(3, step, LATER)).reservation is None
+
+
+LEGAL = [(status, name) for name, (before, _) in LIFECYCLE.items() for status in before.split()]
+
+
+@pytest.mark.parametrize(("status", "name"), LEGAL)
+def test_no_event_changes_what_the_run_is(status: str, name: str) -> None:
+    was, now = run_in(status), applied(status, STEPS[name])
+    assert (now.id, now.environment, now.created, now.created_at) == (was.id, was.environment, was.created, T0)
+    assert (now.sequence, now.updated_at) == (was.sequence + 1, LATER)
+    assert now.started_at == (was.started_at or (LATER if name == "run.leased" else None))
+    assert now.finished_at == (LATER if now.is_terminal else None)
+
+
+def test_asking_for_the_delivery_keeps_the_reserved_slot_and_the_last_failure() -> None:
+    reserved = applied("queued", e.RunDispatchReserved(LATER + HOUR))
+    asked = runs.after(reserved, record(3, e.RunDeliveryRequested(), LATER))
+    assert asked.reservation == reserved.reservation
+    assert applied("retrying", e.RunDeliveryRequested()).failure == BROKEN
+
+
+@pytest.mark.parametrize("step", [e.RunFailed(SESSION, 1, BROKEN), e.RunCancelled("other words")])
+def test_who_asked_to_stop_is_known_after_the_end(step: e.RunStep) -> None:
+    asked = run_in("cancellation_requested")
+    ended = applied("cancellation_requested", step)
+    assert ended.cancellation == asked.cancellation
+    assert asked.cancellation is not None
+    assert (asked.cancellation.actor, asked.cancellation.reason) == (SYSTEM, "enough")
+
+
+def test_a_cancellation_names_who_asked() -> None:
+    run = run_in("queued")
+    cancelled = runs.after(run, evolve(record(2, e.RunCancelled("no need"), LATER), actor=ANN))
+    assert cancelled.cancellation == Cancellation(LATER, ANN, "no need")
+    leased = run_in("running")
+    asked = runs.after(leased, evolve(record(3, e.RunCancellationRequested("enough"), LATER), actor=ANN))
+    assert asked.cancellation == Cancellation(LATER, ANN, "enough")
+    assert asked.lease == leased.lease
 
 
 COUNTED = {
