@@ -1,27 +1,25 @@
 """Mutants run against the tests that are about them.
 
 The tests are collected once, in a process from which each mutant gets a fork of its own.  A first run notes which
-functions each test calls: a change in a function is asked only of those.  A change in what is executed at import is
-planted in a fork that has imported nothing of Runlane yet, and asked of all tests.
+statements each test executes: a change in a function is asked only of those that come to it.  A change in what is
+executed at import is planted in a fork that has imported nothing of Runlane yet, and asked of all tests of its module.
 """
 
 from __future__ import annotations
 
-import os
+import math
 import sys
-import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 import hypothesis
 import pytest
 from attrs import field, mutable
 
-from tests.mutation.mutants import ROOT, Mutant
-from tests.mutation.planting import plant_before_import, plant_in_function
+from tests.mutation.mutants import Mutant
+from tests.mutation.planting import note_lines, plant_before_import, plant_in_function
 from tests.mutation.processes import Limits, Work, in_processes
 
 # Nothing of what is imported before a fork is rewritten; pytest's hook would import Runlane's modules past the change.
@@ -40,29 +38,34 @@ Heard = Callable[[int, Any], None]
 
 @mutable
 class Tests:
-    """What the run without any change told: how long each test takes, and which functions it calls."""
+    """What the run without any change told: how long each test takes, and which lines it executes."""
 
     seconds: dict[str, float] = field(factory=dict)
-    calls: dict[str, list[str]] = field(factory=dict)
-    #: How many changes of a function each test has noticed; who has noticed one is asked first about the next.
-    noticed: Counter[tuple[str, str]] = field(factory=Counter)
+    lines: dict[str, frozenset[str]] = field(factory=dict)
+    #: The lines of a module at which each test has noticed a change; who has noticed one close by is asked first.
+    noticed: dict[tuple[str, str], set[int]] = field(factory=lambda: defaultdict(set))
 
     def about(self, mutant: Mutant) -> list[str]:
-        """The tests that call the function of a mutant, in the order in which to ask them."""
-        name = f"{mutant.file}:{mutant.function}"
-        chosen = [test for test, called in self.calls.items() if name in called]
-        return sorted(chosen, key=lambda test: (-self.noticed[name, test], self.seconds[test], test))
+        """The tests that execute the statement of a mutant, in the order in which to ask them."""
+        place = f"{mutant.file}:{mutant.executed}"
+        chosen = [test for test, lines in self.lines.items() if place in lines]
+
+        def order(test: str) -> tuple[float, float, str]:
+            near = min((abs(line - mutant.line) for line in self.noticed[mutant.file, test]), default=math.inf)
+            return near, self.seconds[test], test
+
+        return sorted(chosen, key=order)
 
     def heard(self, mutant: Mutant, answer: Any) -> None:
         """Remember who noticed a change."""
         if answer in self.seconds:
-            self.noticed[f"{mutant.file}:{mutant.function}", answer] += 1
+            self.noticed[mutant.file, answer].add(mutant.line)
 
     def files_about(self, file: str) -> list[str]:
-        """The files of tests that call any function of a module, those first that take the least time."""
+        """The files of tests that execute anything of a module, those first that take the least time."""
         seconds: dict[str, float] = defaultdict(float)
-        for test, called in self.calls.items():
-            if any(name.startswith(f"{file}:") for name in called):
+        for test, lines in self.lines.items():
+            if any(line.startswith(f"{file}:") for line in lines):
                 seconds[test.partition("::")[0]] += self.seconds[test]
         return sorted(seconds, key=lambda name: (seconds[name], name))
 
@@ -102,7 +105,6 @@ class Asking:
         self.answers: Answers = {}
         self.tests = Tests()
         self._mutants, self._limits, self._heard = mutants, limits, heard
-        self._files = {str(ROOT / mutant.file): mutant.file for _, mutant in mutants}
         self._items: dict[str, pytest.Item] = {}
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -112,7 +114,7 @@ class Asking:
         ((_, first),) = in_processes([Work(0, _PATIENCE, self._first_run)], one, quiet=False)
         if not isinstance(first, dict) or first["failed"] or session.testsfailed:
             raise pytest.UsageError(f"the tests do not pass without a change: {first and first['failed']}")
-        self.tests = tests = Tests(first["seconds"], first["calls"])
+        self.tests = tests = Tests(first["seconds"], {test: frozenset(lines) for test, lines in first["lines"].items()})
         works = (
             Work(
                 number, _MORE + _TIMES * sum(map(tests.seconds.get, tests.about(mutant))), self._question(mutant, tests)
@@ -139,53 +141,31 @@ class Asking:
         if not items:
             return ""
         failures = Failures()
-        config = items[0].config
-        config.pluginmanager.register(failures)
+        plugins = items[0].config.pluginmanager
+        plugins.register(failures)
         for item, following in zip(items, [*items[1:], None], strict=True):
             item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
             if failures.first:
                 break
+        plugins.unregister(failures)
         return failures.first
 
     def _first_run(self) -> dict[str, Any]:
-        """Every test once, and what it calls."""
+        """Every test once, and what it executes."""
         seconds: dict[str, float] = {}
-        calls: dict[str, list[str]] = {}
+        lines: dict[str, list[str]] = {}
+        executed: set[str] = set()
+        for file in {mutant.file for _, mutant in self._mutants}:
+            functions = {mutant.function for _, mutant in self._mutants if mutant.file == file}
+            note_lines(file, [name for name in functions if name is not None], executed)
         for name, item in self._items.items():
-            called: set[str] = set()
+            executed.clear()
             began = time.monotonic()
-            with _Noting(self._files, called):
-                failed = self._run([item])
-            seconds[name], calls[name] = time.monotonic() - began, sorted(called)
+            failed = self._run([item])
+            seconds[name], lines[name] = time.monotonic() - began, sorted(executed)
             if failed:
                 return {"failed": failed}
-        return {"failed": "", "seconds": seconds, "calls": calls}
-
-
-class _Noting:
-    """Notes the functions of some files that are called meanwhile, by the outermost one around each."""
-
-    def __init__(self, files: dict[str, str], called: set[str]) -> None:
-        self._files, self._called = files, called
-        self._known: dict[str, str] = {}
-
-    def _note(self, frame: FrameType, event: str, argument: object) -> None:
-        if event != "call":
-            return
-        path = frame.f_code.co_filename
-        if path not in self._known:
-            # Runlane's folds are imported through a link; a file has one name here.
-            self._known[path] = self._files.get(os.path.realpath(path), "")
-        if self._known[path]:
-            self._called.add(f"{self._known[path]}:{frame.f_code.co_qualname.partition('.<locals>')[0]}")
-
-    def __enter__(self) -> None:
-        threading.setprofile(self._note)
-        sys.setprofile(self._note)
-
-    def __exit__(self, *error: object) -> None:
-        sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        return {"failed": "", "seconds": seconds, "lines": lines}
 
 
 def ask_collected(

@@ -58,6 +58,7 @@ class Mutant:
         function: the outermost function or method whose body it is in, by its qualified name; None if it is in what is
             executed when the module is imported.
         statement: the text of its line.
+        executed: the line of the statement that has to be executed for it to make a difference, in a function.
     """
 
     file: str
@@ -65,6 +66,7 @@ class Mutant:
     statement: str
     change: str
     function: str | None
+    executed: int
     tree: ast.Module = field(repr=False)
     _parent: ast.AST = field(repr=False)
     _field: str = field(repr=False)
@@ -93,6 +95,7 @@ class _Place:
     index: int | None
     function: str | None
     body: ast.FunctionDef | None
+    executed: int
 
 
 def mutants_of(file: str) -> list[Mutant]:
@@ -100,12 +103,12 @@ def mutants_of(file: str) -> list[Mutant]:
     source = (ROOT / file).read_text("utf-8")
     lines, tree = source.splitlines(), ast.parse(source)
     found: dict[tuple[int, str, int | None, str], Mutant] = {}
-    for node, place in list(_nodes(tree, None, None, "")):
+    for node, place in list(_nodes(tree, None, None, "", 0)):
         for what, new in _changes(node, place):
             key = (id(place.parent), place.field, place.index, what)
             line: int = getattr(node, "lineno", 0) or _first_line(node)
             made = Mutant(
-                file, line, lines[line - 1].strip(), what, place.function, tree,
+                file, line, lines[line - 1].strip(), what, place.function, place.executed, tree,
                 place.parent, place.field, place.index, tuple(new),
             )  # fmt: skip
             found.setdefault(key, made)
@@ -117,7 +120,7 @@ def _first_line(node: ast.AST) -> int:
 
 
 def _nodes(
-    node: ast.AST, function: str | None, body: ast.FunctionDef | None, owner: str
+    node: ast.AST, function: str | None, body: ast.FunctionDef | None, owner: str, executed: int
 ) -> Iterator[tuple[ast.AST, _Place]]:
     """Every node that may be changed, with its place."""
     for name, value in ast.iter_fields(node):
@@ -131,9 +134,10 @@ def _nodes(
         for index, child in enumerate(value) if isinstance(value, list) else ((None, value),):
             if not isinstance(child, ast.AST) or _is_left_alone(node, name, child, function):
                 continue
-            yield child, _Place(node, name, index, inside, around)
+            line = child.lineno if isinstance(child, ast.stmt) else executed
+            yield child, _Place(node, name, index, inside, around, line)
             if not isinstance(child, ast.Raise):  # what it says is not what it does
-                yield from _nodes(child, inside, around, within)
+                yield from _nodes(child, inside, around, within, line)
 
 
 def _is_bound(name: str, node: ast.stmt, body: ast.FunctionDef | None) -> bool:
@@ -224,7 +228,7 @@ def _constants(value: object) -> Iterator[object]:
         case int() | float():
             yield value + 1
         case str():
-            yield "XX" + value
+            yield "XX"
 
 
 def _is_an_argument(node: ast.expr, place: _Place) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from tests.mutation.mutants import Mutant
+from tests.mutation.mutants import ROOT, Mutant
 
 
 def module_of(file: str) -> str:
@@ -27,6 +27,39 @@ def plant_in_function(mutant: Mutant) -> None:
     module = sys.modules[module_of(mutant.file)]
     code = _named(compile(mutant.plant(), module.__file__ or "", "exec", dont_inherit=True), mutant.function)
     _function(module, mutant.function).__code__ = code
+
+
+def note_lines(file: str, functions: Iterable[str], executed: set[str]) -> None:
+    """Have functions of an imported module note each statement that they come to: ``file:line`` into `executed`.
+
+    A trace function would be told of every line of anything, which takes many times as long.
+    """
+    module = sys.modules[module_of(file)]
+    vars(module)["_executed"] = executed
+    tree = _Notes(file).visit(ast.parse((ROOT / file).read_text("utf-8")))
+    code = compile(ast.fix_missing_locations(tree), module.__file__ or "", "exec", dont_inherit=True)
+    for name in functions:
+        _function(module, name).__code__ = _named(code, name)
+
+
+class _Notes(ast.NodeTransformer):
+    """Puts a note before each statement."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        """Also of those within."""
+        super().generic_visit(node)
+        if isinstance(node, ast.Module | ast.ClassDef):
+            return node
+        for _, value in ast.iter_fields(node):
+            if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
+                value[:] = [one for statement in value for one in (self._note(statement), statement)]
+        return node
+
+    def _note(self, statement: ast.stmt) -> ast.stmt:
+        return ast.parse(f"_executed.add({f'{self._file}:{statement.lineno}'!r})").body[0]
 
 
 def _named(code: CodeType, name: str) -> CodeType:

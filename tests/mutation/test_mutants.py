@@ -34,7 +34,7 @@ def changes(tmp_path: Path, source: str) -> list[str]:
         ),
         ("return 1 + a", ["return 1 + a -> return None", "1 + a -> 1 - a", "1 -> 2"]),
         ("return 'x' if a else b",
-         ["return 'x' if a else b -> return None", "'x' if a else b -> 'x' if not a else b", "'x' -> 'XXx'"]),
+         ["return 'x' if a else b -> return None", "'x' if a else b -> 'x' if not a else b", "'x' -> 'XX'"]),
         ("a = b", ["a = b left out"]),
         ("c = a(b)", ["c = a(b) -> None", "b -> None"]),
         ("a(b, c=1)", ["a(b, c=1) left out", "b -> None", "a(…, c=…) without it", "1 -> 2"]),

@@ -57,6 +57,14 @@ def test_where_neither_has_a_reason_nothing_is_said_of_one() -> None:
     assert timeline([record(1, plain)], CREATED)[0].text.endswith("by system:runlane")
 
 
+def test_only_the_birth_is_said_to_be_as_for_the_repeated_run() -> None:
+    kept = evolve(CREATED, meta={"reason": "fixed"})
+    moments = timeline([record(1, RERUN), by_ann(2, e.RunCancelled("fixed"))], kept)
+    assert moments[1].text == "cancelled by operator:ann: fixed"
+    asked = [record(1, RERUN), record(2, LEASED), by_ann(3, e.RunCancellationRequested()), record(4, e.RunCancelled())]
+    assert timeline(asked, CREATED)[3].text == "cancelled by system:runlane, as asked by operator:ann"
+
+
 REASONS = [
     (e.RunReleased(SESSION, 1, T0, "not yet"), "not yet"),
     (e.RunInterrupted(SESSION, 1, "worker_stopping"), "worker_stopping"),
