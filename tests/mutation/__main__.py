@@ -15,7 +15,7 @@ from typing import Any
 
 from attrs import define
 
-from tests.mutation.asking import Heard, ask_at_import, ask_collected
+from tests.mutation.asking import Collected, Heard, ask_at_import, ask_collected
 from tests.mutation.equivalent import EQUIVALENT, Equivalent
 from tests.mutation.mutants import Mutant, mutants_of
 from tests.mutation.processes import OUT_OF_TIME, Limits, Work, in_processes
@@ -110,9 +110,9 @@ def _answers(asked: Sequence[tuple[int, Mutant]], limits: Limits, heard: Heard) 
     ((_, told),) = in_processes([first], Limits(1, limits.until), quiet=False)
     if told is None or told == OUT_OF_TIME:
         sys.exit("the tests could not be asked")
-    answers, about = told
-    yield from ((int(number), answer) for number, answer in answers.items())
-    for number, answer in ask_at_import(about, outside, limits):
+    known = Collected(**told)
+    yield from ((int(number), answer) for number, answer in known.answers.items())
+    for number, answer in ask_at_import(known, outside, limits):
         heard(number, answer)
         yield number, answer
 

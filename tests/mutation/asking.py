@@ -12,11 +12,13 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import hypothesis
 import pytest
-from attrs import field, mutable
+from attrs import field, frozen, mutable
 
 from tests.mutation.mutants import Mutant
 from tests.mutation.planting import note_lines, plant_before_import, plant_in_function
@@ -62,12 +64,11 @@ class Tests:
             self.noticed[mutant.file, answer].add(mutant.line)
 
     def files_about(self, file: str) -> list[str]:
-        """The files of tests that execute anything of a module, those first that take the least time."""
-        seconds: dict[str, float] = defaultdict(float)
+        """The files of tests that execute anything of a module, those first that execute most of it."""
+        executed: dict[str, set[str]] = defaultdict(set)
         for test, lines in self.lines.items():
-            if any(line.startswith(f"{file}:") for line in lines):
-                seconds[test.partition("::")[0]] += self.seconds[test]
-        return sorted(seconds, key=lambda name: (seconds[name], name))
+            executed[test.partition("::")[0]] |= {line for line in lines if line.startswith(f"{file}:")}
+        return sorted((name for name in executed if executed[name]), key=lambda name: (-len(executed[name]), name))
 
 
 class Repeatable:
@@ -168,34 +169,54 @@ class Asking:
         return {"failed": "", "seconds": seconds, "lines": lines}
 
 
+@frozen
+class Collected:
+    """What is known once the changes in functions have been asked about.
+
+    Attributes:
+        about: the files of tests that are about each module.
+        imported: what was imported for all of that and is not Runlane's.
+    """
+
+    answers: dict[str, Any]
+    about: dict[str, list[str]]
+    imported: list[str]
+
+
 def ask_collected(
     files: Sequence[str], mutants: Sequence[tuple[int, Mutant]], limits: Limits, heard: Heard
-) -> tuple[Answers, dict[str, list[str]]] | None:
-    """Ask about changes in functions; also which files of tests are about each module.
+) -> dict[str, Any] | None:
+    """Ask about changes in functions: the fields of ``Collected``, or None if the tests fail.
 
-    To be called in a process that has not imported Runlane, and does nothing else afterwards; None if the tests fail.
+    To be called in a process that has not imported Runlane, and does nothing else afterwards.
     """
     asking = Asking(mutants, limits, heard)
-    code = pytest.main([*_OPTIONS, *files], plugins=[Repeatable(), asking])
+    if pytest.main([*_OPTIONS, *files], plugins=[Repeatable(), asking]) != pytest.ExitCode.OK:
+        return None
     about = {mutant.file: asking.tests.files_about(mutant.file) for _, mutant in mutants}
-    return (asking.answers, about) if code == pytest.ExitCode.OK else None
+    imported = [name for name in sys.modules if name.partition(".")[0] not in ("runlane", "tests", "__main__")]
+    return {"answers": asking.answers, "about": about, "imported": imported}
 
 
-def ask_at_import(
-    about: dict[str, list[str]], mutants: Sequence[tuple[int, Mutant]], limits: Limits
-) -> Iterator[tuple[int, Any]]:
+def ask_at_import(known: Collected, mutants: Sequence[tuple[int, Mutant]], limits: Limits) -> Iterator[tuple[int, Any]]:
     """Ask about changes in what is executed at import: the number of each mutant, and its answer."""
+    for name in known.imported:
+        with suppress(ImportError):  # once here, or in every fork again
+            import_module(name)
     assert "runlane" not in sys.modules
 
     def question(mutant: Mutant) -> Callable[[], str]:
         def ask() -> str:
             plant_before_import(mutant)
-            failures = Failures()
-            code = pytest.main([*_OPTIONS, *about[mutant.file]], plugins=[Repeatable(), failures])
-            # What cannot even be imported ends before any test.
-            return failures.first or ("" if code == pytest.ExitCode.OK else "the import")
+            for file in known.about[mutant.file]:
+                failures = Failures()
+                code = pytest.main([*_OPTIONS, file], plugins=[Repeatable(), failures])
+                if code != pytest.ExitCode.OK:
+                    # What cannot even be imported ends before any test.
+                    return failures.first or "the import"
+            return ""
 
         return ask
 
-    works = (Work(number, _PATIENCE, question(mutant)) for number, mutant in mutants if about.get(mutant.file))
+    works = (Work(number, _PATIENCE, question(mutant)) for number, mutant in mutants if mutant.file in known.about)
     return in_processes(works, limits)

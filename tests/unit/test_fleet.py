@@ -20,7 +20,7 @@ KEYED = evolve(CREATED, singleton_key="only", concurrency_key="eu", idempotency_
 
 
 def tally(limit: int = 10, kept: bool = True, freed: tuple[UUID, ...] = ()) -> Tally:
-    return Tally("prod", AT, lambda run, at: kept and run.idempotency_key == "once" and at == AT, freed, limit)
+    return Tally("prod", AT, lambda run, at: kept and isinstance(run, Run) and at == AT, freed, limit)
 
 
 def counted(*found: Run, **options) -> Fleet:
