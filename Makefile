@@ -7,8 +7,8 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := runlane projections tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check lint types mypy pyright unit stateful simulate fuzz defects chaos chaos-long \
-	chaos-peers soak bench format wheel clean
+.PHONY: help demo test test-long check lint types mypy pyright unit stateful simulate fuzz defects mutants chaos \
+	chaos-long chaos-peers soak bench format wheel clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ fuzz: $(VENV)/.dev ## hostile input for every entry point, and random values bes
 
 defects: $(VENV)/.dev ## plant one-line defects, each to be killed by its test; ARGS="policy cron" chooses by name
 	$(BIN)/python -m tests.defects $(ARGS)
+
+mutants: $(VENV)/.dev ## change folds and decisions in every small way, each to be noticed; ARGS="runs policy" chooses modules
+	$(BIN)/python -W ignore -m tests.mutation $(ARGS)
 
 chaos: $(VENV)/.dev ## workers killed at default settings, crowds at once, a log followed (FOLLOW=seconds), three minutes of faults
 	$(if $(FOLLOW),RUNLANE_FOLLOW_SECONDS=$(FOLLOW) )$(BIN)/python -m pytest -q tests/chaos $(ARGS)

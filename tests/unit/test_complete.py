@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from attrs import evolve
@@ -77,6 +77,11 @@ def test_a_release_until_an_instant_keeps_it(run_at: datetime) -> None:
 def test_a_release_beyond_the_calendar_is_refused() -> None:
     with pytest.raises(ConfigurationInvalid, match="9999"):
         completed(run_in("running"), Released(delay=timedelta(days=9_999_999)))
+
+
+def test_a_retry_beyond_the_calendar_is_refused() -> None:
+    with pytest.raises(ConfigurationInvalid, match="the retry delay"):
+        completed(run_in("running"), Failed(BROKEN), now=datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
 
 
 def test_an_interruption_keeps_its_reason() -> None:

@@ -189,5 +189,10 @@ def test_a_key_kept_while_active_is_freed_at_the_end(status: str) -> None:
     assert not decisions.keeps_key(owner(status, "active"), T0)
 
 
+def test_a_retention_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(ConfigurationInvalid, match="idempotency_ttl"):
+        decisions.keeps_key(owner("succeeded", "soon"), T0)
+
+
 def test_a_key_kept_for_longer_than_the_calendar_is_kept() -> None:
     assert decisions.keeps_key(owner("succeeded", "9999999d"), LATER)

@@ -68,6 +68,7 @@ def test_jitter_can_be_none_or_all() -> None:
 def test_the_defaults() -> None:
     retry = Retry(5)
     assert (retry.max_attempts, retry.max_lost, retry.jitter, retry.retry_on, retry.give_up_on) == (5, 3, 0.1, None, ())
+    assert retry.backoff == Exponential("1s", max_delay="1h")
     assert Exponential("1s").factor == 2
     assert ONE_ATTEMPT.max_attempts == 1
 
@@ -125,6 +126,21 @@ def test_a_policy_that_cannot_work_is_refused_by_name(make, names: str) -> None:
 def test_a_number_that_is_none_is_refused_by_name(make, names: str) -> None:
     with pytest.raises(ConfigurationInvalid, match=names):
         make()
+
+
+def test_a_number_beyond_all_others_is_refused_by_name() -> None:
+    with pytest.raises(ConfigurationInvalid, match="Exponential factor is out of range"):
+        Exponential("1s", factor=10**400)
+    with pytest.raises(ConfigurationInvalid, match="Retry jitter is out of range"):
+        Retry(3, jitter=10**400)
+
+
+@pytest.mark.parametrize("make", [lambda: Exponential("1s", "1h"), lambda: Exponential("1s", None, 3)])
+def test_the_second_duration_of_a_backoff_is_given_by_name(make) -> None:
+    with pytest.raises(TypeError):
+        make()
+    with pytest.raises(TypeError):
+        Exponential("1s", 3, max_delay="1h")
 
 
 class Broken(Exception):

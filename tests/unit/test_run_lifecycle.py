@@ -10,7 +10,7 @@ from attrs import evolve
 from runlane import events as e
 from runlane.errors import InvariantViolation
 from runlane.projections import runs
-from runlane.values import Failure
+from runlane.values import SYSTEM, Actor, Cancellation, Failure
 from tests.strategies import LIFECYCLE
 from tests.unit.lives import (
     ACTIVE,
@@ -31,6 +31,7 @@ from tests.unit.lives import (
     run_in,
 )
 
+ANN = Actor.operator("ann")
 STEPS: dict[str, e.RunStep] = {
     "run.delivery_requested": e.RunDeliveryRequested(),
     "run.dispatch_reserved": e.RunDispatchReserved(LATER + HOUR),
@@ -108,6 +109,7 @@ def test_a_run_is_born_scheduled_only_if_its_time_lies_ahead(ahead: timedelta | 
     run = runs.born(record(1, evolve(CREATED, run_at=run_at)))
     assert run.status == status
     assert run.due_at == (run_at if status == "scheduled" else T0)
+    assert run.run_at == run_at
     assert (run.created_at, run.updated_at, run.started_at, run.finished_at) == (T0, T0, None, None)
 
 
@@ -121,6 +123,7 @@ def test_delivery_asked_for_before_the_time_leaves_the_status(status: str) -> No
 def test_delivery_at_the_time_itself_makes_the_run_queued(status: str) -> None:
     run = applied(status, e.RunDeliveryRequested(), at=T0 + HOUR)
     assert (run.status, run.due_at) == ("queued", T0 + HOUR)
+    assert run.run_at == T0 + HOUR
 
 
 @pytest.mark.parametrize("status", ["scheduled", "released", "retrying"])
@@ -245,6 +248,44 @@ def test_a_reservation_lasts_until_it_is_given_back_leased_or_cancelled() -> Non
         assert runs.after(reserved, record(3, step, LATER)).reservation is None
 
 
+LEGAL = [(status, name) for name, (before, _) in LIFECYCLE.items() for status in before.split()]
+
+
+@pytest.mark.parametrize(("status", "name"), LEGAL)
+def test_no_event_changes_what_the_run_is(status: str, name: str) -> None:
+    was, now = run_in(status), applied(status, STEPS[name])
+    assert (now.id, now.environment, now.created, now.created_at) == (was.id, was.environment, was.created, T0)
+    assert (now.sequence, now.updated_at) == (was.sequence + 1, LATER)
+    assert now.started_at == (was.started_at or (LATER if name == "run.leased" else None))
+    assert now.finished_at == (LATER if now.is_terminal else None)
+
+
+def test_asking_for_the_delivery_keeps_the_reserved_slot_and_the_last_failure() -> None:
+    reserved = applied("queued", e.RunDispatchReserved(LATER + HOUR))
+    asked = runs.after(reserved, record(3, e.RunDeliveryRequested(), LATER))
+    assert asked.reservation == reserved.reservation
+    assert applied("retrying", e.RunDeliveryRequested()).failure == BROKEN
+
+
+@pytest.mark.parametrize("step", [e.RunFailed(SESSION, 1, BROKEN), e.RunCancelled("other words")])
+def test_who_asked_to_stop_is_known_after_the_end(step: e.RunStep) -> None:
+    asked = run_in("cancellation_requested")
+    ended = applied("cancellation_requested", step)
+    assert ended.cancellation == asked.cancellation
+    assert asked.cancellation is not None
+    assert (asked.cancellation.actor, asked.cancellation.reason) == (SYSTEM, "enough")
+
+
+def test_a_cancellation_names_who_asked() -> None:
+    run = run_in("queued")
+    cancelled = runs.after(run, evolve(record(2, e.RunCancelled("no need"), LATER), actor=ANN))
+    assert cancelled.cancellation == Cancellation(LATER, ANN, "no need")
+    leased = run_in("running")
+    asked = runs.after(leased, evolve(record(3, e.RunCancellationRequested("enough"), LATER), actor=ANN))
+    assert asked.cancellation == Cancellation(LATER, ANN, "enough")
+    assert asked.lease == leased.lease
+
+
 COUNTED = {
     "run.leased": "attempts",
     "run.released": "releases",
@@ -263,6 +304,14 @@ def test_each_event_moves_its_own_counters_only(name: str) -> None:
         for field in ("attempts", "failures", "retries", "releases", "losses")
     }
     assert moved == {field: int(field in COUNTED.get(name, "").split()) for field in moved}
+
+
+@pytest.mark.parametrize("name", ["run.released", "run.retry_scheduled"])
+def test_a_run_that_waits_knows_the_time_that_was_asked_for_until_it_is_leased(name: str) -> None:
+    run = applied("running", STEPS[name])
+    assert (run.run_at, run.due_at) == (LATER + HOUR, LATER + HOUR)
+    leased = runs.after(run, record(4, evolve(LEASED, attempt=2), LATER + HOUR))
+    assert (leased.run_at, leased.due_at) == (None, None)
 
 
 def test_counters_start_at_zero() -> None:
