@@ -124,10 +124,11 @@ def require_session(engine: Engine, where: str, what: str) -> None:
         if not connection.info.get("pooled"):
             return
     _, parameters = engine.dialect.create_connect_args(engine.url)
-    parameters = {"connect_timeout": 10} | {name: value for name, value in parameters.items() if name != "context"}
+    told: dict[str, Any] = {"connect_timeout": 10, **parameters}
+    told.pop("context", None)
 
     def connect() -> psycopg.Connection[Any]:
-        return psycopg.connect(**parameters, autocommit=True)
+        return psycopg.connect(**told, autocommit=True)
 
     try:
         with connect() as probing:
