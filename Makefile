@@ -67,8 +67,8 @@ chaos-long: $(VENV)/.dev ## faults for MINUTES=60, two thirds of them on Postgre
 	$(BIN)/python -m tests.chaos --minutes $$(($(or $(MINUTES),60) * 2 / 3)) --database postgres $(CHAOS_OPTIONS)
 	$(BIN)/python -m tests.chaos --minutes $$(($(or $(MINUTES),60) / 3)) --database sqlite $(CHAOS_OPTIONS)
 
-chaos-peers: $(VENV)/.dev ## the same faults for Runlane, PgQueuer and Procrastinate, which it installs; eight minutes: SEED=1 JSON=peers.json
-	timeout 1500 $(BIN)/python -m tests.chaos.peers $(CHAOS_OPTIONS)
+chaos-peers: $(VENV)/.dev ## the same faults for Runlane, PgQueuer and Procrastinate, which it installs; ten minutes: SEED=1 JSON=peers.json
+	timeout -k 120 1500 $(BIN)/python -m tests.chaos.peers $(CHAOS_OPTIONS)
 
 soak: $(VENV)/.dev ## all faults at half capacity, and nothing may grow: MINUTES=30, halved over both databases, or DATABASE=sqlite
 	$(foreach database,$(or $(DATABASE),postgres sqlite),$(BIN)/python -m tests.chaos.soak --database $(database) \
