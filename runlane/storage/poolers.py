@@ -130,8 +130,9 @@ def require_session(engine: Engine, where: str, what: str) -> None:
     with engine.connect() as connection:
         if not connection.info.get("pooled"):
             return
-    _, parameters = engine.dialect.create_connect_args(engine.url)
-    parameters = {"connect_timeout": 10} | {name: value for name, value in parameters.items() if name != "context"}
+    _, told = engine.dialect.create_connect_args(engine.url)
+    parameters: dict[str, Any] = {"connect_timeout": 10, **told}
+    parameters.pop("context", None)  # SQLAlchemy's adapters
 
     def connect() -> psycopg.Connection[Any]:
         return psycopg.connect(**parameters, autocommit=True)
