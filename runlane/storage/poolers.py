@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -55,11 +56,14 @@ def threshold(url: URL) -> int | None:
 
 def attach(engine: Engine, url: URL) -> None:
     """Let connections of this engine notice a pooler, and ask for nothing that it cannot do."""
+    dialect: Any = engine.dialect
+    plain, refused = dialect.connect, threading.Event()
 
-    @event.listens_for(engine, "do_connect")
-    def connect(dialect: Any, _: Any, given: Any, parameters: dict[str, Any]) -> Any:
+    def connect(*given: Any, **parameters: Any) -> Any:
+        if refused.is_set():
+            parameters.pop("options", None)
         try:
-            return dialect.connect(*given, **parameters)
+            return plain(*given, **parameters)
         except dialect.loaded_dbapi.OperationalError as error:
             if _REFUSED not in str(error) or "options" not in parameters:
                 raise
@@ -68,8 +72,11 @@ def attach(engine: Engine, url: URL) -> None:
                     "the pooler takes no options=; leave them out of the URL and give them to the role"
                     f" (`alter role … set …`): {SECTION}"
                 ) from error
-        del parameters["options"]  # for good: these are the parameters of all connections to come
-        return dialect.connect(*given, **parameters)
+        refused.set()
+        del parameters["options"]
+        return plain(*given, **parameters)
+
+    dialect.connect = connect  # no listener to do_connect: the first one that connects has the others unheard
 
     @event.listens_for(engine, "connect")
     def connected(driver: Any, entry: Any) -> None:
@@ -123,12 +130,12 @@ def require_session(engine: Engine, where: str, what: str) -> None:
     with engine.connect() as connection:
         if not connection.info.get("pooled"):
             return
-    _, parameters = engine.dialect.create_connect_args(engine.url)
-    told: dict[str, Any] = {"connect_timeout": 10, **parameters}
-    told.pop("context", None)
+    _, told = engine.dialect.create_connect_args(engine.url)
+    parameters: dict[str, Any] = {"connect_timeout": 10, **told}
+    parameters.pop("context", None)  # SQLAlchemy's adapters
 
     def connect() -> psycopg.Connection[Any]:
-        return psycopg.connect(**told, autocommit=True)
+        return psycopg.connect(**parameters, autocommit=True)
 
     try:
         with connect() as probing:
