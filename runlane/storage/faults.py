@@ -34,9 +34,8 @@ def translated(where: str) -> Iterator[None]:
     try:
         yield
     except exc.SQLAlchemyError as error:
-        translation = translate(error, where)
         _forget_rows(error)
-        raise translation from error
+        raise translate(error, where) from error
 
 
 def translate(error: exc.SQLAlchemyError, where: str) -> RunlaneError:
@@ -64,7 +63,7 @@ def translate(error: exc.SQLAlchemyError, where: str) -> RunlaneError:
 def _forget_rows(error: exc.SQLAlchemyError) -> None:
     """Leave out of an error, which a traceback shows as a cause, the rows and keys that PostgreSQL quotes in it."""
     original = getattr(error, "orig", None)
-    if getattr(original, "diag", None) is not None:
+    if isinstance(original, Exception) and hasattr(original, "diag"):
         for one in (error, original):
             one.args = tuple(_QUOTED.sub("", part) if isinstance(part, str) else part for part in one.args)
 
