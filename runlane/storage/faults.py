@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from runlane.storage import privileges
 # PostgreSQL: deadlock, serialization failure, lock not available.
 _CONFLICTS = frozenset({"40001", "40P01", "55P03"})
 _DENIED = "42501"
+#: Behind the first line of a message: what is wrong with which row or key, or where in the rows of a copy.
+_QUOTED = re.compile(r"\n(?:DETAIL|CONTEXT): .*", re.DOTALL)
 _SQLITE_BUSY, _SQLITE_LOCKED, _SQLITE_READONLY, _SQLITE_IOERR, _SQLITE_FULL, _SQLITE_CANTOPEN = 5, 6, 8, 10, 13, 14
 _SQLITE_CORRUPT, _SQLITE_NOTADB = 11, 26
 
@@ -31,6 +34,7 @@ def translated(where: str) -> Iterator[None]:
     try:
         yield
     except exc.SQLAlchemyError as error:
+        _forget_rows(error)
         raise translate(error, where) from error
 
 
@@ -54,6 +58,14 @@ def translate(error: exc.SQLAlchemyError, where: str) -> RunlaneError:
     if isinstance(error, exc.ArgumentError):
         return ConfigurationInvalid(f"{where} is no valid database: {_first_line(error)}")
     return InternalError(f"unexpected answer of {where}: {_first_line(original or error)}")
+
+
+def _forget_rows(error: exc.SQLAlchemyError) -> None:
+    """Leave out of an error, which a traceback shows as a cause, the rows and keys that PostgreSQL quotes in it."""
+    original = getattr(error, "orig", None)
+    if isinstance(original, Exception) and hasattr(original, "diag"):
+        for one in (error, original):
+            one.args = tuple(_QUOTED.sub("", part) if isinstance(part, str) else part for part in one.args)
 
 
 def _postgres(state: str, text: str, where: str) -> RunlaneError:

@@ -547,6 +547,15 @@ DEFECTS = [
         postgres=True,
     ),
     Defect(
+        "hostile: a row that PostgreSQL has refused stands in the cause of its error",
+        "runlane/storage/faults.py",
+        '_QUOTED.sub("", part) if isinstance(part, str) else part',
+        "part",
+        "tests/hostile/test_secrets.py::test_what_postgresql_quotes_of_a_row_is_not_told[idempotency_keys]",
+        "no key is in a log",
+        postgres=True,
+    ),
+    Defect(
         "hostile: the log of attempts carries payloads",
         "runlane/trips.py",
         "    before: Run = field(repr=False)",

@@ -116,6 +116,28 @@ def test_what_the_database_refuses_to_store_is_not_told(
     assert CANARY not in all_of(caplog)
 
 
+#: Rows that a constraint refuses: the server quotes them in what it adds to its message.
+CONSTRAINTS = {"events": "check (type not in ('run.succeeded', 'run.created'))", "idempotency_keys": "check (key = '')"}
+
+
+@pytest.mark.parametrize("table", CONSTRAINTS)
+def test_what_postgresql_quotes_of_a_row_is_not_told(
+    postgres_url: str, caplog: pytest.LogCaptureFixture, table: str
+) -> None:
+    caplog.set_level(logging.DEBUG, "runlane")
+    with Runlane(postgres_url, tasks=[returns]) as app:
+        run = app.trigger(returns, CANARY).run
+        execute(app.lane.database, f"alter table {{{table}}} add constraint refusing {CONSTRAINTS[table]} not valid")
+        app.worker("drain").run()
+        assert app.runs.get(run.id).status == ("failed" if table == "events" else "succeeded")
+        for call in (app.trigger, app.run_now):
+            with pytest.raises(RunlaneError, match="violates check constraint") as caught:
+                call(returns, CANARY, idempotency_key=CANARY)
+            assert CANARY not in words_of(caught.value)
+        execute(app.lane.database, f"alter table {{{table}}} drop constraint refusing")
+    assert CANARY not in all_of(caplog)
+
+
 def refuse(app: Any, kind: str, made: bool = False) -> None:
     """From now on an event of this kind cannot be stored."""
     for statement in REFUSING[app.lane.database.engine.dialect.name].format(kind).split("; create")[made:]:
