@@ -26,6 +26,7 @@ from tests.chaos import gauges
 from tests.chaos.episode import RECOVERY, Episode, Plan, Verdict, judge, nursery_of, recover, setting_for, told
 from tests.chaos.growth import Bound, Course, Sample, judged
 from tests.chaos.history import Report
+from tests.chaos.jobs import PERIODS
 from tests.chaos.nemesis import Nemesis, Stage
 from tests.chaos.nursery import Nursery
 from tests.chaos.pruner import Pruner
@@ -36,6 +37,8 @@ from tests.chaos.sites import PostgresSite, Site, SqliteSite
 CALM = 0.1
 #: How many runs a call makes in the mean, by the weights of the calls.
 RUNS_OF_A_CALL = 2.5
+#: Runs a second that the schedules make, whatever clients do.
+_SCHEDULED = sum(1 / period for period in PERIODS.values())
 #: Seconds in which clients trigger as fast as the workers follow, after a few to warm up.
 _WARMING, _MEASURING = 5.0, 20.0
 #: Then so many seconds at most until only a few runs are left.
@@ -133,7 +136,7 @@ def _play(
         _measure(result, nemesis, cast, site)
     else:
         result.rate = rate
-    cast.rate = result.rate / RUNS_OF_A_CALL / (plan.clients + 1)
+    cast.rate = max(1.0, result.rate - _SCHEDULED) / RUNS_OF_A_CALL / (plan.clients + 1)
     spared = cast.spared(site.urls)
     _settle(nemesis, site)
     result.began, began = time.time(), time.monotonic()
