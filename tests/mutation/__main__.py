@@ -90,14 +90,14 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _mutants(files: Sequence[str]) -> tuple[list[Found], list[Equivalent]]:
     """All changes, those of the table with their reasons, and the entries of the table that do not fit."""
-    table = {(entry.file, entry.statement, entry.change): entry for entry in EQUIVALENT if entry.file in files}
-    found, times = [], Counter[tuple[str, str, str]]()
-    for file in files:
-        for mutant in mutants_of(file):
-            key = (mutant.file, mutant.statement, mutant.change)
-            times[key] += 1
-            found.append(Found(mutant, table[key].reason if key in table else None))
-    return found, [entry for key, entry in table.items() if times[key] != entry.times]
+    table = [entry for entry in EQUIVALENT if entry.file in files]
+    found, times = [], Counter[Equivalent]()
+    for mutant in (mutant for file in files for mutant in mutants_of(file)):
+        entry = next((entry for entry in table if entry.fits(mutant)), None)
+        found.append(Found(mutant, None if entry is None else entry.reason))
+        if entry is not None:
+            times[entry] += 1
+    return found, [entry for entry in table if times[entry] != entry.times]
 
 
 def _answers(asked: Sequence[tuple[int, Mutant]], limits: Limits, heard: Heard) -> Iterator[tuple[int, Any]]:

@@ -8,19 +8,29 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from tests.mutation.mutants import Mutant
+
 
 @frozen
 class Equivalent:
     """A change of a line, by the line's text and the change's, and why it changes nothing.
 
-    `times`: how often the file has such a line with such a change, if more than once: the reason has to fit all.
+    Attributes:
+        function: in which function, where the file has the line in several.
+        times: how often the file has such a line with such a change, if more than once: the reason has to fit all.
     """
 
     file: str
     statement: str
     change: str
     reason: str
+    function: str | None = None
     times: int = 1
+
+    def fits(self, mutant: Mutant) -> bool:
+        """Whether a mutant is what is meant."""
+        meant = (self.file, self.statement, self.change, self.function or mutant.function)
+        return meant == (mutant.file, mutant.statement, mutant.change, mutant.function)
 
 
 _NEVER = "No event or outcome gets there, or a type checker would have said so: all classes have an arm above."
@@ -89,5 +99,19 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "run.due_at is None or run.due_at > at or event.attempt != run.counters.attempts + 1 -> "
         "run.due_at > at or event.attempt != run.counters.attempts + 1",
         _CLAIMABLE,
+    ),
+    Equivalent(
+        _RUNS,
+        "if lease is None or lease.session_id.int != session_id.int or lease.attempt != attempt:",
+        "lease is None or lease.session_id.int != session_id.int or lease.attempt != attempt -> "
+        "lease.session_id.int != session_id.int or lease.attempt != attempt",
+        "What is fenced is open only to the two leased statuses, in which every run has a lease.",
+    ),
+    Equivalent(
+        _RUNS,
+        "run.cancellation,",
+        "run.cancellation -> None",
+        "Of a run that is leased now: one that was asked to stop is not open to a lease, so there is nothing to keep.",
+        "_leased",
     ),
 )
