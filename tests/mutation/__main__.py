@@ -59,6 +59,11 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     files = [file for file in MODULES if not options.parts or any(part in file for part in options.parts)]
     found, unmatched = _mutants(files)
+    functions: dict[str, set[str]] = {file: set() for file in files}
+    for mutant in (one.mutant for one in found if one.mutant.function is not None):
+        functions[mutant.file].add(mutant.function)
+    if options.only:
+        found = [one for one in found if (one.mutant.function is None) == (options.only == "import")]
     asked = [(n, one.mutant) for n, one in enumerate(found) if one.reason is None or options.equivalent]
     print(f"{len(found)} changes of {len(files)} modules", flush=True)
     limits = Limits(options.processes, began + 60 * options.minutes)
@@ -67,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.verbose:
             print(f"{answer or 'SURVIVED'}  {found[number].mutant}", flush=True)
 
-    for number, answer in _answers(asked, limits, heard):
+    for number, answer in _answers(functions, asked, limits, heard):
         found[number].answer, found[number].is_done = answer, True
     is_good = _report(files, found, options.equivalent)
     for entry in unmatched:
@@ -84,6 +89,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--equivalent", action="store_true", help="ask about those of the table too: none may be noticed"
     )
+    parser.add_argument("--only", choices=("functions", "import"), help="changes in functions, or of what import does")
     parser.add_argument("--verbose", action="store_true", help="say of each mutant what noticed it")
     return parser.parse_args(arguments)
 
@@ -100,13 +106,15 @@ def _mutants(files: Sequence[str]) -> tuple[list[Found], list[Equivalent]]:
     return found, [entry for entry in table if times[entry] != entry.times]
 
 
-def _answers(asked: Sequence[tuple[int, Mutant]], limits: Limits, heard: Heard) -> Iterator[tuple[int, Any]]:
+def _answers(
+    functions: dict[str, set[str]], asked: Sequence[tuple[int, Mutant]], limits: Limits, heard: Heard
+) -> Iterator[tuple[int, Any]]:
     """The answers: first about what is in functions, then about what is executed at import."""
     inside = [(number, mutant) for number, mutant in asked if mutant.function is not None]
     outside = [(number, mutant) for number, mutant in asked if mutant.function is None]
     patience = limits.until - time.monotonic() + 600
     # In a process of its own: the second part needs one that has imported nothing.
-    first = Work(0, patience, lambda: ask_collected(TESTS, inside, limits, heard))
+    first = Work(0, patience, lambda: ask_collected(TESTS, functions, inside, limits, heard))
     ((_, told),) = in_processes([first], Limits(1, limits.until), quiet=False)
     if told is None or told == OUT_OF_TIME:
         sys.exit("the tests could not be asked")
