@@ -59,9 +59,8 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     files = [file for file in MODULES if not options.parts or any(part in file for part in options.parts)]
     found, unmatched = _mutants(files)
-    functions: dict[str, set[str]] = {file: set() for file in files}
-    for mutant in (one.mutant for one in found if one.mutant.function is not None):
-        functions[mutant.file].add(mutant.function)
+    inside = [one.mutant for one in found if one.mutant.function]
+    functions = {file: {mutant.function or "" for mutant in inside if mutant.file == file} for file in files}
     if options.only:
         found = [one for one in found if (one.mutant.function is None) == (options.only == "import")]
     asked = [(n, one.mutant) for n, one in enumerate(found) if one.reason is None or options.equivalent]
