@@ -40,6 +40,7 @@ _CLAIMABLE = "A run in a status that is open to this event has a due time; the c
 _ATTEMPTS = "projections/attempts.py"
 _FLEET = "projections/fleet.py"
 _RUNS = "projections/runs.py"
+_DECISIONS = "runlane/decisions.py"
 _TIMELINE = "projections/timeline.py"
 _NOTHING = "case RunCreated() | RunDeliveryRequested() | RunDispatchReserved() | RunDispatchReservationExpired():"
 _CLOSED = (*(f"projections/{name}.py" for name in ("queues", "runs", "schedules", "timeline")), "runlane/decisions.py")
@@ -114,5 +115,25 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "run.cancellation -> None",
         "Of a run that is leased now: one that was asked to stop is not open to a lease, so there is nothing to keep.",
         "_leased",
+    ),
+    *(
+        Equivalent(
+            _DECISIONS,
+            "if run.status not in LEASED or held is None or held.session_id != session_id or held.attempt != attempt:",
+            "run.status not in LEASED or held is None or held.session_id != session_id or (held.attempt != attempt) -> "
+            f"{one} or held.session_id != session_id or held.attempt != attempt",
+            "A run has a lease in the two leased statuses and in no other: either check says what the other does.",
+        )
+        for one in ("held is None", "run.status not in LEASED")
+    ),
+    *(
+        Equivalent(
+            _DECISIONS,
+            f"waits = run.status {which} and run.due_at is not None and run.due_at <= now",
+            f"run.status {which} and run.due_at is not None and (run.due_at <= now) -> "
+            f"run.status {which} and run.due_at <= now",
+            "Every run in these statuses has a due time; the check is there for type checkers.",
+        )
+        for which in ("in WAITING", "is RunStatus.QUEUED")
     ),
 )
