@@ -57,10 +57,13 @@ def main(arguments: Sequence[str]) -> int:
     """The exit code."""
     options = _options(arguments)
     began = time.monotonic()
-    files = [file for file in MODULES if not options.parts or any(part in file for part in options.parts)]
+    names = [part.partition(":")[0] for part in options.parts]
+    files = [file for file in MODULES if not names or any(name in file for name in names)]
     found, unmatched = _mutants(files)
     inside = [one.mutant for one in found if one.mutant.function]
     functions = {file: {mutant.function or "" for mutant in inside if mutant.file == file} for file in files}
+    if options.parts:
+        found = [one for one in found if any(part in f"{one.mutant.file}:{one.mutant.line}:" for part in options.parts)]
     if options.only:
         found = [one for one in found if (one.mutant.function is None) == (options.only == "import")]
     asked = [(n, one.mutant) for n, one in enumerate(found) if one.reason is None or options.equivalent]
@@ -82,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation")
-    parser.add_argument("parts", nargs="*", help="parts of the names of the modules to change; all if none")
+    parser.add_argument("parts", nargs="*", help="modules to change by parts of their names, or runs.py:45: for a line")
     parser.add_argument("--minutes", type=float, default=20.0, help="nothing is begun after so many; default: 20")
     parser.add_argument("--processes", type=int, default=2, help="mutants at once; default: 2")
     parser.add_argument(
