@@ -57,8 +57,15 @@ def main(arguments: Sequence[str]) -> int:
     """The exit code."""
     options = _options(arguments)
     began = time.monotonic()
-    files = [file for file in MODULES if not options.parts or any(part in file for part in options.parts)]
+    names = [part.partition(":")[0] for part in options.parts]
+    files = [file for file in MODULES if not names or any(name in file for name in names)]
     found, unmatched = _mutants(files)
+    inside = [one.mutant for one in found if one.mutant.function]
+    functions = {file: {mutant.function or "" for mutant in inside if mutant.file == file} for file in files}
+    if options.parts:
+        found = [one for one in found if any(part in f"{one.mutant.file}:{one.mutant.line}:" for part in options.parts)]
+    if options.only:
+        found = [one for one in found if (one.mutant.function is None) == (options.only == "import")]
     asked = [(n, one.mutant) for n, one in enumerate(found) if one.reason is None or options.equivalent]
     print(f"{len(found)} changes of {len(files)} modules", flush=True)
     limits = Limits(options.processes, began + 60 * options.minutes)
@@ -67,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.verbose:
             print(f"{answer or 'SURVIVED'}  {found[number].mutant}", flush=True)
 
-    for number, answer in _answers(asked, limits, heard):
+    for number, answer in _answers(functions, asked, limits, heard):
         found[number].answer, found[number].is_done = answer, True
     is_good = _report(files, found, options.equivalent)
     for entry in unmatched:
@@ -78,35 +85,38 @@ def main(arguments: Sequence[str]) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation")
-    parser.add_argument("parts", nargs="*", help="parts of the names of the modules to change; all if none")
+    parser.add_argument("parts", nargs="*", help="modules to change by parts of their names, or runs.py:45: for a line")
     parser.add_argument("--minutes", type=float, default=20.0, help="nothing is begun after so many; default: 20")
     parser.add_argument("--processes", type=int, default=2, help="mutants at once; default: 2")
     parser.add_argument(
         "--equivalent", action="store_true", help="ask about those of the table too: none may be noticed"
     )
+    parser.add_argument("--only", choices=("functions", "import"), help="changes in functions, or of what import does")
     parser.add_argument("--verbose", action="store_true", help="say of each mutant what noticed it")
     return parser.parse_args(arguments)
 
 
 def _mutants(files: Sequence[str]) -> tuple[list[Found], list[Equivalent]]:
     """All changes, those of the table with their reasons, and the entries of the table that do not fit."""
-    table = {(entry.file, entry.statement, entry.change): entry for entry in EQUIVALENT if entry.file in files}
-    found, times = [], Counter[tuple[str, str, str]]()
-    for file in files:
-        for mutant in mutants_of(file):
-            key = (mutant.file, mutant.statement, mutant.change)
-            times[key] += 1
-            found.append(Found(mutant, table[key].reason if key in table else None))
-    return found, [entry for key, entry in table.items() if times[key] != entry.times]
+    table = [entry for entry in EQUIVALENT if entry.file in files]
+    found, times = [], Counter[Equivalent]()
+    for mutant in (mutant for file in files for mutant in mutants_of(file)):
+        entry = next((entry for entry in table if entry.fits(mutant)), None)
+        found.append(Found(mutant, None if entry is None else entry.reason))
+        if entry is not None:
+            times[entry] += 1
+    return found, [entry for entry in table if times[entry] != entry.times]
 
 
-def _answers(asked: Sequence[tuple[int, Mutant]], limits: Limits, heard: Heard) -> Iterator[tuple[int, Any]]:
+def _answers(
+    functions: dict[str, set[str]], asked: Sequence[tuple[int, Mutant]], limits: Limits, heard: Heard
+) -> Iterator[tuple[int, Any]]:
     """The answers: first about what is in functions, then about what is executed at import."""
     inside = [(number, mutant) for number, mutant in asked if mutant.function is not None]
     outside = [(number, mutant) for number, mutant in asked if mutant.function is None]
     patience = limits.until - time.monotonic() + 600
     # In a process of its own: the second part needs one that has imported nothing.
-    first = Work(0, patience, lambda: ask_collected(TESTS, inside, limits, heard))
+    first = Work(0, patience, lambda: ask_collected(TESTS, functions, inside, limits, heard))
     ((_, told),) = in_processes([first], Limits(1, limits.until), quiet=False)
     if told is None or told == OUT_OF_TIME:
         sys.exit("the tests could not be asked")

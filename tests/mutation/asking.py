@@ -102,9 +102,12 @@ class Failures:
 class Asking:
     """The pytest plugin that asks the collected tests about mutants, in place of running them."""
 
-    def __init__(self, mutants: Sequence[tuple[int, Mutant]], limits: Limits, heard: Heard) -> None:
+    def __init__(
+        self, functions: dict[str, set[str]], mutants: Sequence[tuple[int, Mutant]], limits: Limits, heard: Heard
+    ) -> None:
         self.answers: Answers = {}
         self.tests = Tests()
+        self._functions = functions
         self._mutants, self._limits, self._heard = mutants, limits, heard
         self._items: dict[str, pytest.Item] = {}
 
@@ -156,9 +159,8 @@ class Asking:
         seconds: dict[str, float] = {}
         lines: dict[str, list[str]] = {}
         executed: set[str] = set()
-        for file in {mutant.file for _, mutant in self._mutants}:
-            functions = {mutant.function for _, mutant in self._mutants if mutant.file == file}
-            note_lines(file, [name for name in functions if name is not None], executed)
+        for file, functions in self._functions.items():
+            note_lines(file, functions, executed)
         for name, item in self._items.items():
             executed.clear()
             began = time.monotonic()
@@ -184,16 +186,22 @@ class Collected:
 
 
 def ask_collected(
-    files: Sequence[str], mutants: Sequence[tuple[int, Mutant]], limits: Limits, heard: Heard
+    files: Sequence[str],
+    functions: dict[str, set[str]],
+    mutants: Sequence[tuple[int, Mutant]],
+    limits: Limits,
+    heard: Heard,
 ) -> dict[str, Any] | None:
     """Ask about changes in functions: the fields of ``Collected``, or None if the tests fail.
 
+    `functions` are those of each module, asked about or not.
+
     To be called in a process that has not imported Runlane, and does nothing else afterwards.
     """
-    asking = Asking(mutants, limits, heard)
+    asking = Asking(functions, mutants, limits, heard)
     if pytest.main([*_OPTIONS, *files], plugins=[Repeatable(), asking]) != pytest.ExitCode.OK:
         return None
-    about = {mutant.file: asking.tests.files_about(mutant.file) for _, mutant in mutants}
+    about = {file: asking.tests.files_about(file) for file in functions}
     imported = [name for name in sys.modules if name.partition(".")[0] not in ("runlane", "tests", "__main__")]
     return {"answers": asking.answers, "about": about, "imported": imported}
 

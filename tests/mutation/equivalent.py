@@ -8,19 +8,29 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from tests.mutation.mutants import Mutant
+
 
 @frozen
 class Equivalent:
     """A change of a line, by the line's text and the change's, and why it changes nothing.
 
-    `times`: how often the file has such a line with such a change, if more than once: the reason has to fit all.
+    Attributes:
+        function: in which function, where the file has the line in several.
+        times: how often the file has such a line with such a change, if more than once: the reason has to fit all.
     """
 
     file: str
     statement: str
     change: str
     reason: str
+    function: str | None = None
     times: int = 1
+
+    def fits(self, mutant: Mutant) -> bool:
+        """Whether a mutant is what is meant."""
+        meant = (self.file, self.statement, self.change, self.function or mutant.function)
+        return meant == (mutant.file, mutant.statement, mutant.change, mutant.function)
 
 
 _NEVER = "No event or outcome gets there, or a type checker would have said so: all classes have an arm above."
@@ -30,16 +40,18 @@ _CLAIMABLE = "A run in a status that is open to this event has a due time; the c
 _ATTEMPTS = "projections/attempts.py"
 _FLEET = "projections/fleet.py"
 _RUNS = "projections/runs.py"
+_DECISIONS = "runlane/decisions.py"
+_TIMELINE = "projections/timeline.py"
 _NOTHING = "case RunCreated() | RunDeliveryRequested() | RunDispatchReserved() | RunDispatchReservationExpired():"
-_CLOSED = ("projections/queues.py", "projections/runs.py", "projections/schedules.py", "runlane/decisions.py")
+_CLOSED = (*(f"projections/{name}.py" for name in ("queues", "runs", "schedules", "timeline")), "runlane/decisions.py")
 
 EQUIVALENT: tuple[Equivalent, ...] = (
     *(Equivalent(file, "case unhandled:", "case unhandled left out", _NEVER) for file in _CLOSED),
     *(Equivalent(file, "assert_never(unhandled)", "assert_never(unhandled) left out", _NEVER) for file in _CLOSED),
     *(Equivalent(file, "assert_never(unhandled)", "unhandled -> None", _NEVER) for file in _CLOSED),
-    Equivalent("projections/timeline.py", "case unhandled:", "case unhandled left out", _NEVER),
-    Equivalent("projections/timeline.py", "assert_never(unhandled)", "assert_never(unhandled) left out", _NEVER),
-    Equivalent("projections/timeline.py", "assert_never(unhandled)", "unhandled -> None", _NEVER),
+    Equivalent(
+        "projections/timeline.py", "case _:", "case _ left out", "A function that comes to its end returns None."
+    ),
     Equivalent(_ATTEMPTS, _NOTHING, _NOTHING[:-1] + " left out", _PASSES),
     *(
         Equivalent(_ATTEMPTS, _NOTHING, f"pattern {name}() left out", _PASSES)
@@ -89,5 +101,39 @@ EQUIVALENT: tuple[Equivalent, ...] = (
         "run.due_at is None or run.due_at > at or event.attempt != run.counters.attempts + 1 -> "
         "run.due_at > at or event.attempt != run.counters.attempts + 1",
         _CLAIMABLE,
+    ),
+    Equivalent(
+        _RUNS,
+        "if lease is None or lease.session_id.int != session_id.int or lease.attempt != attempt:",
+        "lease is None or lease.session_id.int != session_id.int or lease.attempt != attempt -> "
+        "lease.session_id.int != session_id.int or lease.attempt != attempt",
+        "What is fenced is open only to the two leased statuses, in which every run has a lease.",
+    ),
+    Equivalent(
+        _RUNS,
+        "run.cancellation,",
+        "run.cancellation -> None",
+        "Of a run that is leased now: one that was asked to stop is not open to a lease, so there is nothing to keep.",
+        "_leased",
+    ),
+    *(
+        Equivalent(
+            _DECISIONS,
+            "if run.status not in LEASED or held is None or held.session_id != session_id or held.attempt != attempt:",
+            "run.status not in LEASED or held is None or held.session_id != session_id or (held.attempt != attempt) -> "
+            f"{one} or held.session_id != session_id or held.attempt != attempt",
+            "A run has a lease in the two leased statuses and in no other: either check says what the other does.",
+        )
+        for one in ("held is None", "run.status not in LEASED")
+    ),
+    *(
+        Equivalent(
+            _DECISIONS,
+            f"waits = run.status {which} and run.due_at is not None and run.due_at <= now",
+            f"run.status {which} and run.due_at is not None and (run.due_at <= now) -> "
+            f"run.status {which} and run.due_at <= now",
+            "Every run in these statuses has a due time; the check is there for type checkers.",
+        )
+        for which in ("in WAITING", "is RunStatus.QUEUED")
     ),
 )

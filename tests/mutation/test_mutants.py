@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -119,7 +118,7 @@ def test_nothing_begins_when_the_time_is_over() -> None:
 
 
 def test_every_entry_of_the_table_fits_as_many_changes_as_it_says() -> None:
-    made = Counter((m.file, m.statement, m.change) for file in MODULES for m in mutants_of(file))
+    made = [mutant for file in MODULES for mutant in mutants_of(file)]
     for entry in EQUIVALENT:
-        assert made[entry.file, entry.statement, entry.change] == entry.times, entry
+        assert sum(entry.fits(mutant) for mutant in made) == entry.times, entry
         assert len(entry.reason) > 20

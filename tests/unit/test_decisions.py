@@ -172,7 +172,7 @@ def test_an_active_run_owns_its_key_even_past_its_time(status: str, ttl: str) ->
 
 @pytest.mark.parametrize("ttl", ["30d", "active"])
 def test_a_failed_run_frees_its_key_at_once(ttl: str) -> None:
-    assert not decisions.keeps_key(owner("failed", ttl), T0)
+    assert decisions.keeps_key(owner("failed", ttl), T0) is False
 
 
 @pytest.mark.parametrize("status", ["succeeded", "cancelled"])

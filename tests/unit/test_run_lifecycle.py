@@ -141,6 +141,13 @@ def test_sequences_have_no_gap_and_no_repeat(status: str, step: int) -> None:
         runs.after(run, record(run.sequence + step, e.RunCancelled(), LATER))
 
 
+def test_a_refusal_names_the_event_and_what_it_cannot_follow() -> None:
+    with pytest.raises(InvariantViolation, match=r"^RunCancelled \(event 5\) cannot follow event 2 of running run"):
+        runs.after(run_in("running"), record(5, e.RunCancelled(), LATER))
+    with pytest.raises(InvariantViolation, match=r"begins with RunCancelled \(event 1\), not with RunCreated"):
+        runs.replay([record(1, e.RunCancelled())])
+
+
 @pytest.mark.parametrize("status", ACTIVE)
 def test_time_never_runs_backwards(status: str) -> None:
     run = run_in(status)
