@@ -32,13 +32,19 @@ def settings(synchronous: bool) -> dict[str, str]:
         ISOLATION: "read committed",
         "timezone": "UTC",
         "jit": "off",
-        "idle_in_transaction_session_timeout": f"{IDLE // 1000}s",
+        "idle_in_transaction_session_timeout": _spelled(IDLE),
         "enable_bitmapscan": "off",
         "enable_seqscan": "off",
         "enable_mergejoin": "off",
         "plan_cache_mode": "force_generic_plan",
     }
     return own if synchronous else own | {"synchronous_commit": "off"}
+
+
+def _spelled(milliseconds: int) -> str:
+    """A length of time as the server spells it: in seconds where these are whole."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{milliseconds}ms" if rest else f"{seconds}s"
 
 
 def options(url: URL, synchronous: bool) -> str:
