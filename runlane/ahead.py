@@ -1,8 +1,9 @@
 """How many runs a worker claims beyond its free slots, so that a slot that comes free need not wait for the database.
 
-A run that is claimed ahead is lost to every other worker until it begins, so it is meant to begin within one or two
-round trips: only as many are claimed as handlers have lately come back in that time, and none where handlers are slow,
-where those round trips are a small part of the time anyway.  Pure arithmetic; the caller has the clock.
+A run that is claimed ahead is lost to every other worker until it begins, so it is meant to begin within some round
+trips: only as many are claimed as handlers have lately come back in that time, and none where handlers are slow, where
+those round trips are a small part of the time anyway.  Two round trips would do if handlers came back evenly; but those
+that have begun together come back together.  Pure arithmetic; the caller has the clock.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _QUICK = 0.1  # handlers that take longer, seconds on average, are not claimed a
 _WINDOW = 0.5  # seconds that are looked back on
 _STEP = 0.05  # seconds between what is remembered of them
 _REST = 2.0  # seconds without, after runs had to be given back
-_TRIPS = 2.0  # an outcome waits for one round trip to begin, and a claim takes one
+_TRIPS = 6.0  # an outcome waits for one round trip to begin, a claim takes one, and the others are for the crowds
 
 
 class Ahead:
