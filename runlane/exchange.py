@@ -10,7 +10,6 @@ are ready in the process.  One that cannot begin soon after all is given back.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
@@ -19,6 +18,7 @@ from time import monotonic
 from uuid import UUID
 
 from runlane.ahead import PATIENCE, Ahead
+from runlane.appetite import Appetite
 from runlane.claiming import Claims
 from runlane.decisions import Interrupted, Outcome
 from runlane.errors import ProjectionFailed, RunlaneError
@@ -62,8 +62,7 @@ class Exchange:
         self._claims = Claims(runtime, self._queues, drain)
         self._limits = self._claims.limits
         self._trips = Trips(runtime, self._claims)
-        # A claim that came to this number may have left runs that are due.
-        self._most = MOST_PARTITIONS if self._limits else BATCH
+        self._appetite = Appetite(poll_interval, drain, bool(self._limits), MOST_PARTITIONS if self._limits else BATCH)
         self._concurrency = concurrency
         # One lane claims while another stores: each takes its share of the slots.
         self._share = min(BATCH, -(-concurrency // lanes))
@@ -82,16 +81,8 @@ class Exchange:
         self._active: dict[tuple[UUID, int], Execution] = {}
         self._executing = 0
         self._lingering = 0  # handlers still inside although their time was over; each keeps its slot
-        self._claiming = 0
         self._in_flight = 0
-        self._hungry = True  # the last claim found as much as it asked for
-        self._plenty = True  # the last claim left something: more of them at once are of use
-        # Elsewhere an outcome on one lane can make room for what a claim on the other one has just missed.
-        self._one_looks = not drain and not self._limits
-        self._rang = False  # somebody has rung since the last claim began, so it may have missed what there is
-        self._dry = False  # the last claim found nothing, and nothing has been committed since it began
         self._stores = 0  # transactions that have stored outcomes
-        self._next_poll = 0.0
         self._stopping = False
         self._cut = False  # wait for no handler any more
         self._backoff = 0.0
@@ -111,8 +102,7 @@ class Exchange:
     def ring(self) -> None:
         """There may be work: look now."""
         with self._changed:
-            self._hungry = self._rang = True
-            self._dry = False
+            self._appetite.ring()
             self._changed.notify()  # the others would only be in the way of the lane that claims
 
     def stop(self) -> None:
@@ -246,8 +236,8 @@ class Exchange:
     def _leisure(self) -> float:
         """How long, in seconds, there will be nothing to do unless somebody tells."""
         # Where nothing can be claimed, it does not matter that it is time to look.
-        can_claim = not self._rests() and self._room() > 0 and not self._awaits_look()
-        leisure = self._next_poll - monotonic() if can_claim else self._poll_interval
+        can_claim = not self._rests() and self._room() > 0 and not self._appetite.awaits_look
+        leisure = self._appetite.until_poll(monotonic()) if can_claim else self._poll_interval
         return max(0.0, min(leisure, self._patience()))
 
     def _patience(self) -> float:
@@ -262,20 +252,17 @@ class Exchange:
         batch += self._collect()
         # Each of these may have been what another run of its partition waits for.
         if self._limits and any(execution.run.queue in self._limits for execution, _ in batch):
-            self._hungry = True
-        wanted = self._wanted()
+            self._appetite.hungry = True
+        wanted = self._appetite.wanted(self._room(), self._executing, monotonic())
         if not batch and not wanted:
             return None
         self._in_flight += 1
-        self._claiming += wanted
-        if wanted:
-            self._postpone_poll()
-            self._rang = False
+        self._appetite.asks(wanted, monotonic())
         return batch, wanted
 
     def _is_over(self) -> bool:
         idle = not (self._executing or self._retried or self._in_flight)
-        if self._drain and self._dry and idle:
+        if self._drain and self._appetite.dry and idle:
             self._stopping = self._cut = True
         return self.error is not None or (self._stopping and idle and (self._cut or not self._lingering))
 
@@ -285,30 +272,14 @@ class Exchange:
             self._ahead.gave_back(monotonic())
             self._withdraw(self._ready.line(), _NO_SLOT)
 
-    def _wanted(self) -> int:
-        room = self._room()
-        if room <= 0:
-            return 0
-        idle_drain = self._drain and not self._dry and not self._executing and not self._claiming
-        is_time = monotonic() >= self._next_poll and not self._awaits_look()
-        return room if self._hungry or idle_drain or is_time else 0
-
-    def _awaits_look(self) -> bool:
-        """Whether a look is under way that may be a drain's last one: it is not if another one begins beside it, and
-        where looks take longer than the time between polls none ever would be."""
-        return self._drain and self._claiming > 0
-
     def _room(self) -> int:
         """How many runs could be claimed now."""
-        if self._stopping or (self._one_looks and self._claiming and not self._plenty):
+        if self._stopping or not self._appetite.may_look:
             return 0
-        slots = self._concurrency - self._executing - self._lingering - self._ready.leaving - self._claiming
+        slots = self._concurrency - self._executing - self._lingering - self._ready.leaving - self._appetite.claiming
         if self._ahead is not None:
             slots += self._ahead.wanted(monotonic(), self._ready.left, self._ready.spent)
         return min(self._share, slots)
-
-    def _postpone_poll(self) -> None:
-        self._next_poll = monotonic() + self._poll_interval * random.uniform(0.9, 1.1)  # noqa: S311
 
     def _exchange(self, batch: list[Ended], wanted: int) -> None:
         began, stores = monotonic(), self._stores
@@ -348,7 +319,7 @@ class Exchange:
         """Nothing was stored: keep the outcomes, and leave the database alone for a moment."""
         with self._changed:
             self._retried += batch
-            self._claiming -= wanted
+            self._appetite.was_refused(wanted)
             self._in_flight -= 1
             self._backoff = monotonic() + _BACKOFF
             self._changed.notify_all()
@@ -370,24 +341,17 @@ class Exchange:
                 self._active[execution.run.id, execution.context.attempt] = execution
             self._executing += len(executions)
             self._retried += left
-            self._claiming -= wanted
             self._in_flight -= 1
             self.completed += stored
             self._stores += bool(batch)
-            if wanted:
-                self._plenty = len(claimed) >= min(wanted, self._most)
-                self._hungry = self._plenty or self._rang
-                # What the other lane has stored meanwhile may be due again, and this claim too early to see it.
-                self._dry = not claimed and not batch and not self._rang and stores == self._stores
-            elif batch:
-                self._dry = False
+            self._appetite.found(len(claimed), wanted, bool(batch), stores != self._stores)
             if self._stopping:
                 # Claimed while the stop was asked for: given back before their handlers have begun.
                 self._finished.extend((execution, Interrupted("worker_stopping")) for execution in executions)
                 executions = []
             called = self._executor.admit(executions)
             # To a lone run another lane has nothing to add: this one goes on by itself.
-            if self._stopping or self._drain or self._hungry or self._executing > 1:
+            if self._stopping or self._drain or self._appetite.hungry or self._executing > 1:
                 self._changed.notify_all()
         # Whoever lost the session before these were known here has told only the others.
         holder = session_of(claimed[0]) if claimed else None
@@ -399,7 +363,7 @@ class Exchange:
         """What is due is locked: it is not the end of a drain, and worth another look in a moment."""
         log.info("runs that are due are locked by another transaction")
         with self._changed:
-            self._rang = True
+            self._appetite.rang_late()
             self._backoff = monotonic() + _BACKOFF
 
     def _store_apart(self, batch: list[Ended]) -> list[Ended]:
@@ -410,5 +374,5 @@ class Exchange:
                 self._active.pop((execution.run.id, execution.context.attempt), None)
                 self.completed += 1
                 self._stores += 1
-                self._hungry, self._dry = True, False
+                self._appetite.hungry, self._appetite.dry = True, False
         return left

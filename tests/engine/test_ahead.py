@@ -141,7 +141,9 @@ def test_what_cannot_begin_soon_is_given_back_to_whoever_has_a_slot(
     busy, ids = with_ready(app, held, poll_interval=0.01)
     other = app.worker(maintenance=False, concurrency=AHEAD, poll_interval=3600)
     other.start()
-    eventually(lambda: not other._exchange._in_flight and not other._exchange._hungry, "the other one being idle")
+    eventually(
+        lambda: not other._exchange._in_flight and not other._exchange._appetite.hungry, "the other one being idle"
+    )
     assert held.called == [0]
     monkeypatch.setattr(exchange, "PATIENCE", 0.0)
     eventually(lambda: len(held.called) == 3, "the other one having begun them")
@@ -268,7 +270,7 @@ def test_a_full_worker_does_not_look_again_and_again(make_app: Make, held: Held)
     """It is long time for a poll, but there is no room for what that would find."""
     app = make_app(held.task)
     worker, _ = with_ready(app, held, poll_interval=60)
-    worker._exchange._next_poll = 0.0
+    worker._exchange._appetite._next_poll = 0.0
     with worker._exchange._changed:
         assert worker._exchange._leisure() == pytest.approx(60)
     worker.stop(timeout=0)

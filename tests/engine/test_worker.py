@@ -107,13 +107,13 @@ def test_a_drain_looks_once_at_a_time_however_long_that_takes(make_app: Make, mo
     """Or else, where they take longer than the time between polls, each comes back beside another: none is the last."""
     limited = Queue("limited", default=True, concurrency_limit=2)
     exchange = make_app(echo, queues=[limited]).worker(mode, concurrency=3, maintenance=False)._exchange
-    exchange._hungry = False
-    exchange._claiming = exchange._in_flight = 1
-    assert monotonic() > exchange._next_poll
-    assert (exchange._wanted() == 0) is (mode == "drain")
+    exchange._appetite.hungry = False
+    exchange._appetite.claiming = exchange._in_flight = 1
+    assert monotonic() > exchange._appetite._next_poll
+    assert (exchange._appetite.wanted(exchange._room(), 0, monotonic()) == 0) is (mode == "drain")
     assert (exchange._leisure() > 0) is (mode == "drain")
-    exchange._claiming = exchange._in_flight = 0
-    assert exchange._wanted() > 0
+    exchange._appetite.claiming = exchange._in_flight = 0
+    assert exchange._appetite.wanted(exchange._room(), 0, monotonic()) > 0
 
 
 def test_a_drain_works_off_what_its_handlers_create(make_app: Make) -> None:

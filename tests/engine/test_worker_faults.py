@@ -158,7 +158,7 @@ def test_a_drain_takes_what_came_back_to_it(postgres_url: str, clock: SettableCl
     @task("lost.once")
     def lost_once(payload: Any, context: Context) -> int:
         if context.attempt == 1:
-            eventually(lambda: worker._exchange._dry, "the other lane having found nothing")
+            eventually(lambda: worker._exchange._appetite.dry, "the other lane having found nothing")
             clock.advance(EXPIRY)
             app.tick()
             session_of(app).beat()
