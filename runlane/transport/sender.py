@@ -56,12 +56,14 @@ class Sender:
                 if self._write(self._line, environment, queues):
                     return
                 self._next = 0.0
+            sleeps = not self._waiting  # else the thread knows when it is to send, and to wake it costs a caller much
             known = self._waiting.get(environment, set())
             self._waiting[environment] = None if queues is None or known is None else known | set(queues)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="runlane-notify", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+            elif sleeps:
+                self._changed.notify()
 
     def close(self) -> None:
         """Send what waits, for a moment at most, and end."""
