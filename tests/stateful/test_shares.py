@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -50,5 +51,6 @@ def test_the_lanes_of_a_stage_keep_their_plans_unless_told_otherwise(postgres_ur
         stage = Stage.postgres(postgres_url, keeps_plans=kept)
         stage.next_episode()
         with stage.lanes[0].database.engine.connect() as connection:
-            assert (type(connection.connection.driver_connection._prepared).__name__ == "Keeping") is kept
+            driver: Any = connection.connection.driver_connection
+            assert (type(driver._prepared).__name__ == "Keeping") is kept
         stage.close()
