@@ -42,7 +42,7 @@ pyright: $(VENV)/.dev
 unit: $(VENV)/.dev ## the tests that need no database
 	$(BIN)/python -m pytest -q tests/unit tests/properties
 
-stateful: $(VENV)/.dev ## random histories of every command beside the model, on each lane: STEPS=100000 SEED=random
+stateful: $(VENV)/.dev ## random histories of every command beside the model, on each lane: STEPS=100000 SEED=random ARGS="--lane postgres --processes 2"
 	$(BIN)/python -W ignore -m tests.stateful $(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 simulate: $(VENV)/.dev ## whole processes on virtual time, faults at every transaction, from one seed: STEPS=100000 SEED=random

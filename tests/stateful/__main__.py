@@ -6,59 +6,56 @@ import argparse
 import ast
 import logging
 import secrets
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import sys
 from pathlib import Path
 
-from tests.conftest import postgres_server
-from tests.stateful.episodes import play, replay
-from tests.stateful.lanes import Stage
-from tests.stateful.post import Post
+from tests.stateful.episodes import replay
+from tests.stateful.shares import databases, play_shares, stage_of
 
 LANES = ("memory", "sqlite", "postgres", "memory-delivering", "sqlite-delivering", "postgres-delivering")
 
 
-@contextmanager
-def stage_of(lane: str) -> Iterator[Stage]:
-    """A lane of this kind, gone in the end."""
-    database, _, delivering = lane.partition("-")
-    post = Post() if delivering else None
-    with ExitStack() as stack:
-        if database == "memory":
-            stage = Stage.memory(post)
-        elif database == "sqlite":
-            stage = Stage.sqlite(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="runlane-"))), post)
-        else:
-            stage = Stage.postgres(stack.enter_context(postgres_server()).migrated(), post)
-        stack.callback(stage.close)
-        yield stage
-
-
-def main() -> None:
-    """Read the command line, and play."""
+def main() -> int:
+    """Read the command line, and play; 1 if something was found."""
     parser = argparse.ArgumentParser(prog="python -m tests.stateful", description=__doc__)
     parser.add_argument(
-        "--steps", type=int, default=100_000, help="on each kind of lane; a tenth of them on PostgreSQL"
+        "--steps",
+        type=int,
+        default=100_000,
+        help="on each kind of lane; a tenth of them on PostgreSQL, unless --lane names it",
     )
     parser.add_argument("--seed", type=int, help="else a random one")
     parser.add_argument("--lane", choices=LANES, help="else all of them")
+    parser.add_argument("--processes", type=int, default=1, help="share the steps; others than the first draw a seed")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="add a line for each lane")
     parser.add_argument("--lot", type=int, help="the seed of the episode to replay")
     parser.add_argument("--replay", metavar="STEPS", help="the steps to replay, as a failure prints them")
     asked = parser.parse_args()
-    logging.disable(logging.CRITICAL)  # processes that die and lose their leases have a lot to say
+    if asked.processes < 1:
+        parser.error("--processes must be 1 or more")
+    if asked.replay is not None:
+        _replay(asked.lane, asked.lot, asked.replay)
+        return 0
     seed = secrets.randbits(32) if asked.seed is None else asked.seed
     for lane in [asked.lane] if asked.lane else LANES:
-        with stage_of(lane) as stage:
-            if asked.replay is not None:
-                print(f"{lane}: {replay(stage, asked.lot, ast.literal_eval(asked.replay))} steps, nothing is wrong")
-                continue
-            print(f"{lane}: seed {seed}", flush=True)
-            began = time.perf_counter()
-            taken = play(stage, asked.steps // (10 if lane.startswith("postgres") else 1), seed)
-            print(f"{lane}: {taken:,} steps, {taken / (time.perf_counter() - began):,.0f} a second", flush=True)
+        print(f"{lane}: seed {seed}", flush=True)
+        is_a_tenth = lane.startswith("postgres") and asked.lane is None
+        tally, failures = play_shares(lane, asked.steps // (10 if is_a_tenth else 1), seed, asked.processes)
+        if asked.json is not None:
+            tally.append_to(asked.json)
+        if failures:
+            print("\n\n".join(failures), file=sys.stderr)
+            return 1
+        print(f"{lane}: {tally.steps:,} steps, {tally.steps / max(tally.seconds, 0.1):,.0f} a second", flush=True)
+    return 0
+
+
+def _replay(lane: str | None, lot: int, steps: str) -> None:
+    logging.disable(logging.CRITICAL)
+    for one in [lane] if lane else LANES:
+        with databases(one, 1) as (url,), stage_of(one, url) as stage:
+            print(f"{one}: {replay(stage, lot, ast.literal_eval(steps))} steps, nothing is wrong")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

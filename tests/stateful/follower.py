@@ -79,9 +79,8 @@ class Follower:
         told = []
         touched: dict[UUID, None] = {}
         pruned: list[RunsPruned] = []
-        for stream, sequence, type, version, data, at, environment, actor, position in self._reader.after(
-            self.position
-        ):
+        news, stored = self._reader.news(self.position)
+        for stream, sequence, type, version, data, at, environment, actor, position in news:
             assert environment == self._environment, "another environment was written to"
             assert position > self.position, "invariant 15: a reader by position misses nothing"
             self.position = position
@@ -98,7 +97,7 @@ class Follower:
                     pruned.append(event)
                 told.append(Told(self._name(record), type, actor, record))
         if touched:
-            self._compare(list(touched))
+            self._compare(list(touched), stored)
         assert len(pruned) <= 1
         if pruned:
             self.expected_prune = pruned[0]
@@ -195,9 +194,8 @@ class Follower:
             self._names[record.stream_id] = known
         return known
 
-    def _compare(self, ids: Sequence[UUID]) -> None:
+    def _compare(self, ids: Sequence[UUID], stored: dict[UUID, tuple[Any, ...]]) -> None:
         """Invariant 6, for the runs that were touched."""
-        stored = self._reader.rows(ids)
         for id in ids:
             row, folded = stored.get(id), self._reader.as_stored(rows.birth_values(self.folds[id]))
             if row != folded:

@@ -38,8 +38,9 @@ def on_sqlite(tmp_path: Path, post: Post | None, seed: int) -> Iterator[Stage]:
 
 
 @pytest.fixture
-def on_postgres(postgres_url: str, post: Post | None) -> Iterator[Stage]:
-    yield from _open(Stage.postgres(postgres_url, post))
+def on_postgres(postgres_url: str, post: Post | None, seed: int) -> Iterator[Stage]:
+    # What the driver does at a rollback changes only how long things take; one in ten goes by its default all the same.
+    yield from _open(Stage.postgres(postgres_url, post, keeps_plans=seed % 10 != 0))
 
 
 def _open(stage: Stage) -> Iterator[Stage]:
