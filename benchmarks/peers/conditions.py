@@ -6,13 +6,12 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from attrs import define, frozen
 
 from benchmarks import machine
+from benchmarks.processor import PROC, used_by
 
-_PROC = Path("/proc")
 #: Seconds of a look at the machine's speed.
 _PROBE = 0.2
 
@@ -50,10 +49,10 @@ def observed(server: int | None) -> Iterator[Observation]:
     found = Observation()
     roots = {os.getpid()} | ({server} if server is not None else set())
     speed = machine.speed(_PROBE)
-    began, busy, ours = time.perf_counter(), _busy(), _used_by(roots)
+    began, busy, ours = time.perf_counter(), _busy(), used_by(roots)
     yield found
     seconds = time.perf_counter() - began
-    busy_now, ours_now = _busy(), _used_by(roots)
+    busy_now, ours_now = _busy(), used_by(roots)
     others = None
     if busy is not None and busy_now is not None:
         others = max(0.0, (busy_now - busy - (ours_now - ours)) / seconds)
@@ -63,28 +62,8 @@ def observed(server: int | None) -> Iterator[Observation]:
 def _busy() -> float | None:
     """Seconds that all cores together have been busy or stolen, since the start of the system."""
     try:
-        fields = (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:]
+        fields = (PROC / "stat").read_text().split("\n", 1)[0].split()[1:]
     except OSError:
         return None
     user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
-def _used_by(roots: set[int]) -> float:
-    """CPU seconds of process trees: what the living have used, and what they say of children that have ended."""
-    parents, used = {}, {}
-    for folder in _PROC.glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it has ended
-        parents[int(folder.name)] = int(fields[1])
-        used[int(folder.name)] = sum(map(int, fields[11:15]))
-    ours = {process for process in parents if _descends(process, roots, parents)}
-    return sum(used[process] for process in ours) / os.sysconf("SC_CLK_TCK")
-
-
-def _descends(process: int, roots: set[int], parents: dict[int, int]) -> bool:
-    while process not in roots and process in parents:
-        process = parents[process]
-    return process in roots

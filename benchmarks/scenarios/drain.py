@@ -11,6 +11,7 @@ from benchmarks.counting import counted
 from benchmarks.databases import Databases
 from benchmarks.figures import Sample
 from benchmarks.jobs import JOBS, backlog
+from benchmarks.processor import Shares, server_of
 from benchmarks.scenarios.contract import Scenario, each, option, repeated
 from benchmarks.workers import drain_together
 from runlane import RunStatus
@@ -39,10 +40,12 @@ def once(places: Databases, options: Options, _: random.Random) -> Sample:
     place = places.fresh()
     with place.app() as app:
         backlog(app, JOBS[options.job], options.runs)
+        shares = Shares(server_of(app))
         done = drain_together(place, options.workers, options.at_once)
+        of_server = shares.per_run(options.runs)
         counted(app, RunStatus.SUCCEEDED, options.runs, events_per_run=4)
     rate = options.runs / done.took_s
-    figures = {"runs_per_s": rate, "python_us_per_run": done.cpu_s / options.runs * 1e6}
+    figures = {"runs_per_s": rate, "python_us_per_run": done.cpu_s / options.runs * 1e6} | of_server
     if options.job in _WAITS:
         ideal = options.workers * options.at_once / _WAITS[options.job]
         figures["of_ideal_percent"] = 100 * rate / ideal
@@ -51,7 +54,8 @@ def once(places: Databases, options: Options, _: random.Random) -> Sample:
 
 SCENARIO = Scenario(
     "drain",
-    "Workers on a backlog.  Runs per second from the moment when all processes are ready, and their CPU time per run.",
+    "Workers on a backlog.  Runs per second from the moment when all processes are ready; CPU time per run, theirs and"
+    " that of the server.",
     Options,
     repeated(once),
     lambda options: f"{options.job}, {options.workers} × {options.at_once}",

@@ -17,6 +17,7 @@ from benchmarks.databases import Databases
 from benchmarks.figures import Sample, percentile_curve, percentiles
 from benchmarks.jobs import BULK, noop
 from benchmarks.places import Place
+from benchmarks.processor import Shares, server_of
 from benchmarks.scenarios.contract import Scenario, each, option, repeated
 from runlane import Runlane, RunStatus
 
@@ -48,11 +49,14 @@ def once(places: Databases, options: Options, _: random.Random) -> Sample:
     place, way = places.fresh(), _WAYS[options.how]
     with place.app() as app:
         app.trigger(noop, 0)  # connections and prepared statements
+        shares, cpu = Shares(server_of(app)), time.process_time()
         called = way.call(place, app, max(way.least(options), options.runs // way.part), options)
+        cpu = time.process_time() - cpu
         runs = len(called.calls) * (BULK if options.how == "bulk" else 1)
+        costs = {"python_us_per_run": cpu / runs * 1e6} | shares.per_run(runs)
         counted(app, RunStatus.QUEUED, runs + 1 + way.warm(options), events_per_run=2)
     delays = [1000 * seconds for seconds in called.calls]
-    figures = {"runs_per_s": runs / called.took} | percentiles(delays, 50, 99, name="call")
+    figures = {"runs_per_s": runs / called.took} | percentiles(delays, 50, 99, name="call") | costs
     return Sample(figures, (percentile_curve(_title(options), delays),))
 
 
@@ -161,7 +165,8 @@ def _title(options: Options) -> str:
 
 SCENARIO = Scenario(
     "trigger",
-    "Callers that trigger in every way.  Runs triggered per second, and milliseconds that a call takes.",
+    "Callers that trigger in every way.  Runs triggered per second, milliseconds that a call takes, and CPU time per"
+    " run, the callers' and that of the server.",
     Options,
     repeated(once),
     _title,
