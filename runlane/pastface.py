@@ -18,6 +18,7 @@ from runlane.reading import whole_number
 from runlane.runtime import Runtime
 from runlane.simulation import Simulation, comparing
 from runlane.simulation import reading as simulation_reading
+from runlane.simulation.scratch import Scratch
 from runlane.tasks import Queue, Task
 from runlane.values import Actor, instant, run_id
 
@@ -152,6 +153,7 @@ class TellsThePast:
         chosen = simulation_reading.selection(since, until, tasks, queues)
         self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.simulate")
         self._runtime.start()
-        with self._runtime.database.snapshot() as tx:
-            trace = simulation_reading.of_log(tx, self._runtime.environment, chosen, progress)
-        return comparing.compare(trace, asked)
+        with Scratch() as scratch:
+            with self._runtime.database.snapshot() as tx:
+                trace = simulation_reading.of_log(tx, self._runtime.environment, chosen, scratch, progress)
+            return comparing.compare(trace, asked)

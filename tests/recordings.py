@@ -11,6 +11,7 @@ from attrs import define, field, frozen
 
 from runlane import events as e
 from runlane.events import Recorded
+from runlane.simulation.scratch import Scratch
 from runlane.simulation.trace import Reader, Selection, Trace
 from runlane.values import SYSTEM, Failure, RunStatus, Source
 from tests.support import START
@@ -91,9 +92,14 @@ def pause(queue: str, *turns: float) -> list[Recorded]:
     ]
 
 
-def trace_of(*runs: list[Recorded], pauses: Iterable[list[Recorded]] = (), selection: Selection | None = None) -> Trace:
+def trace_of(
+    *runs: list[Recorded],
+    pauses: Iterable[list[Recorded]] = (),
+    selection: Selection | None = None,
+    scratch: Scratch | None = None,
+) -> Trace:
     """The trace of these histories."""
-    reader = Reader(selection or Selection())
+    reader = Reader(selection or Selection(), scratch)
     for one in pauses:
         reader.add_queue(one)
     for one in runs:

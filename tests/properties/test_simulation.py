@@ -89,7 +89,8 @@ def test_every_run_ends_once_no_limit_is_passed_and_no_slot_is_left_idle(
         assert all(before[1] <= behind[2] for before, behind in pairwise(mine))
         assert not mine or mine[-1][1] <= ends[run]
 
-    opens = min(trace.start, default=0) - ZERO
+    opens = trace.opens - ZERO
+    assert trace.opens == min(trace.start, default=0)
     of = partitions(trace)
     place = {run: partition for partition, members in of.items() for run in members}
     executed = executed_at(log)

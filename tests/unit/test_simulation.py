@@ -9,8 +9,11 @@ import pytest
 from runlane import ConfigurationInvalid, Exponential, Fixed, Retry
 from runlane.simulation import WhatIf
 from runlane.simulation.comparing import compare, what_if
+from runlane.simulation.drawing import Draws
 from runlane.simulation.measuring import Measuring, as_recorded, deepest, spread
-from runlane.simulation.playing import MOST_ATTEMPTS, Draws, Policy, play
+from runlane.simulation.ordering import of_numbers
+from runlane.simulation.playing import MOST_ATTEMPTS, Policy, play
+from runlane.simulation.scratch import Scratch
 from runlane.simulation.trace import Outcome, Selection, Trace, crew
 from runlane.values import RunStatus, Source, SourceType
 from tests.recordings import SECOND, Log, Tried, at, history, pause, trace_of
@@ -250,8 +253,8 @@ def test_the_crew_that_the_log_shows() -> None:
 
 
 def test_measuring() -> None:
-    assert spread([]).count == 0
-    found = spread(range(1, 101))
+    assert spread(of_numbers(Scratch())).count == 0
+    found = spread(of_numbers(Scratch(), range(1, 101)))
     assert [one * SECOND for one in (found.p50, found.p90, found.p99, found.max)] == pytest.approx([50, 90, 99, 100])
     assert deepest([], []) == 0
     assert deepest([0, 0, 5], [0, 5, 9]) == 1, "who begins at once did not wait"
