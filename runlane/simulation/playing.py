@@ -146,7 +146,7 @@ class _Playing:
         self._plan(opens, _OPENS, 0)
         at, following = 0, next(order, None)
         while (then := later.least()) is not None or following is not None:
-            at = min(row[0] for row in (then, following) if row is not None)
+            at = _earlier(then, following)
             while following is not None and following[0] == at:
                 self._become_ready(at, following[1], _Tries())
                 following = next(order, None)
@@ -332,6 +332,13 @@ class _Playing:
             line = self._lines[self._trace.queues.index(name)]
             line.is_paused = is_paused
             self._offer(line)
+
+
+def _earlier(one: Row | None, other: Row | None) -> int:
+    """The first number of the one that comes first; there must be one."""
+    if one is None or (other is not None and other[0] < one[0]):
+        return other[0] if other is not None else 0
+    return one[0]
 
 
 #: How a run ends by an outcome that ends it; by others it fails.
