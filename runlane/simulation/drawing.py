@@ -89,5 +89,3 @@ class Draws:
             mixed = (mixed ^ mixed >> 33) * 0xC4CEB9FE1A85EC53 & _MASK
             mixed ^= mixed >> 33
         return mixed
-
-

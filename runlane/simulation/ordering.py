@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from runlane.simulation.scratch import Coding, Numbers, Rows, Scratch
 from runlane.simulation.stretches import Stretch, grouped, merged
 
-T = TypeVar("T", int, tuple[int, ...])
+
+class _Comparable(Protocol):
+    def __lt__(self, other: Any, /) -> bool: ...
+
+
+T = TypeVar("T", bound=_Comparable)
 
 
 class Ordering(Generic[T]):

@@ -79,8 +79,6 @@ class Parking:
         far.execute(_TABLE)
         far.execute("begin")
         for (queue, key), rows in self._near.items():
-            far.executemany(
-                "insert into parked values (?, ?, ?, ?, ?, ?, ?, ?)", [(queue, key, *row) for row in rows]
-            )
+            far.executemany("insert into parked values (?, ?, ?, ?, ?, ?, ?, ?)", [(queue, key, *row) for row in rows])
         self._near = {}
         return far

@@ -109,10 +109,10 @@ def play(trace: Trace, policy: Policy, told: Told) -> int:
 class _Playing:
     """One simulation.
 
-    A run is in one place at a time, and takes what it has behind it along: in `order` until it is first due; in the line
-    of its queue, or parked where its key was full when its turn came; in `later` while it is executed, and until it is
-    due again.  Behind a full key at most one run is let out of the parking for each that ends, so that of those in the
-    line there are always enough to fill it.
+    A run is in one place at a time, and takes what it has behind it along: in `order` until it is first due; in the
+    line of its queue, or parked where its key was full when its turn came; in `later` while it is executed, and until
+    it is due again.  For each that ends of a full key one is let out of the parking: so there is never room for more of
+    a key than there are of it in the line, as long as any is parked.
     """
 
     def __init__(self, trace: Trace, policy: Policy, told: Told, parking: Parking) -> None:

@@ -53,9 +53,7 @@ def _names(what: str, given: Iterable[Any] | None) -> frozenset[str] | None:
     return frozenset(free_text(f"an entry of {what}", name) for name in names)
 
 
-def of_log(
-    tx: Transaction, environment: str, chosen: Selection, scratch: Scratch, progress: Progress = None
-) -> Trace:
+def of_log(tx: Transaction, environment: str, chosen: Selection, scratch: Scratch, progress: Progress = None) -> Trace:
     """The trace of an environment, in that file."""
     reader, events, reported = Reader(chosen, scratch), 0, 0
     with closing(streams.read_streams(tx, "queue.", environment)) as found:

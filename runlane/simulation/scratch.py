@@ -19,6 +19,8 @@ from typing import BinaryIO, Protocol, TypeVar, cast
 
 from attrs import frozen
 
+from runlane.errors import StorageUnavailable
+
 T = TypeVar("T")
 Row = tuple[int, ...]
 
@@ -92,11 +94,19 @@ class Scratch:
         self._free.append(place)
 
     def write(self, place: int, content: bytes) -> None:
-        """Raises OSError: the disk is full, or gone."""
-        number = self._number()
-        while content:  # a nearly full disk may take a part
-            written = os.pwrite(number, content, place)
-            place, content = place + written, content[written:]
+        """Write behind that place.
+
+        Raises:
+            StorageUnavailable: there is no room for temporary files.
+        """
+        try:
+            number = self._number()
+            while content:  # a nearly full disk may take a part
+                written = os.pwrite(number, content, place)
+                place, content = place + written, content[written:]
+        except OSError as error:
+            why = error.strerror or error
+            raise StorageUnavailable(f"the temporary file of a simulation cannot be written: {why}") from error
 
     def read(self, place: int, length: int) -> bytes:
         """So many bytes from there, which have been written."""
@@ -105,7 +115,7 @@ class Scratch:
     def _number(self) -> int:
         if self._file is None:
             # Unbuffered: what is read in blocks and written in blocks needs no buffer between.
-            self._file = cast("BinaryIO", tempfile.TemporaryFile(buffering=0, prefix="runlane-"))
+            self._file = cast("BinaryIO", tempfile.TemporaryFile(buffering=0, prefix="runlane-"))  # noqa: SIM115
             weakref.finalize(self, self._file.close)
         return self._file.fileno()
 
@@ -150,12 +160,15 @@ class Coding(Protocol[T]):
     @property
     def size(self) -> int:
         """Bytes of one of them."""
+        ...
 
     def encode(self, items: list[T]) -> bytes:
         """As bytes."""
+        ...
 
     def decode(self, content: bytes) -> list[T]:
         """From bytes."""
+        ...
 
 
 class Numbers:

@@ -196,9 +196,7 @@ class Reader:
             self.leave_out("run_now: executed where it was asked for, by no worker")
         else:
             try:
-                withdrawn, attempts = self._attempts(
-                    records, self._place(self._queues, trace.queues, created.queue)
-                )
+                withdrawn, attempts = self._attempts(records, self._place(self._queues, trace.queues, created.queue))
             except InvariantViolation:
                 self.leave_out("damaged history")
                 return

@@ -14,8 +14,9 @@ from runlane import Fixed, Retry
 from runlane.simulation import WhatIf
 from runlane.simulation.comparing import compare
 from runlane.simulation.playing import Policy, play
+from runlane.simulation.scratch import Scratch
 from runlane.simulation.trace import Trace
-from tests.recordings import SECOND, ZERO, Log, Tried, history, pause, trace_of
+from tests.recordings import SECOND, TINY, ZERO, Log, Tried, history, pause, trace_of
 
 SHORT = st.integers(0, 6)
 FOLLOWED = ("retried", "released", "interrupted", "lost")
@@ -117,6 +118,70 @@ def test_the_better_run_begins_first(runs: list[tuple[int, int, int]], slots: in
         for other, due_of_other, start_of_other, _, _ in log.attempts:
             if due_of_other <= start < start_of_other:
                 assert (-runs[one][2], due, one) < (-runs[other][2], due_of_other, other)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            SHORT, st.integers(1, 6), st.integers(-1, 1), st.sampled_from("qrs"), st.sampled_from([None, *"xyz"])
+        ),
+        min_size=1,
+        max_size=40,
+    ),
+    st.integers(1, 5),
+)
+def test_a_worse_run_begins_first_only_where_the_better_one_is_kept_by_its_limit(
+    runs: list[tuple[int, int, int, str, str | None]], slots: int
+) -> None:
+    with Scratch(TINY) as scratch:
+        trace = trace_of(
+            *[
+                history(n, at, Tried(at, at + long), priority=priority, queue=queue, concurrency_key=key)
+                for n, (at, long, priority, queue, key) in enumerate(runs)
+            ],
+            scratch=scratch,
+        )
+        limits = {trace.queues.index(name): limit for name, limit in LIMITS.items() if name in trace.queues}
+        log = Log()
+        play(trace, Policy(slots, limits, [None]), log)
+        of = partitions(trace)
+        place = {run: partition for partition, members in of.items() for run in members}
+    executed = executed_at(log)
+    for one, due, start, _, _ in log.attempts:
+        for other, due_of_other, start_of_other, _, _ in log.attempts:
+            is_better = (-runs[other][2], due_of_other, other) < (-runs[one][2], due, one)
+            if is_better and due_of_other <= start < start_of_other:
+                limit = limits.get(place[other][0])
+                assert limit == len(executed[start] & of[place[other]])
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(recordings(), min_size=1, max_size=6),
+    st.integers(1, 3) | st.none(),
+    RETRIES,
+    st.sampled_from([{}, {"q": 1}, {"q": 1, "r": 2, "s": 1}]),
+    st.booleans(),
+)
+def test_how_much_is_in_memory_changes_nothing(
+    parts: list[list[list[Any]]], workers: int | None, retry: Retry | None, limit: dict[str, int], paused: bool
+) -> None:
+    runs = [run for part in parts for run in part]
+    limit = {queue: most for queue, most in limit.items() if any(run[0].event.queue == queue for run in runs)}
+    asked = WhatIf(retry, limit, workers, workers)
+    pauses = [pause("q", 3, 9, 20)] if paused else []
+    large = trace_of(*runs, pauses=pauses)
+    with Scratch(TINY) as scratch:
+        small = trace_of(*runs, pauses=pauses, scratch=scratch)
+        assert compare(small, asked) == compare(large, asked)
+        limits = {small.queues.index(queue): most for queue, most in limit.items()}
+        few, many = Log(), Log()
+        for trace, log in ((small, few), (large, many)):
+            play(trace, Policy(workers or 9, limits, [retry] * len(trace.tasks), seed=1), log)
+        assert few.attempts == many.attempts
+        assert (sorted(few.lefts), few.statuses) == (sorted(many.lefts), many.statuses)
+    assert large.scratch.size == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), SHORT), min_size=1, max_size=20), st.integers(1, 4))

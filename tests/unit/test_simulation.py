@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from runlane.simulation.drawing import Draws
 from runlane.simulation.measuring import Measuring, as_recorded, deepest, spread
 from runlane.simulation.ordering import of_numbers
 from runlane.simulation.playing import MOST_ATTEMPTS, Policy, play
-from runlane.simulation.scratch import Scratch
-from runlane.simulation.trace import Outcome, Selection, Trace, crew
+from runlane.simulation.scratch import Scratch, Sizes
+from runlane.simulation.trace import Outcome, Reader, Selection, Trace, crew
 from runlane.values import RunStatus, Source, SourceType
 from tests.recordings import SECOND, Log, Tried, at, history, pause, trace_of
 
@@ -259,6 +260,31 @@ def test_measuring() -> None:
     assert deepest([], []) == 0
     assert deepest([0, 0, 5], [0, 5, 9]) == 1, "who begins at once did not wait"
     assert deepest([0, 1, 2], [9, 9, 9]) == 3
+
+
+def test_the_memory_is_the_same_however_many_runs_there_are() -> None:
+    sizes = Sizes(chunk=64, cached=4, stretch=128, ways=4, near=32, block=1024, piece=4096)
+
+    def peak(runs: int) -> int:
+        """Of runs of which all are due before the first one ends; every third fails, and is tried again."""
+        with Scratch(sizes) as scratch:
+            reader = Reader(Selection(), scratch)
+            tracemalloc.start()
+            for n in range(runs):
+                tried = [Tried(n, n + 1, "failed" if n % 3 else "succeeded")] if n % 7 else []
+                of: dict[str, Any] = {
+                    "concurrency_key": str(n) if n % 2 else "x",
+                    "queue": "keyed" if n % 5 else "free",
+                }
+                reader.add_run(history(n, n / runs, *tried, cancelled=None if tried else n, **of))
+            compare(reader.trace(), WhatIf(Retry(3, Fixed("500s")), {"keyed": 1}, 1, 3))
+            found = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            return found
+
+    peak(100)  # what is made once
+    few, many = peak(500), peak(2000)
+    assert many < 1.25 * few, (few, many)
 
 
 def test_an_empty_log() -> None:
