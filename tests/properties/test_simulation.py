@@ -120,40 +120,47 @@ def test_the_better_run_begins_first(runs: list[tuple[int, int, int]], slots: in
                 assert (-runs[one][2], due, one) < (-runs[other][2], due_of_other, other)
 
 
-@settings(max_examples=60)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(
-            SHORT, st.integers(1, 6), st.integers(-1, 1), st.sampled_from("qrs"), st.sampled_from([None, *"xyz"])
+            st.integers(0, 3),
+            st.integers(1, 3),
+            st.integers(0, 1),
+            st.sampled_from("rrs"),
+            st.sampled_from([None, "x", "x"]),
+            st.none() | st.integers(1, 12),
         ),
         min_size=1,
-        max_size=40,
+        max_size=30,
     ),
-    st.integers(1, 5),
+    st.integers(2, 5),
 )
-def test_a_worse_run_begins_first_only_where_the_better_one_is_kept_by_its_limit(
-    runs: list[tuple[int, int, int, str, str | None]], slots: int
+def test_where_a_key_is_full_others_begin_and_where_it_is_not_none_is_kept(
+    runs: list[tuple[int, int, int, str, str | None, int | None]], slots: int
 ) -> None:
+    def recorded(number: int) -> list[Any]:
+        at, long, priority, queue, key, gone = runs[number]
+        tried, cancelled = ([], at + gone) if gone else ([Tried(at, at + long)], None)
+        return history(number, at, *tried, cancelled=cancelled, priority=priority, queue=queue, concurrency_key=key)
+
+    log = Log()
     with Scratch(TINY) as scratch:
-        trace = trace_of(
-            *[
-                history(n, at, Tried(at, at + long), priority=priority, queue=queue, concurrency_key=key)
-                for n, (at, long, priority, queue, key) in enumerate(runs)
-            ],
-            scratch=scratch,
-        )
+        trace = trace_of(*map(recorded, range(len(runs))), scratch=scratch)
         limits = {trace.queues.index(name): limit for name, limit in LIMITS.items() if name in trace.queues}
-        log = Log()
         play(trace, Policy(slots, limits, [None]), log)
-        of = partitions(trace)
-        place = {run: partition for partition, members in of.items() for run in members}
+        of, chosen, opens = partitions(trace), set(trace.chosen), trace.opens - ZERO
+    assert log.statuses.keys() == chosen
+    place = {run: partition for partition, members in of.items() for run in members}
     executed = executed_at(log)
-    for one, due, start, _, _ in log.attempts:
-        for other, due_of_other, start_of_other, _, _ in log.attempts:
-            is_better = (-runs[other][2], due_of_other, other) < (-runs[one][2], due, one)
-            if is_better and due_of_other <= start < start_of_other:
-                limit = limits.get(place[other][0])
-                assert limit == len(executed[start] & of[place[other]])
+    for run, due, start in [(run, due, start) for run, due, start, _, _ in log.attempts] + log.lefts:
+        limit, members, rank = limits.get(place[run][0]), of[place[run]], (-runs[run][2], due, run)
+        for when, running in executed.items():
+            if max(due, opens) <= when < start:
+                assert len(running & members) == limit or len(running) == slots
+        for other, due_of_other, begun, _, _ in log.attempts:
+            if due <= begun < start and rank < (-runs[other][2], due_of_other, other):
+                assert len(executed[begun] & members) == limit
 
 
 @settings(max_examples=50)

@@ -73,6 +73,20 @@ def test_a_limit_holds_for_each_concurrency_key_and_does_not_hide_others() -> No
     assert found.baseline.queues["free"].attempts == 1
 
 
+def test_where_the_best_of_a_key_is_cancelled_the_next_one_begins() -> None:
+    trace = trace_of(
+        history(0, 0, Tried(0, 3), concurrency_key="x"),
+        history(1, 0, cancelled=4, concurrency_key="x"),
+        history(2, 0, Tried(6, 8), concurrency_key="x"),
+        # When the key has room at 3, these have both slots, and at 6 the best one of it is there no more.
+        history(3, 0, Tried(0, 6), queue="free"),
+        history(4, 3, Tried(3, 10), queue="free", priority=5),
+    )
+    log = played(trace, 2, q=1)
+    assert log.seconds == [(0, 0, 0, 3), (2, 0, 6, 8), (3, 0, 0, 6), (4, 3, 3, 10)]
+    assert log.lefts == [(1, 0, 4 * SECOND)]
+
+
 def test_the_last_limit_counts_as_the_recorded_one() -> None:
     trace = trace_of(history(0, 0, Tried(0, 1, limit=4)), history(1, 5, Tried(5, 6, limit=2)))
     found = compare(trace, WhatIf())
@@ -179,6 +193,14 @@ def test_a_run_that_was_cancelled_while_it_waited() -> None:
     )
 
 
+def test_a_run_that_was_cancelled_between_attempts_had_waited_since_it_was_due_again() -> None:
+    released = history(1, 0, Tried(0, 1, "released", 2), cancelled=5)
+    goes_on = history(2, 20, Tried(20, 21, "released", 22), Tried(22, 23))  # else nothing is known behind a release
+    log = played(trace_of(history(0, 1, Tried(1, 9)), released, goes_on))
+    assert log.seconds[:2] == [(0, 1, 1, 9), (1, 0, 0, 1)]
+    assert (log.lefts, log.statuses[1]) == ([(1, 2 * SECOND, 5 * SECOND)], CANCELLED)
+
+
 def test_a_run_that_failed_while_it_was_asked_to_stop_is_not_retried() -> None:
     trace = trace_of(history(0, 0, Tried(0, 1, "stopped")), history(1, 0, Tried(1, 2, "cancelled")))
     assert list(trace.outcome) == [Outcome.FINAL, Outcome.CANCELLED]
@@ -193,6 +215,13 @@ def test_nothing_of_a_paused_queue_begins() -> None:
     for_good = played(trace_of(*runs, pauses=[pause("q", -1)]), 2)
     assert for_good.statuses == {0: None, 1: SUCCEEDED}
     assert for_good.lefts == [(0, 0, 6 * SECOND)]
+
+
+def test_what_waits_behind_a_key_of_a_queue_that_nobody_resumed_stays_unfinished() -> None:
+    runs = [history(n, 0, Tried(3 * n, 3 * n + 3), concurrency_key="x") for n in range(4)]
+    log = played(trace_of(*runs, pauses=[pause("q", 1)]), 2, q=1)
+    assert log.statuses == {0: SUCCEEDED, 1: None, 2: None, 3: None}
+    assert sorted(log.lefts) == [(n, 0, 12 * SECOND) for n in (1, 2, 3)]
 
 
 def test_nothing_begins_before_the_first_recorded_lease() -> None:
