@@ -72,6 +72,7 @@ COMMANDS: dict[str, Command] = {
     "audit repair": Command(_of_a_run("audit", "repair", "{run}")),
     "audit rebuild": Command(_plain("audit", "rebuild")),
     "audit simulate": Command(_plain("audit", "simulate", "--retry", "5,exponential=30s", "--workers", "2")),
+    "audit simulate, one slot": Command(_plain("audit", "simulate", "--workers", "1", "--concurrency", "1")),
     "audit export (csv)": Command(_plain("audit", "export", "{folder}/log.csv", "--format", "csv")),
     "audit export (cloudevents)": Command(_plain("audit", "export", "{folder}/log.ce", "--format", "cloudevents")),
     "audit export (parquet)": Command(_plain("audit", "export", "{folder}/log.parquet", "--format", "parquet")),

@@ -11,11 +11,14 @@ from attrs import define, field, frozen
 
 from runlane import events as e
 from runlane.events import Recorded
+from runlane.simulation.scratch import Scratch, Sizes
 from runlane.simulation.trace import Reader, Selection, Trace
 from runlane.values import SYSTEM, Failure, RunStatus, Source
 from tests.support import START
 
 SECOND = 1_000_000
+#: So little in memory that everything else is in the file.
+TINY = Sizes(chunk=8, cached=2, stretch=8, ways=2, near=4, block=64, piece=128)
 #: Where 0 is.
 ZERO = int(START.timestamp()) * SECOND
 
@@ -91,9 +94,14 @@ def pause(queue: str, *turns: float) -> list[Recorded]:
     ]
 
 
-def trace_of(*runs: list[Recorded], pauses: Iterable[list[Recorded]] = (), selection: Selection | None = None) -> Trace:
+def trace_of(
+    *runs: list[Recorded],
+    pauses: Iterable[list[Recorded]] = (),
+    selection: Selection | None = None,
+    scratch: Scratch | None = None,
+) -> Trace:
     """The trace of these histories."""
-    reader = Reader(selection or Selection())
+    reader = Reader(selection or Selection(), scratch)
     for one in pauses:
         reader.add_queue(one)
     for one in runs:

@@ -18,6 +18,7 @@ from runlane.policy import Retry
 from runlane.simulation import comparing, reading
 from runlane.simulation.comparing import Simulation, WhatIf
 from runlane.simulation.measuring import Measures, QueueMeasures, Spread
+from runlane.simulation.scratch import Scratch
 from runlane.tasks import Queue, Task
 
 __all__ = ["Measures", "QueueMeasures", "Simulation", "Spread", "WhatIf", "simulate_export"]
@@ -45,4 +46,5 @@ def simulate_export(
     """
     asked = comparing.what_if(retry, limit, workers, concurrency, seed)
     chosen = reading.selection(since, until, tasks, queues)
-    return comparing.compare(reading.of_export(path, chosen, progress), asked)
+    with Scratch() as scratch:
+        return comparing.compare(reading.of_export(path, chosen, scratch, progress), asked)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from attrs import frozen
 
-from runlane.simulation.ordering import ordered
+from runlane.simulation import ordering
+from runlane.simulation.ordering import Ordering
 from runlane.simulation.playing import Told
+from runlane.simulation.scratch import Scratch
 from runlane.simulation.trace import FAILURES, NEVER, Outcome, Trace, has_ended
 from runlane.values import RunStatus
 
@@ -39,6 +40,9 @@ class QueueMeasures:
     attempts: int
     waits: Spread
     depth_max: int
+
+
+_NOTHING = QueueMeasures(0, Spread(), 0)
 
 
 @frozen
@@ -90,50 +94,76 @@ class Measures:
         return self.runs - self.ended
 
 
+class _Waits:
+    """What is known of some attempts, and of runs that waited in vain."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self.began, self.until = ordering.of_numbers(scratch), ordering.of_numbers(scratch)
+        self.lengths = ordering.of_numbers(scratch)
+
+    def add(self, began: int, until: int, is_attempt: bool) -> None:
+        """One that waited for so long, for an attempt or in vain."""
+        self.began.add(began)
+        self.until.add(until)
+        if is_attempt:
+            self.lengths.add(until - began)
+
+    def measures(self) -> QueueMeasures:
+        """All of it, once."""
+        attempts = len(self.lengths)
+        return QueueMeasures(attempts, spread(self.lengths), deepest(self.began, self.until))
+
+
 class Measuring(Told):
-    """Takes in what is told, and sums it up."""
+    """Takes in what is told, and sums it up, once."""
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
-        self._began: list[array[int]] = [array("q") for _ in trace.queues]
-        self._until: list[array[int]] = [array("q") for _ in trace.queues]
-        self._waits: list[array[int]] = [array("q") for _ in trace.queues]
-        self._turnaround = array("q")
+        # Where there is one queue, what holds of it holds of all.
+        self._by_queue = [_Waits(trace.scratch) for _ in trace.queues]
+        self._all = _Waits(trace.scratch) if len(trace.queues) > 1 else None
+        self._turnaround = ordering.of_numbers(trace.scratch)
         self._statuses: dict[RunStatus | None, int] = {}
-        self._failures = self._used = self._runs = 0
+        self._failures = self._used = self._runs = self._waited = 0
+        self._first: int | None = None
         self._last = NEVER
 
     def attempt(self, run: int, due: int, start: int, end: int, outcome: int) -> None:
         """See ``Told.attempt``."""
-        queue = self._trace.queue[run]
-        self._began[queue].append(due)
-        self._until[queue].append(start)
-        self._waits[queue].append(start - due)
+        self._add(run, due, start, end, True)
         self._used += end - start
         self._failures += outcome in FAILURES
-        self._last = max(self._last, end)
 
     def left(self, run: int, due: int, until: int) -> None:
         """See ``Told.left``."""
-        queue = self._trace.queue[run]
-        self._began[queue].append(due)
-        self._until[queue].append(until)
-        self._last = max(self._last, until)
+        self._add(run, due, until, until, False)
+
+    def _add(self, run: int, began: int, until: int, end: int, is_attempt: bool) -> None:
+        self._by_queue[self._trace.queue[run]].add(began, until, is_attempt)
+        if self._all is not None:
+            self._all.add(began, until, is_attempt)
+        self._waited += until - began
+        self._first = began if self._first is None else min(self._first, began)
+        self._last = max(self._last, end)
 
     def ended(self, run: int, status: RunStatus | None, at: int) -> None:
         """See ``Told.ended``."""
         self._statuses[status] = self._statuses.get(status, 0) + 1
         self._runs += 1
         if status is not None:
-            self._turnaround.append(max(0, at - self._trace.due[run]))
+            self._turnaround.add(max(0, at - self._trace.due[run]))
 
     def measures(self, workers: int, concurrency: int, limits: Mapping[str, int]) -> Measures:
         """All of it, for so many slots."""
-        trace = self._trace
-        first = min((min(began) for began in self._began if began), default=0)
-        seconds = max(0, self._last - first) / _SECOND if self._last != NEVER else 0.0
+        names = self._trace.queues
+        queues = {
+            names[queue]: self._by_queue[queue].measures()
+            for queue in sorted(range(len(names)), key=names.__getitem__)
+            if len(self._by_queue[queue].began)
+        }
+        whole = self._all.measures() if self._all is not None else next(iter(queues.values()), _NOTHING)
+        seconds = max(0, self._last - (self._first or 0)) / _SECOND if self._last != NEVER else 0.0
         slots, used = workers * concurrency, self._used / _SECOND
-        waited = sum(map(sum, self._until)) - sum(map(sum, self._began))
         statuses = {status: self._statuses.get(status, 0) for status in RunStatus}
         ended = len(self._turnaround)
         return Measures(
@@ -144,52 +174,47 @@ class Measuring(Told):
             statuses[RunStatus.SUCCEEDED],
             statuses[RunStatus.FAILED],
             statuses[RunStatus.CANCELLED],
-            sum(map(len, self._waits)),
+            whole.attempts,
             self._failures,
             used,
-            spread(_all(self._waits)),
+            whole.waits,
             spread(self._turnaround),
-            deepest(_all(self._began), _all(self._until)),
-            waited / _SECOND / seconds if seconds else 0.0,
+            whole.depth_max,
+            self._waited / _SECOND / seconds if seconds else 0.0,
             used / (slots * seconds) if seconds else 0.0,
             ended / seconds if seconds else 0.0,
             seconds,
-            {
-                trace.queues[queue]: QueueMeasures(
-                    len(self._waits[queue]),
-                    spread(self._waits[queue]),
-                    deepest(self._began[queue], self._until[queue]),
-                )
-                for queue in sorted(range(len(trace.queues)), key=trace.queues.__getitem__)
-                if self._began[queue]
-            },
+            queues,
         )
 
 
-def _all(parts: Iterable[array[int]]) -> array[int]:
-    whole = array("q")
-    for part in parts:
-        whole.extend(part)
-    return whole
-
-
-def spread(lengths: Sequence[int]) -> Spread:
-    """Of lengths in microseconds."""
-    if not lengths:
+def spread(lengths: Ordering[int]) -> Spread:
+    """Of lengths in microseconds, which are taken with that."""
+    count = len(lengths)
+    if not count:
         return Spread()
-    found = ordered(lengths)
-    p50, p90, p99 = (found[math.ceil(len(found) * part / 100) - 1] / _SECOND for part in (50, 90, 99))
-    return Spread(len(found), sum(found) / len(found) / _SECOND, p50, p90, p99, found[-1] / _SECOND)
+    wanted = [math.ceil(count * part / 100) - 1 for part in (50, 90, 99, 100)]
+    found: list[float] = []
+    total = before = 0
+    for block in lengths.lists():
+        total += sum(block)
+        while len(found) < len(wanted) and wanted[len(found)] < before + len(block):
+            found.append(block[wanted[len(found)] - before] / _SECOND)
+        before += len(block)
+    return Spread(count, total / count / _SECOND, *found)
 
 
-def deepest(began: Sequence[int], until: Sequence[int]) -> int:
-    """How many stretches, each from an instant until before another, there are at once at most."""
-    ends = ordered(until)
-    most = gone = 0
-    for number, begin in enumerate(ordered(began), 1):
-        while gone < len(ends) and ends[gone] <= begin:
-            gone += 1
-        most = max(most, number - gone)
+def deepest(began: Iterable[int], until: Iterable[int]) -> int:
+    """How many stretches, each from an instant until before another, there are at once at most; both in order."""
+    ends = iter(until)
+    end = next(ends, None)
+    most = depth = 0
+    for begin in began:
+        depth += 1
+        while end is not None and end <= begin:
+            depth -= 1
+            end = next(ends, None)
+        most = max(most, depth)
     return most
 
 

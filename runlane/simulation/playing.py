@@ -8,32 +8,34 @@ slot free, begins at that very instant, but none before the first recorded lease
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
+from itertools import repeat
 from typing import Protocol
 
 from attrs import define, field, frozen
 
 from runlane.decisions import MAX_EVENTS
 from runlane.policy import Retry
-from runlane.simulation.ordering import ordered
+from runlane.simulation import ordering
+from runlane.simulation.columns import Column
+from runlane.simulation.drawing import Draws
+from runlane.simulation.heaps import Heap
+from runlane.simulation.parking import Parking
+from runlane.simulation.scratch import Row
 from runlane.simulation.trace import FAILURES, NEVER, Outcome, Trace, has_ended
 from runlane.values import RunStatus
 
 #: What can happen at an instant.
 _END, _WITHDRAWN, _DUE, _PAUSE, _OPENS = range(5)
-#: Where a run is.
-_FUTURE, _READY, _RUNNING, _DONE = range(4)
+#: Where a run is; one that is stopping is running, and was asked to stop.
+_FUTURE, _READY, _RUNNING, _STOPPING, _DONE = range(5)
 #: An attempt takes two events at least, and a history is bounded.
 MOST_ATTEMPTS = MAX_EVENTS // 2
 _MILLISECOND = timedelta(milliseconds=1)
-_ODD, _MASK = 0x9E3779B97F4A7C15, 2**64 - 1
-#: What the number is drawn for.
-_ATTEMPT, _JITTER = 1, 2
-
-Rank = tuple[int, int, int]
+#: Of the rows that runs wait in, and of those of what is to happen.
+_WAITING_WIDTH, _LATER_WIDTH = 6, 9
 
 
 class Told(Protocol):
@@ -63,263 +65,280 @@ class Policy:
 
 
 @define
-class _Partition:
-    """The due runs of a queue, or of a queue that has a limit and one of its keys, best first."""
+class _Tries:
+    """What a run has behind it: attempts, failures of the handler and losses."""
+
+    number: int = 0
+    failures: int = 0
+    losses: int = 0
+
+
+@define
+class _Line:
+    """The due runs of a queue.
+
+    What waits is in rows of priority (negative), when it was due, run, number of attempts, failures and losses: so the
+    best comes first.  `used` counts what is executed, by concurrency key, or altogether if the queue has none.
+    """
 
     queue: int
     limit: int | None
-    used: int = 0
-    waiting: list[Rank] = field(factory=list)
+    is_keyed: bool
+    waiting: Heap
+    used: dict[int, int] = field(factory=dict)
+    is_paused: bool = False
 
+    def has_room(self, key: int) -> bool:
+        """Whether another one with this key may begin."""
+        return self.limit is None or self.used.get(key, 0) < self.limit
 
-class Draws:
-    """What is drawn: from what has been recorded, by the seed, the run and the number of its attempt only.
-
-    So the same attempt of the same run meets with the same luck under every policy.
-    """
-
-    def __init__(self, trace: Trace, seed: int) -> None:
-        self._trace, self._seed = trace, seed
-        self._pools: list[list[array[int]]] | None = None
-
-    def attempt(self, run: int, number: int) -> int:
-        """A recorded attempt of the same task with this number, or with the greatest one that was ever recorded."""
-        pools = self._of_task(run)
-        pool = pools[min(number, len(pools)) - 1]
-        return pool[self._mixed(run, number, _ATTEMPT) * len(pool) >> 64]
-
-    def greatest(self, run: int) -> int:
-        """The greatest number of an attempt that was recorded to its end for the task of this run."""
-        return len(self._of_task(run))
-
-    def _of_task(self, run: int) -> list[array[int]]:
-        if self._pools is None:
-            self._pools = self._recorded()
-        return self._pools[self._trace.task[run]]
-
-    def spread(self, run: int, number: int) -> float:
-        """Where within the jitter the wait behind this attempt lies, -1 to 1."""
-        return self._mixed(run, number, _JITTER) / 2**63 - 1.0
-
-    def _recorded(self) -> list[list[array[int]]]:
-        """Of each task by number of the attempt, the attempts that have come to an outcome of their own."""
-        trace = self._trace
-        pools: list[list[array[int]]] = [[] for _ in trace.tasks]
-        for run, task in enumerate(trace.task):
-            of_task, begin = pools[task], trace.first[run]
-            for attempt in range(begin, trace.first[run + 1]):
-                if trace.outcome[attempt] not in (Outcome.OPEN, Outcome.CANCELLED):
-                    if len(of_task) <= attempt - begin:
-                        of_task.append(array("q"))
-                    of_task[attempt - begin].append(attempt)
-        return pools
-
-    def _mixed(self, run: int, number: int, what: int) -> int:
-        """A number below 2 to the 64th, as good as random (the finishing steps of MurmurHash3)."""
-        mixed = self._seed & _MASK
-        for one in (run, number, what):
-            mixed = (mixed ^ one + 1) * _ODD & _MASK
-            mixed = (mixed ^ mixed >> 33) * 0xFF51AFD7ED558CCD & _MASK
-            mixed = (mixed ^ mixed >> 33) * 0xC4CEB9FE1A85EC53 & _MASK
-            mixed ^= mixed >> 33
-        return mixed
+    @property
+    def is_open(self) -> bool:
+        """Whether any may begin, as far as that is known without its key."""
+        return not self.is_paused and (self.is_keyed or self.has_room(0))
 
 
 def play(trace: Trace, policy: Policy, told: Told) -> int:
     """Play the chosen runs of a trace; how many attempts were drawn, as the record has none like them."""
-    playing = _Playing(trace, policy, told)
-    playing.play()
+    with Parking(trace.scratch) as parking:
+        playing = _Playing(trace, policy, told, parking)
+        playing.play()
     return playing.drawn
 
 
 class _Playing:
-    """One simulation."""
+    """One simulation.
 
-    def __init__(self, trace: Trace, policy: Policy, told: Told) -> None:
-        self._trace, self._policy, self._told = trace, policy, told
+    A run is in one place at a time, and takes what it has behind it along: in `order` until it is first due; in the
+    line of its queue, or parked where its key was full when its turn came; in `later` while it is executed, and until
+    it is due again.  For each that ends of a full key one is let out of the parking: so there is never room for more of
+    a key than there are of it in the line, as long as any is parked.
+    """
+
+    def __init__(self, trace: Trace, policy: Policy, told: Told, parking: Parking) -> None:
+        self._trace, self._policy, self._told, self._parking = trace, policy, told, parking
         self._draws = Draws(trace, policy.seed)
         self.drawn = 0
         self._free = policy.slots
-        self._state = bytearray(len(trace))
-        self._due = array("q", trace.due)
-        self._number = array("I", bytes(4 * len(trace)))
-        self._failures: dict[int, int] = {}
-        self._losses: dict[int, int] = {}
-        self._running: dict[int, tuple[int, int]] = {}
-        self._stopping: set[int] = set()
-        self._paused: set[int] = set()
-        self._partitions: dict[tuple[int, int], _Partition] = {}
-        self._heads: list[tuple[Rank, tuple[int, int]]] = []  # of the open partitions; some are out of date
-        self._later: list[tuple[int, int, int]] = []
+        self._state = Column(trace.scratch, "b", repeat(_FUTURE, len(trace)))
+        #: Since when runs are due, if any of them is withdrawn.
+        self._since: Column | None = None
+        self._lines = [self._line(queue) for queue in range(len(trace.queues))]
+        self._heads: list[tuple[Row, int]] = []  # of the open lines; some are out of date
+        #: When, what, run (or number of a pause), tries as above, due since, begun and which attempt.
+        self._later = Heap(trace.scratch, _LATER_WIDTH)
+
+    def _line(self, queue: int) -> _Line:
+        limit = self._policy.limits.get(queue)
+        is_keyed = limit is not None and queue in self._trace.keyed
+        return _Line(queue, limit, is_keyed, Heap(self._trace.scratch, _WAITING_WIDTH))
 
     def play(self) -> None:
         """From the first instant to the last."""
-        trace, later = self._trace, self._later
-        order = ordered(trace.chosen, key=trace.due.__getitem__)
-        for run in order:
+        trace, later, opens = self._trace, self._later, self._trace.opens
+        order = iter(ordering.of_rows(trace.scratch, 2, ((trace.due[run], run) for run in trace.chosen)))
+        for run in trace.chosen:
             if trace.withdrawn[run] != NEVER:
-                heappush(later, (trace.withdrawn[run], _WITHDRAWN, run))
+                self._since = self._since or Column(trace.scratch, "q", trace.due)
+                self._plan(trace.withdrawn[run], _WITHDRAWN, run)
         for number, (at, _, _) in enumerate(trace.pauses):
-            heappush(later, (at, _PAUSE, number))
-        opens = min(trace.start, default=0)
-        heappush(later, (opens, _OPENS, 0))
-        happen = {
-            _END: self._end,
-            _WITHDRAWN: self._withdraw,
-            _DUE: self._become_ready,
-            _PAUSE: self._pause,
-            _OPENS: self._open,
-        }
-        place, at = 0, 0
-        while place < len(order) or later:
-            next_due = trace.due[order[place]] if place < len(order) else None
-            at = later[0][0] if later and (next_due is None or later[0][0] < next_due) else next_due or 0
-            while place < len(order) and trace.due[order[place]] == at:
-                self._become_ready(at, order[place])
-                place += 1
-            while later and later[0][0] == at:
-                _, kind, subject = heappop(later)
-                happen[kind](at, subject)
+            self._plan(at, _PAUSE, number)
+        self._plan(opens, _OPENS, 0)
+        at, following = 0, next(order, None)
+        while (then := later.least()) is not None or following is not None:
+            at = _earlier(then, following)
+            while following is not None and following[0] == at:
+                self._become_ready(at, following[1], _Tries())
+                following = next(order, None)
+            while (then := later.least()) is not None and then[0] == at:
+                self._happen(later.pop())
             if self._free and self._heads and at >= opens:
                 self._assign(at)
-        for run in order:  # those of a queue that nobody resumed
-            if self._state[run] == _READY:
-                self._told.left(run, self._due[run], max(at, trace.horizon))
-                self._told.ended(run, None, max(at, trace.horizon))
+        self._give_up(max(at, trace.horizon))
 
-    def _open(self, at: int, _: int) -> None:
-        """From here on runs may begin."""
+    def _give_up(self, at: int) -> None:
+        """What still waits is of queues that nobody resumed."""
+        for line in self._lines:
+            for row in line.waiting.drain():
+                self._leave(row, at)
+        while (place := self._parking.any()) is not None:
+            while (parked := self._parking.take(*place)) is not None:
+                self._leave(parked, at)
+        for column in (self._state, self._since, self._draws):
+            if column is not None:
+                column.give_back()
 
-    def _become_ready(self, at: int, run: int) -> None:
+    def _leave(self, row: Row, at: int) -> None:
+        _, due, run, *_ = row
+        if self._state[run] == _READY:
+            self._told.left(run, due, at)
+            self._told.ended(run, None, at)
+
+    def _plan(self, at: int, what: int, subject: int, tries: _Tries | None = None) -> None:
+        behind = (0, 0, 0) if tries is None else (tries.number, tries.failures, tries.losses)
+        self._later.push((at, what, subject, *behind, 0, 0, 0))
+
+    def _happen(self, row: Row) -> None:
+        at, what, subject, number, failures, losses, due, start, attempt = row
+        if what == _END:
+            self._end(at, subject, _Tries(number, failures, losses), due, start, attempt)
+        elif what == _DUE:
+            if self._since is not None:
+                self._since[subject] = at
+            self._become_ready(at, subject, _Tries(number, failures, losses))
+        elif what == _WITHDRAWN:
+            self._withdraw(at, subject)
+        elif what == _PAUSE:
+            self._pause(subject)
+
+    def _become_ready(self, at: int, run: int, tries: _Tries) -> None:
         if self._state[run] != _FUTURE:  # cancelled before it was due
             return
         self._state[run] = _READY
-        partition = self._partition(run)
-        rank = (-self._trace.priority[run], self._due[run], run)
-        heappush(partition.waiting, rank)
-        if partition.waiting[0] is rank:
-            self._offer(partition, self._place(run))
+        self._wait(
+            self._lines[self._trace.queue[run]],
+            (-self._trace.priority[run], at, run, tries.number, tries.failures, tries.losses),
+        )
 
-    def _place(self, run: int) -> tuple[int, int]:
-        queue = self._trace.queue[run]
-        return queue, self._trace.key[run] if queue in self._policy.limits else 0
+    def _wait(self, line: _Line, row: Row) -> None:
+        line.waiting.push(row)
+        if line.waiting.least() is row:
+            self._offer(line)
 
-    def _partition(self, run: int) -> _Partition:
-        place = self._place(run)
-        found = self._partitions.get(place)
-        if found is None:
-            found = self._partitions[place] = _Partition(place[0], self._policy.limits.get(place[0]))
-        return found
-
-    def _offer(self, partition: _Partition, place: tuple[int, int]) -> None:
-        """Put the best run of a partition up for a slot, if one may be given to it."""
-        waiting = partition.waiting
-        while waiting and self._state[waiting[0][2]] != _READY:  # cancelled
-            heappop(waiting)
-        if waiting and self._is_open(partition):
-            heappush(self._heads, (waiting[0], place))
-
-    def _is_open(self, partition: _Partition) -> bool:
-        return (partition.limit is None or partition.used < partition.limit) and partition.queue not in self._paused
+    def _offer(self, line: _Line) -> None:
+        """Put the best run of a line up for a slot, if one may be given to it."""
+        best = line.waiting.least()
+        if best is None or not line.is_open:
+            return
+        heads = self._heads
+        heappush(heads, (best, line.queue))
+        if len(heads) > 4 * len(self._lines) + 64:
+            heads[:] = {head for head in heads if self._lines[head[1]].waiting.least() == head[0]}
+            heapify(heads)
 
     def _assign(self, at: int) -> None:
         """Give the free slots to the best runs that may have one."""
         heads = self._heads
         while self._free and heads:
-            rank, place = heappop(heads)
-            partition = self._partitions[place]
-            if not partition.waiting or partition.waiting[0] != rank or not self._is_open(partition):
-                continue  # out of date: its better is there too, or comes when there is room
-            if self._state[rank[2]] == _READY:
-                heappop(partition.waiting)
-                self._start(at, rank[2], partition)
-            self._offer(partition, place)
+            best, queue = heappop(heads)
+            line = self._lines[queue]
+            if line.is_open and line.waiting.least() == best:  # else out of date: its better is there, or will be
+                self._admit(at, line.waiting.pop(), line)
+                self._offer(line)
 
-    def _start(self, at: int, run: int, partition: _Partition) -> None:
+    def _admit(self, at: int, row: Row, line: _Line) -> None:
+        """Let a run begin, or park it where its concurrency key is full."""
+        run = row[2]
+        key = self._trace.key[run] if line.is_keyed else 0
+        if self._state[run] != _READY:  # cancelled: another one has its place in the line
+            self._let_out(line, key)
+        elif line.has_room(key):
+            self._start(at, row, line, key)
+        else:
+            self._parking.put(line.queue, key, row)
+
+    def _let_out(self, line: _Line, key: int) -> None:
+        """Where a key has room again, its best run goes back to the line."""
+        while line.is_keyed and line.has_room(key) and (parked := self._parking.take(line.queue, key)) is not None:
+            if self._state[parked[2]] == _READY:
+                self._wait(line, parked)
+                return
+
+    def _start(self, at: int, row: Row, line: _Line, key: int) -> None:
         trace = self._trace
-        number = self._number[run] = self._number[run] + 1
+        _, due, run, number, failures, losses = row
+        number += 1
         attempt = trace.first[run] + number - 1
         is_recorded = attempt < trace.first[run + 1]
         if not is_recorded or (trace.outcome[attempt] == Outcome.OPEN and number <= self._draws.greatest(run)):
             attempt = self._draws.attempt(run, number)
             self.drawn += 1
         self._free -= 1
-        partition.used += 1
+        if line.limit is not None:
+            line.used[key] = line.used.get(key, 0) + 1
         self._state[run] = _RUNNING
-        self._running[run] = at, attempt
-        heappush(self._later, (at + trace.length[attempt], _END, run))
+        self._later.push((at + trace.length[attempt], _END, run, number, failures, losses, due, at, attempt))
 
-    def _end(self, at: int, run: int) -> None:
-        start, attempt = self._running.pop(run)
+    def _end(self, at: int, run: int, tries: _Tries, due: int, start: int, attempt: int) -> None:
         outcome = self._trace.outcome[attempt]
-        partition = self._partition(run)
-        was_full = partition.used == partition.limit
-        partition.used -= 1
         self._free += 1
-        if was_full:
-            self._offer(partition, self._place(run))
-        self._told.attempt(run, self._due[run], start, at, outcome)
-        follows = self._decide(run, attempt, outcome, at)
+        self._vacate(self._lines[self._trace.queue[run]], run)
+        self._told.attempt(run, due, start, at, outcome)
+        follows = self._decide(run, tries, attempt, outcome, at)
         if isinstance(follows, int):
-            self._state[run], self._due[run] = _FUTURE, follows
-            heappush(self._later, (follows, _DUE, run))
+            self._state[run] = _FUTURE
+            self._plan(follows, _DUE, run, tries)
         else:
             self._state[run] = _DONE
             self._told.ended(run, follows, at)
 
-    def _decide(self, run: int, attempt: int, outcome: int, at: int) -> RunStatus | int | None:
+    def _vacate(self, line: _Line, run: int) -> None:
+        """A run of a line is executed no more."""
+        if line.limit is None:
+            return
+        key = self._trace.key[run] if line.is_keyed else 0
+        used = line.used.pop(key)
+        if used > 1:
+            line.used[key] = used - 1
+        if line.is_keyed:
+            self._let_out(line, key)
+        elif used == line.limit:
+            self._offer(line)
+
+    def _decide(self, run: int, tries: _Tries, attempt: int, outcome: int, at: int) -> RunStatus | int | None:
         """How a run ends with an attempt, or when it is due again; what ``decisions.complete`` and ``recover`` say.
 
         None if that is where the record of it, and of all others of its task, ends.
         """
-        retry, number = self._policy.retry[self._trace.task[run]], self._number[run]
+        retry = self._policy.retry[self._trace.task[run]]
         if outcome == Outcome.OPEN:
             return None
-        if run in self._stopping:
+        if self._state[run] == _STOPPING:
             return RunStatus.FAILED if outcome in FAILURES else RunStatus.CANCELLED
         if retry is not None and outcome in _RETRIED:
-            follows = self._retried(run, outcome, retry, at)
-            return RunStatus.FAILED if number >= MOST_ATTEMPTS else follows
+            follows = self._retried(run, tries, outcome, retry, at)
+            return RunStatus.FAILED if tries.number >= MOST_ATTEMPTS else follows
         if has_ended(outcome):
             return _LAST.get(outcome, RunStatus.FAILED)
         recorded = self._trace.first[run + 1] - self._trace.first[run]
-        if number >= recorded and number >= self._draws.greatest(run):
+        if tries.number >= recorded and tries.number >= self._draws.greatest(run):
             return None
         return at + self._trace.delay[attempt]
 
-    def _retried(self, run: int, outcome: int, retry: Retry, at: int) -> RunStatus | int:
+    def _retried(self, run: int, tries: _Tries, outcome: int, retry: Retry, at: int) -> RunStatus | int:
         """What a policy has follow a failure or a loss."""
         if outcome in FAILURES:
-            failures = self._failures[run] = self._failures.get(run, 0) + 1
-            if failures >= retry.max_attempts:
+            tries.failures += 1
+            if tries.failures >= retry.max_attempts:
                 return RunStatus.FAILED
-            wait = retry.delay(failures, self._draws.spread(run, self._number[run])) // _MILLISECOND
+            wait = retry.delay(tries.failures, self._draws.spread(run, tries.number)) // _MILLISECOND
             return at + wait * 1000
-        losses = self._losses[run] = self._losses.get(run, 0) + 1
-        return RunStatus.FAILED if losses >= retry.max_lost else at
+        tries.losses += 1
+        return RunStatus.FAILED if tries.losses >= retry.max_lost else at
 
     def _withdraw(self, at: int, run: int) -> None:
         state = self._state[run]
         if state == _RUNNING:
-            self._stopping.add(run)
-        elif state != _DONE:
+            self._state[run] = _STOPPING
+        elif state in (_FUTURE, _READY):
             self._state[run] = _DONE
-            if state == _READY:
-                self._told.left(run, self._due[run], at)
+            if state == _READY and self._since is not None:
+                self._told.left(run, self._since[run], at)
             self._told.ended(run, RunStatus.CANCELLED, at)
 
-    def _pause(self, at: int, number: int) -> None:
-        _, name, paused = self._trace.pauses[number]
-        if name not in self._trace.queues:
-            return
-        queue = self._trace.queues.index(name)
-        if paused:
-            self._paused.add(queue)
-            return
-        self._paused.discard(queue)
-        for place, partition in self._partitions.items():
-            if place[0] == queue:
-                self._offer(partition, place)
+    def _pause(self, number: int) -> None:
+        _, name, is_paused = self._trace.pauses[number]
+        if name in self._trace.queues:
+            line = self._lines[self._trace.queues.index(name)]
+            line.is_paused = is_paused
+            self._offer(line)
+
+
+def _earlier(one: Row | None, other: Row | None) -> int:
+    """The first number of the one that comes first; there must be one."""
+    if one is None or (other is not None and other[0] < one[0]):
+        return other[0] if other is not None else 0
+    return one[0]
 
 
 #: How a run ends by an outcome that ends it; by others it fails.

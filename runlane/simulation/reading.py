@@ -16,6 +16,7 @@ from runlane.export import formats
 from runlane.export.formats import Envelope, Malformed
 from runlane.export.replaying import opened, readable
 from runlane.shown import shown
+from runlane.simulation.scratch import Scratch
 from runlane.simulation.trace import Reader, Selection, Trace
 from runlane.storage import streams
 from runlane.storage.transaction import Transaction
@@ -52,9 +53,9 @@ def _names(what: str, given: Iterable[Any] | None) -> frozenset[str] | None:
     return frozenset(free_text(f"an entry of {what}", name) for name in names)
 
 
-def of_log(tx: Transaction, environment: str, chosen: Selection, progress: Progress = None) -> Trace:
-    """The trace of an environment; reads the log in constant memory, but for the trace."""
-    reader, events, reported = Reader(chosen), 0, 0
+def of_log(tx: Transaction, environment: str, chosen: Selection, scratch: Scratch, progress: Progress = None) -> Trace:
+    """The trace of an environment, in that file."""
+    reader, events, reported = Reader(chosen, scratch), 0, 0
     with closing(streams.read_streams(tx, "queue.", environment)) as found:
         for stream in found:
             reader.add_queue(stream.records)
@@ -71,8 +72,8 @@ def of_log(tx: Transaction, environment: str, chosen: Selection, progress: Progr
     return reader.trace()
 
 
-def of_export(path: str | Path, chosen: Selection, progress: Progress = None) -> Trace:
-    """The trace of an export in JSON Lines; what is wrong with it, ``runlane audit replay`` says.
+def of_export(path: str | Path, chosen: Selection, scratch: Scratch, progress: Progress = None) -> Trace:
+    """The trace of an export in JSON Lines, in that file; what is wrong with it, ``runlane audit replay`` says.
 
     Raises:
         ConfigurationInvalid: it cannot be read: a file is missing, it is in another format or of another version, or a
@@ -80,7 +81,7 @@ def of_export(path: str | Path, chosen: Selection, progress: Progress = None) ->
     """
     place = Path(path)
     readable(place)
-    reader, events, reported = Reader(chosen), 0, 0
+    reader, events, reported = Reader(chosen, scratch), 0, 0
     with opened(place) as file:
         for _, group in groupby(_envelopes(place, file), key=attrgetter("stream_id")):
             envelopes = list(group)

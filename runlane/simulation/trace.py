@@ -1,12 +1,18 @@
-"""What the log recorded of the runs of a while, in compact arrays: about 70 bytes for a run with one attempt."""
+"""What the log recorded of the runs of a while, in columns: about 90 bytes for a run with one attempt.
+
+Of each column a small part is in memory, however many runs there are, and the rest in a temporary file
+(``runlane.simulation.scratch``).  What is in memory for good are the names of tasks and queues, the pauses, and the
+worker processes that were seen.
+"""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from enum import IntEnum
 from heapq import heappop, heappush
+from itertools import islice
+from typing import Any
 from uuid import UUID
 
 from attrs import Factory, define, frozen
@@ -28,7 +34,10 @@ from runlane.events import (
     RunRetryScheduled,
     RunSucceeded,
 )
-from runlane.simulation.ordering import ordered
+from runlane.simulation import ordering
+from runlane.simulation.columns import Column
+from runlane.simulation.heaps import Heap
+from runlane.simulation.scratch import Scratch
 from runlane.values import SourceType
 
 #: Stands for an instant that there is none of.
@@ -57,6 +66,8 @@ class Outcome(IntEnum):
 
 #: These count as failures of the handler.
 FAILURES = frozenset({Outcome.RETRIED, Outcome.SPENT, Outcome.FINAL})
+#: These say nothing of what the handler would have come to.
+UNTOLD = frozenset({Outcome.OPEN, Outcome.CANCELLED})
 _FOR_GOOD = FAILURES - {Outcome.RETRIED} | {Outcome.SUCCEEDED, Outcome.GIVEN_UP, Outcome.CANCELLED}
 
 
@@ -79,12 +90,9 @@ class Selection:
         )
 
 
-def _instants() -> array[int]:
-    return array("q")
-
-
-def _numbers() -> array[int]:
-    return array("I")
+def _column(typecode: str, *given: int) -> Any:
+    """A field of a trace: a column in its file."""
+    return Factory(lambda trace: Column(trace.scratch, typecode, given), takes_self=True)
 
 
 @define
@@ -95,22 +103,27 @@ class Trace:
     `queues`; `key` is 0 for none.  The attempts of run n are those from ``first[n]`` to before ``first[n + 1]``.
     """
 
+    scratch: Scratch = Factory(Scratch)
     tasks: list[str] = Factory(list)
     queues: list[str] = Factory(list)
-    task: array[int] = Factory(_numbers)
-    queue: array[int] = Factory(_numbers)
-    key: array[int] = Factory(_instants)
-    priority: array[int] = Factory(lambda: array("h"))
-    due: array[int] = Factory(_instants)
+    task: Column = _column("I")
+    queue: Column = _column("I")
+    key: Column = _column("q")
+    priority: Column = _column("h")
+    due: Column = _column("q")
     #: When somebody cancelled it while it waited.
-    withdrawn: array[int] = Factory(_instants)
-    first: array[int] = Factory(lambda: array("q", [0]))
-    start: array[int] = Factory(_instants)
-    length: array[int] = Factory(_instants)
+    withdrawn: Column = _column("q")
+    first: Column = _column("q", 0)
+    start: Column = _column("q")
+    length: Column = _column("q")
     #: From its end until the run is due again.
-    delay: array[int] = Factory(_instants)
-    outcome: array[int] = Factory(lambda: array("b"))
-    session: array[int] = Factory(_numbers)
+    delay: Column = _column("q")
+    outcome: Column = _column("b")
+    session: Column = _column("I")
+    #: The places of queues of which some run has a concurrency key.
+    keyed: set[int] = Factory(set)
+    #: When the first recorded attempt began.
+    opens: int = 0
     #: Of queues by place: the limits under which leases were taken, the last one last.
     limits: dict[int, list[int]] = Factory(dict)
     #: When a queue, by its name, was paused (True) or resumed.
@@ -127,19 +140,39 @@ class Trace:
     def known_tasks(self) -> list[bool]:
         """Of each task whether any attempt of it has come to an outcome of its own."""
         known = [False] * len(self.tasks)
-        for run, task in enumerate(self.task):
-            if not known[task]:
-                told = self.outcome[self.first[run] : self.first[run + 1]]
-                known[task] = any(one not in (Outcome.OPEN, Outcome.CANCELLED) for one in told)
+        for task, _, attempt in self.attempts():
+            if not known[task] and self.outcome[attempt] not in UNTOLD:
+                known[task] = True
+                if all(known):
+                    break
         return known
+
+    def attempts(self) -> Iterator[tuple[int, int, int]]:
+        """The task, the number (from 1) and the place of each attempt, one run's after the other's."""
+        begin = 0
+        for task, end in zip(self.task, islice(self.first, 1, None), strict=True):
+            for attempt in range(begin, end):
+                yield task, attempt - begin + 1, attempt
+            begin = end
+
+
+@define
+class _Attempt:
+    """One that has just been read."""
+
+    start: int
+    session: int
+    length: int = NEVER
+    delay: int = 0
+    outcome: int = Outcome.OPEN
 
 
 class Reader:
     """Makes a trace of streams, which come by their ids."""
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: Selection, scratch: Scratch | None = None) -> None:
         self._selection = selection
-        self._trace = Trace()
+        self._trace = Trace(scratch or Scratch())
         self._tasks: dict[str, int] = {}
         self._queues: dict[str, int] = {}
         self._sessions: dict[UUID, int] = {}
@@ -162,41 +195,45 @@ class Reader:
         elif created.source.type is SourceType.RUN_NOW:
             self.leave_out("run_now: executed where it was asked for, by no worker")
         else:
-            attempts = len(trace.start)
             try:
-                withdrawn = self._attempts(records, self._place(self._queues, trace.queues, created.queue))
+                withdrawn, attempts = self._attempts(records, self._place(self._queues, trace.queues, created.queue))
             except InvariantViolation:
-                for column in (trace.start, trace.length, trace.delay, trace.outcome, trace.session):
-                    del column[attempts:]
                 self.leave_out("damaged history")
                 return
-            self._run(first.occurred_at, created, withdrawn)
+            self._run(first.occurred_at, created, withdrawn, attempts)
 
-    def _run(self, at: datetime, created: RunCreated, withdrawn: int) -> None:
+    def _run(self, at: datetime, created: RunCreated, withdrawn: int, attempts: Sequence[_Attempt]) -> None:
         trace = self._trace
         due = at if created.run_at is None else max(at, created.run_at)
+        queue = self._queues[created.queue]
         trace.task.append(self._place(self._tasks, trace.tasks, created.task_id))
-        trace.queue.append(self._queues[created.queue])
+        trace.queue.append(queue)
+        if created.concurrency_key is not None:
+            trace.keyed.add(queue)
         trace.key.append(0 if created.concurrency_key is None else hash(created.concurrency_key))
         trace.priority.append(created.priority)
         trace.due.append(microseconds(due))
         trace.withdrawn.append(withdrawn)
+        for one in attempts:
+            trace.opens = one.start if not len(trace.start) else min(trace.opens, one.start)
+            trace.start.append(one.start)
+            trace.length.append(one.length)
+            trace.delay.append(one.delay)
+            trace.outcome.append(one.outcome)
+            trace.session.append(one.session)
         trace.first.append(len(trace.start))
 
-    def _attempts(self, records: Sequence[Recorded], queue: int) -> int:
-        """Take in the attempts; when the run was cancelled while it waited, if so."""
-        trace, is_leased, stops = self._trace, False, False
+    def _attempts(self, records: Sequence[Recorded], queue: int) -> tuple[int, list[_Attempt]]:
+        """When the run was cancelled while it waited, if so, and its attempts."""
+        found: list[_Attempt] = []
+        is_leased, stops = False, False
         for record in records[1:]:
             event, at = record.event, microseconds(record.occurred_at)
             if isinstance(event, RunLeased):
                 if is_leased:
                     raise InvariantViolation("leased twice")
                 is_leased, stops = True, False
-                trace.start.append(at)
-                trace.length.append(NEVER)
-                trace.delay.append(0)
-                trace.outcome.append(Outcome.OPEN)
-                trace.session.append(self._sessions.setdefault(event.session_id, len(self._sessions)))
+                found.append(_Attempt(at, self._sessions.setdefault(event.session_id, len(self._sessions))))
                 if event.concurrency_limit is not None:
                     self._limited(queue, event.concurrency_limit, at)
             elif isinstance(event, RunCancellationRequested):
@@ -204,14 +241,14 @@ class Reader:
             elif (outcome := _outcome(event, stops)) is not None:
                 if not is_leased:
                     if isinstance(event, RunCancelled):
-                        return at
+                        return at, found
                     raise InvariantViolation("ended without a lease")
                 is_leased = False
-                trace.length[-1] = max(0, at - trace.start[-1])
-                trace.outcome[-1] = outcome
+                last = found[-1]
+                last.length, last.outcome = max(0, at - last.start), outcome
                 if isinstance(event, (RunRetryScheduled, RunReleased)):
-                    trace.delay[-1] = max(0, microseconds(event.run_at) - at)
-        return NEVER
+                    last.delay = max(0, microseconds(event.run_at) - at)
+        return NEVER, found
 
     def _limited(self, queue: int, limit: int, at: int) -> None:
         """A lease was taken under this limit."""
@@ -239,7 +276,7 @@ class Reader:
         known = trace.known_tasks()
         trace.chosen = range(len(trace))
         if not all(known):
-            trace.chosen = array("q", (run for run in range(len(trace)) if known[trace.task[run]]))
+            trace.chosen = Column(trace.scratch, "q", (run for run, task in enumerate(trace.task) if known[task]))
         left = len(trace) - len(trace.chosen)
         if left:
             trace.left_out["no attempt of their task has ended in this time"] = left
@@ -285,18 +322,15 @@ def crew(trace: Trace) -> tuple[int, int]:
 
     A process is there from its first lease to its last end.
     """
-    ends: list[tuple[int, int]] = []
-    now: dict[int, int] = {}
-    lives: dict[int, tuple[int, int]] = {}
-    concurrency = 1
-    starts, lengths = trace.start, trace.length
+    scratch, now, lives, concurrency = trace.scratch, dict[int, int](), dict[int, tuple[int, int]](), 1
+    ends = Heap(scratch, 2)
     # Of those that begin together, what takes no time comes first: it is over when the others begin.
-    for attempt in ordered(range(len(starts)), key=lambda one: (starts[one], lengths[one])):
-        start, session = starts[attempt], trace.session[attempt]
-        end = start + lengths[attempt]
-        while ends and ends[0][0] <= start:
-            now[heappop(ends)[1]] -= 1
-        heappush(ends, (end, session))
+    attempts = zip(trace.start, trace.length, trace.session, strict=True)
+    for start, length, session in ordering.of_rows(scratch, 3, attempts):
+        end = start + length
+        while (least := ends.least()) is not None and least[0] <= start:
+            now[ends.pop()[1]] -= 1
+        ends.push((end, session))
         now[session] = now.get(session, 0) + 1
         concurrency = max(concurrency, now[session])
         begun, last = lives.get(session, (start, end))

@@ -14,8 +14,9 @@ from runlane import Fixed, Retry
 from runlane.simulation import WhatIf
 from runlane.simulation.comparing import compare
 from runlane.simulation.playing import Policy, play
+from runlane.simulation.scratch import Scratch
 from runlane.simulation.trace import Trace
-from tests.recordings import SECOND, ZERO, Log, Tried, history, pause, trace_of
+from tests.recordings import SECOND, TINY, ZERO, Log, Tried, history, pause, trace_of
 
 SHORT = st.integers(0, 6)
 FOLLOWED = ("retried", "released", "interrupted", "lost")
@@ -89,7 +90,8 @@ def test_every_run_ends_once_no_limit_is_passed_and_no_slot_is_left_idle(
         assert all(before[1] <= behind[2] for before, behind in pairwise(mine))
         assert not mine or mine[-1][1] <= ends[run]
 
-    opens = min(trace.start, default=0) - ZERO
+    opens = trace.opens - ZERO
+    assert trace.opens == min(trace.start, default=0)
     of = partitions(trace)
     place = {run: partition for partition, members in of.items() for run in members}
     executed = executed_at(log)
@@ -116,6 +118,77 @@ def test_the_better_run_begins_first(runs: list[tuple[int, int, int]], slots: in
         for other, due_of_other, start_of_other, _, _ in log.attempts:
             if due_of_other <= start < start_of_other:
                 assert (-runs[one][2], due, one) < (-runs[other][2], due_of_other, other)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3),
+            st.integers(1, 3),
+            st.integers(0, 1),
+            st.sampled_from("rrs"),
+            st.sampled_from([None, "x", "x"]),
+            st.none() | st.integers(1, 12),
+        ),
+        min_size=1,
+        max_size=30,
+    ),
+    st.integers(2, 5),
+)
+def test_where_a_key_is_full_others_begin_and_where_it_is_not_none_is_kept(
+    runs: list[tuple[int, int, int, str, str | None, int | None]], slots: int
+) -> None:
+    def recorded(number: int) -> list[Any]:
+        at, long, priority, queue, key, gone = runs[number]
+        tried, cancelled = ([], at + gone) if gone else ([Tried(at, at + long)], None)
+        return history(number, at, *tried, cancelled=cancelled, priority=priority, queue=queue, concurrency_key=key)
+
+    log = Log()
+    with Scratch(TINY) as scratch:
+        trace = trace_of(*map(recorded, range(len(runs))), scratch=scratch)
+        limits = {trace.queues.index(name): limit for name, limit in LIMITS.items() if name in trace.queues}
+        play(trace, Policy(slots, limits, [None]), log)
+        of, chosen, opens = partitions(trace), set(trace.chosen), trace.opens - ZERO
+    assert log.statuses.keys() == chosen
+    place = {run: partition for partition, members in of.items() for run in members}
+    executed = executed_at(log)
+    for run, due, start in [(run, due, start) for run, due, start, _, _ in log.attempts] + log.lefts:
+        limit, members, rank = limits.get(place[run][0]), of[place[run]], (-runs[run][2], due, run)
+        for when, running in executed.items():
+            if max(due, opens) <= when < start:
+                assert len(running & members) == limit or len(running) == slots
+        for other, due_of_other, begun, _, _ in log.attempts:
+            if due <= begun < start and rank < (-runs[other][2], due_of_other, other):
+                assert len(executed[begun] & members) == limit
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(recordings(), min_size=1, max_size=6),
+    st.integers(1, 3) | st.none(),
+    RETRIES,
+    st.sampled_from([{}, {"q": 1}, {"q": 1, "r": 2, "s": 1}]),
+    st.booleans(),
+)
+def test_how_much_is_in_memory_changes_nothing(
+    parts: list[list[list[Any]]], workers: int | None, retry: Retry | None, limit: dict[str, int], paused: bool
+) -> None:
+    runs = [run for part in parts for run in part]
+    limit = {queue: most for queue, most in limit.items() if any(run[0].event.queue == queue for run in runs)}
+    asked = WhatIf(retry, limit, workers, workers)
+    pauses = [pause("q", 3, 9, 20)] if paused else []
+    large = trace_of(*runs, pauses=pauses)
+    with Scratch(TINY) as scratch:
+        small = trace_of(*runs, pauses=pauses, scratch=scratch)
+        assert compare(small, asked) == compare(large, asked)
+        limits = {small.queues.index(queue): most for queue, most in limit.items()}
+        few, many = Log(), Log()
+        for trace, log in ((small, few), (large, many)):
+            play(trace, Policy(workers or 9, limits, [retry] * len(trace.tasks), seed=1), log)
+        assert few.attempts == many.attempts
+        assert (sorted(few.lefts), few.statuses) == (sorted(many.lefts), many.statuses)
+    assert large.scratch.size == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), SHORT), min_size=1, max_size=20), st.integers(1, 4))

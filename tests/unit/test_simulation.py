@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -9,9 +10,12 @@ import pytest
 from runlane import ConfigurationInvalid, Exponential, Fixed, Retry
 from runlane.simulation import WhatIf
 from runlane.simulation.comparing import compare, what_if
+from runlane.simulation.drawing import Draws
 from runlane.simulation.measuring import Measuring, as_recorded, deepest, spread
-from runlane.simulation.playing import MOST_ATTEMPTS, Draws, Policy, play
-from runlane.simulation.trace import Outcome, Selection, Trace, crew
+from runlane.simulation.ordering import of_numbers
+from runlane.simulation.playing import MOST_ATTEMPTS, Policy, play
+from runlane.simulation.scratch import Scratch, Sizes
+from runlane.simulation.trace import Outcome, Reader, Selection, Trace, crew
 from runlane.values import RunStatus, Source, SourceType
 from tests.recordings import SECOND, Log, Tried, at, history, pause, trace_of
 
@@ -67,6 +71,20 @@ def test_a_limit_holds_for_each_concurrency_key_and_does_not_hide_others() -> No
     assert found.baseline == found.recorded
     assert (found.baseline.queues["q"].waits.max, found.simulated.queues["q"].waits.max) == (3.0, 0.0)
     assert found.baseline.queues["free"].attempts == 1
+
+
+def test_where_the_best_of_a_key_is_cancelled_the_next_one_begins() -> None:
+    trace = trace_of(
+        history(0, 0, Tried(0, 3), concurrency_key="x"),
+        history(1, 0, cancelled=4, concurrency_key="x"),
+        history(2, 0, Tried(6, 8), concurrency_key="x"),
+        # When the key has room at 3, these have both slots, and at 6 the best one of it is there no more.
+        history(3, 0, Tried(0, 6), queue="free"),
+        history(4, 3, Tried(3, 10), queue="free", priority=5),
+    )
+    log = played(trace, 2, q=1)
+    assert log.seconds == [(0, 0, 0, 3), (2, 0, 6, 8), (3, 0, 0, 6), (4, 3, 3, 10)]
+    assert log.lefts == [(1, 0, 4 * SECOND)]
 
 
 def test_the_last_limit_counts_as_the_recorded_one() -> None:
@@ -175,6 +193,14 @@ def test_a_run_that_was_cancelled_while_it_waited() -> None:
     )
 
 
+def test_a_run_that_was_cancelled_between_attempts_had_waited_since_it_was_due_again() -> None:
+    released = history(1, 0, Tried(0, 1, "released", 2), cancelled=5)
+    goes_on = history(2, 20, Tried(20, 21, "released", 22), Tried(22, 23))  # else nothing is known behind a release
+    log = played(trace_of(history(0, 1, Tried(1, 9)), released, goes_on))
+    assert log.seconds[:2] == [(0, 1, 1, 9), (1, 0, 0, 1)]
+    assert (log.lefts, log.statuses[1]) == ([(1, 2 * SECOND, 5 * SECOND)], CANCELLED)
+
+
 def test_a_run_that_failed_while_it_was_asked_to_stop_is_not_retried() -> None:
     trace = trace_of(history(0, 0, Tried(0, 1, "stopped")), history(1, 0, Tried(1, 2, "cancelled")))
     assert list(trace.outcome) == [Outcome.FINAL, Outcome.CANCELLED]
@@ -189,6 +215,13 @@ def test_nothing_of_a_paused_queue_begins() -> None:
     for_good = played(trace_of(*runs, pauses=[pause("q", -1)]), 2)
     assert for_good.statuses == {0: None, 1: SUCCEEDED}
     assert for_good.lefts == [(0, 0, 6 * SECOND)]
+
+
+def test_what_waits_behind_a_key_of_a_queue_that_nobody_resumed_stays_unfinished() -> None:
+    runs = [history(n, 0, Tried(3 * n, 3 * n + 3), concurrency_key="x") for n in range(4)]
+    log = played(trace_of(*runs, pauses=[pause("q", 1)]), 2, q=1)
+    assert log.statuses == {0: SUCCEEDED, 1: None, 2: None, 3: None}
+    assert sorted(log.lefts) == [(n, 0, 12 * SECOND) for n in (1, 2, 3)]
 
 
 def test_nothing_begins_before_the_first_recorded_lease() -> None:
@@ -250,12 +283,37 @@ def test_the_crew_that_the_log_shows() -> None:
 
 
 def test_measuring() -> None:
-    assert spread([]).count == 0
-    found = spread(range(1, 101))
+    assert spread(of_numbers(Scratch())).count == 0
+    found = spread(of_numbers(Scratch(), range(1, 101)))
     assert [one * SECOND for one in (found.p50, found.p90, found.p99, found.max)] == pytest.approx([50, 90, 99, 100])
     assert deepest([], []) == 0
     assert deepest([0, 0, 5], [0, 5, 9]) == 1, "who begins at once did not wait"
     assert deepest([0, 1, 2], [9, 9, 9]) == 3
+
+
+def test_the_memory_is_the_same_however_many_runs_there_are() -> None:
+    sizes = Sizes(chunk=64, cached=4, stretch=128, ways=4, near=32, block=1024, piece=4096)
+
+    def peak(runs: int) -> int:
+        """Of runs of which all are due before the first one ends; every third fails, and is tried again."""
+        with Scratch(sizes) as scratch:
+            reader = Reader(Selection(), scratch)
+            tracemalloc.start()
+            for n in range(runs):
+                tried = [Tried(n, n + 1, "failed" if n % 3 else "succeeded")] if n % 7 else []
+                of: dict[str, Any] = {
+                    "concurrency_key": str(n) if n % 2 else "x",
+                    "queue": "keyed" if n % 5 else "free",
+                }
+                reader.add_run(history(n, n / runs, *tried, cancelled=None if tried else n, **of))
+            compare(reader.trace(), WhatIf(Retry(3, Fixed("500s")), {"keyed": 1}, 1, 3))
+            found = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            return found
+
+    peak(100)  # what is made once
+    few, many = peak(500), peak(2000)
+    assert many < 1.25 * few, (few, many)
 
 
 def test_an_empty_log() -> None:
