@@ -43,6 +43,7 @@ class Fiber(greenlet):
         self.parked = False
         self.woken = False
         self.ended = False
+        self.away_until = 0.0
         self.joiners: list[Fiber] = []
 
     def _main(self) -> None:
