@@ -35,9 +35,9 @@ class Strikes:
         self._faults.clear()
         self._spared.clear()
 
-    def look(self) -> None:
-        """Something may have been committed."""
-        self._world.look()
+    def look(self, wrote: bool = True) -> None:
+        """Something was committed, events of the log if it `wrote`; or may have been."""
+        self._world.look(wrote)
 
     def strike(self, process: Process, writes: bool) -> str | None:
         """What goes wrong with a transaction, if it is time for it; see ``stage``."""

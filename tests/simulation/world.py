@@ -276,10 +276,15 @@ class World:
 
     # -- what is seen
 
-    def look(self) -> None:
-        """Follow the log: each event, and each row that it has changed, is as it must be."""
+    def look(self, wrote: bool = True) -> None:
+        """Follow the log: each event, and each row that it has changed, is as it must be.
+
+        What a transaction has written that says it wrote nothing, or a caller in one of its own, is seen with the next.
+        """
         try:
             self.pulses.committed()
+            if not wrote:
+                return
             for told in self.follower.follow():
                 event = told.record.event
                 self.tally["events"] += 1
