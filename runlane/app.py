@@ -251,7 +251,10 @@ class Runlane(ReadsLog, Examined):
 
         Raises:
             QueueCapacityExceeded: its queue is bounded and has no free slot for it; nothing is written.
-            PayloadInvalid, ConfigurationInvalid, TaskNotFound, StorageUnavailable: as by ``trigger``.
+            PayloadInvalid, ConfigurationInvalid, TaskNotFound: as by ``trigger``.
+            LeaseLost: the attempt outlived its lease; its outcome was dropped.
+            StorageUnavailable: as by ``trigger``; or the database is away when the outcome is to be stored: then the
+                run is there, and its attempt was executed, and it is queued again when its lease ends.
         """
         asked = Trigger(
             task,
@@ -276,6 +279,8 @@ class Runlane(ReadsLog, Examined):
 
         Raises:
             LeaseLost: the attempt outlived its lease; its outcome was dropped.
+            StorageUnavailable: the database cannot be reached; where the attempt was executed and its outcome is not
+                stored, the run is queued again when its lease ends.
         """
         self.lane.require(Capability.LEASES_RUNS, "execute_next")
         return self._inline.execute_next(self._queue_names(queues))

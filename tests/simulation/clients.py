@@ -39,6 +39,11 @@ REPEATABLE = {
     "pause_schedule",
     "resume_schedule",
     "tick",
+    "cancel_many",
+    "wait",
+    "checkpoint",
+    "repair",
+    "verify",
 }
 _TRIES = 8
 
@@ -60,6 +65,10 @@ class Record:
     ids: list[UUID] = field(default_factory=list)
     own: list[UUID] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
+
+
+class Regret(Exception):
+    """The caller rolls back."""
 
 
 class Client:
@@ -102,6 +111,9 @@ class Client:
                 if record.name == "run_now":  # the run may be there, and only what it came to is not stored
                     record.is_doubtful = True
                     break
+            except Regret:
+                record.told = "failed"
+                return
             except RunlaneError as error:
                 if error.code not in REFUSALS:
                     raise
@@ -161,6 +173,19 @@ class Client:
             record.own = [*record.own, own]
         record.ids += [done.run.id for done in self.app.trigger_many(wanted)]
 
+    def trigger_within(self, rng: Random, record: Record) -> None:
+        """In a transaction of the caller's, who may think better of it."""
+        own = UUID(int=rng.getrandbits(128), version=4)
+        record.own = [own]
+        self.app.start()  # which needs the only connection for itself
+        with self._world.database.write(self._world.clock) as tx:
+            self.app.trigger(
+                rng.choice(("plain", "stubborn")), self._payload(rng, record), run_id=own, connection=tx.connection
+            )
+            if rng.random() < 0.3:
+                raise Regret
+        record.ids.append(own)
+
     def rerun(self, rng: Random, record: Record) -> None:
         """Another run like one that has ended."""
         record.ids.append(self.app.runs.rerun(self._target(rng, record)).id)
@@ -168,6 +193,16 @@ class Client:
     def retry(self, rng: Random, record: Record) -> None:
         """Another run like one that has failed."""
         record.ids.append(self.app.runs.retry(self._target(rng, record)).id)
+
+    def rerun_many(self, rng: Random, record: Record) -> None:
+        """The same for some."""
+        record.ids += [
+            run.id for run in self.app.runs.rerun_many(tasks=[rng.choice(NAMES)], limit=rng.randint(1, 3)).changed
+        ]
+
+    def retry_many(self, rng: Random, record: Record) -> None:
+        """The same for some that have failed."""
+        record.ids += [run.id for run in self.app.runs.retry_many(limit=rng.randint(1, 3)).changed]
 
     def run_now(self, rng: Random, record: Record) -> None:
         """A run whose first attempt happens here."""
@@ -184,6 +219,35 @@ class Client:
         """End a run."""
         cancelled = self.app.runs.cancel(self._target(rng, record), reason="enough")
         self._world.cancelled.add(cancelled.id)
+
+    def cancel_many(self, rng: Random, record: Record) -> None:
+        """End some runs."""
+        done = self.app.runs.cancel_many(tasks=[rng.choice(NAMES)], limit=rng.randint(1, 5), reason="enough of these")
+        self._world.cancelled.update(run.id for run in done.changed)
+
+    def wait(self, rng: Random, record: Record) -> None:
+        """Until a run has ended, but not for ever."""
+        try:
+            run = self.app.runs.wait(self._target(rng, record), timeout=rng.choice((1.0, 10.0)))
+        except TimeoutError:
+            return
+        told = self._world.follower.folds.get(run.id)
+        assert run.is_terminal
+        assert told is None or told.status == run.status, f"run {run.id} is {told.status}, and {run.status} was told"
+
+    def checkpoint(self, rng: Random, record: Record) -> None:
+        """Seal the log up to now."""
+        self.app.audit.checkpoint()
+
+    def repair(self, rng: Random, record: Record) -> None:
+        """There is nothing to repair."""
+        differences = self.app.audit.repair(self._target(rng, record))
+        assert not differences, f"invariant 6: there was something to repair: {differences}"
+
+    def verify(self, rng: Random, record: Record) -> None:
+        """In the middle of everything, what is stored is what the log says."""
+        differences = self.app.audit.verify().differences
+        assert not differences, f"invariant 6: stored state equals the fold of the log: {differences}"
 
     def pause_queue(self, rng: Random, record: Record) -> None:
         """Nobody claims from it."""

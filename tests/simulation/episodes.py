@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sqlite3
@@ -17,6 +18,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from runlane import inline, trips
+from runlane.session import Session
 from tests.simulation import judging
 from tests.simulation.kernel import Process
 from tests.simulation.patching import Ids, patched
@@ -26,6 +28,8 @@ from tests.simulation.world import World
 
 #: Steps after the faults within which everything has to end, and (virtual) seconds.
 MOST_STEPS, MOST_SECONDS = 40_000, 1800.0
+#: After so many episodes those before are cleared away.
+_KEPT = 16
 
 
 @frozen
@@ -60,7 +64,10 @@ class Theatre:
         self._ids = Ids()
         self._database = StagedDatabase()
         self._database.migrate()
+        self._database.put_back()
         self._empty = sqlite3.connect(":memory:")
+        # Drawn by nobody's seed, and checkpoints tell of it.
+        self._raw().execute("update log_epochs set token = 'simulated', opened_at = '2026-01-01T00:00:00.000000Z'")
         self._raw().backup(self._empty)
 
     def _raw(self) -> Any:
@@ -76,6 +83,7 @@ class Theatre:
 
     def play(self, plan: Plan) -> Played:
         """Play a plan."""
+        self._database.put_back()
         self._empty.backup(self._raw())
         with patched(self._ids):
             world = World(plan, self._database, self._ids)
@@ -91,8 +99,9 @@ class Theatre:
 
 
 def _watched(world: World, course: Callable[[], None]) -> BaseException | None:
-    real = trips.complete, inline.complete
+    real, beat = (trips.complete, inline.complete), Session.beat
     trips.complete = inline.complete = partial(world.watch, real[0])  # type: ignore[assignment]
+    Session.beat = lambda session: world.pulses.watch(beat, session)  # type: ignore[method-assign,assignment]
     world.begin()
     try:
         course()
@@ -101,6 +110,7 @@ def _watched(world: World, course: Callable[[], None]) -> BaseException | None:
     finally:
         world.end()
         trips.complete, inline.complete = real
+        Session.beat = beat  # type: ignore[method-assign]
     if world.kernel.error is None:
         try:
             judging.judge(world)
@@ -159,6 +169,8 @@ def play(
         for number, drawn in enumerate(seeds(seed)):
             if tally["steps"] >= steps:
                 return tally
+            if number % _KEPT == _KEPT - 1:
+                gc.collect()
             plan = draw(drawn, modes[number % len(modes)], length)
             played = stage.play(plan)
             tally.update(played.tally)
@@ -176,9 +188,15 @@ def theatre() -> Iterator[Theatre]:
     logger.setLevel(logging.ERROR)
     logger.propagate = False
     stage = Theatre()
+    # Nothing but whole episodes is garbage worth looking for, and when that is done hangs on nothing but the plans.
+    gc.disable()
+    gc.collect()
+    gc.freeze()
     try:
         yield stage
     finally:
+        gc.unfreeze()
+        gc.enable()
         stage.close()
         logger.setLevel(level)
         logger.propagate = propagates

@@ -43,6 +43,7 @@ class Fiber(greenlet):
         self.parked = False
         self.woken = False
         self.ended = False
+        self.away_until = 0.0
         self.joiners: list[Fiber] = []
 
     def _main(self) -> None:
@@ -133,7 +134,9 @@ class Kernel:
         """Before or after a transaction: others may go on, and time may pass."""
         draw = self.rng.random()
         if draw < 0.6:
-            self._pass()
+            # With nobody else to go on there is nothing to draw.
+            if self._ready or self._mine().process.frozen_until > self.now:
+                self._pass()
         elif draw < 0.98:
             self.park(self.now + (draw - 0.6) * 0.1)
         else:

@@ -26,8 +26,13 @@ OF_A_TRANSACTION = {
     "refused": (0.0, 0.0),  # the database says that it does not commit
     "lost_before_commit": (0.0, 0.0),  # the connection breaks, and it has not committed
     "lost_after_commit": (0.0, 0.0),  # the connection breaks, and it has
-    "lost_for_long": (11.0, 60.0),  # the same, and for so long nobody can ask
+    "lost_for_long": (4.0, 60.0),  # the same, and for so long nobody can ask
+    "lost_alone": (4.0, 30.0),  # the same, but only the thread that was about it is cut off
+    "lost_outcome": (4.0, 60.0),  # the same, where a run goes again, and until that session has it once more
 }
+_AGAIN = frozenset({"run.retry_scheduled", "run.released", "run.interrupted"})
+#: Of these, what strikes only where events are written, and which ones: None stands for any.
+OF_EVENTS = {"lost_for_long": None, "lost_alone": None, "lost_outcome": _AGAIN}
 #: What may happen to a process between two transactions, or to all of them.
 OF_A_PROCESS = {
     "away": (0.5, 50.0),  # it does not reach the database
@@ -35,7 +40,7 @@ OF_A_PROCESS = {
     "stop": (0.1, 10.0),  # it is stopped gracefully, and another takes its place after so long
 }
 OF_THE_WORLD = {
-    "clock_forward": (5.0, 100_000.0),
+    "clock_forward": (5.0, 20_000.0),
     "clock_back": (0.001, 20.0),
     "tick_storm": (2.0, 6.0),  # so many passes in each process at once
     "deaf": (1.0, 60.0),  # all bells are lost
@@ -54,8 +59,16 @@ OPERATIONS = {
     "retry": 3,
     "run_now": 4,
     "execute_next": 4,
-    "pause_queue": 2,
+    "pause_queue": 3,
     "resume_queue": 3,
+    "trigger_within": 4,
+    "cancel_many": 2,
+    "rerun_many": 1,
+    "retry_many": 1,
+    "wait": 2,
+    "checkpoint": 1,
+    "repair": 1,
+    "verify": 1,
     "prune": 3,
     "reset_key": 3,
     "pause_schedule": 1,
@@ -92,6 +105,8 @@ class Plan:
         steps: after how many transactions it is over, or its faults are.
         delivers: the transport carries one wakeup per run, to consumers.
         eager: whether wakeups go out at once, or are left to maintenance.
+        heartbeat: seconds between two of them; a lease is for thrice as long.
+        helps: in each worker's process another thread executes what is due by itself.
     """
 
     seed: int
@@ -105,6 +120,8 @@ class Plan:
     delivers: bool
     eager: bool
     max_events: int
+    heartbeat: float
+    helps: bool
     faults: tuple[Fault, ...]
     operations: tuple[Operation, ...]
 
@@ -144,12 +161,12 @@ def draw(seed: int, mode: Mode, steps: int = 600) -> Plan:
     every = rng.choice((6, 15, 15, 40))
     faults, at = [], 0
     while (at := at + 1 + int(rng.expovariate(1 / every))) < steps:
-        kind = rng.choice(kinds)
+        kind = rng.choice(kinds) if rng.random() < 0.9 else "lost_outcome"
         low, high = FAULTS[kind]
         # Short ones are more frequent than long ones, whatever the range.
         faults.append(Fault(at, kind, round(low * (high / low) ** rng.random(), 3) if low else 0.0))
-    clients = rng.randint(1, 3)
-    busy = rng.choice((0.3, 1.0, 3.0))
+    clients = rng.randint(1, 5)
+    busy = rng.choice((0.1, 0.3, 1.0, 3.0))
     names, weights = tuple(OPERATIONS), tuple(OPERATIONS.values())
     operations = [
         Operation(
@@ -164,7 +181,7 @@ def draw(seed: int, mode: Mode, steps: int = 600) -> Plan:
         seed,
         mode,
         steps,
-        workers=rng.randint(2, 4),
+        workers=rng.choice((1, 1, 2, 3, 4)),
         clients=clients,
         tickers=rng.randint(0, 2),
         concurrency=rng.choice((1, 2, 4)),
@@ -172,6 +189,8 @@ def draw(seed: int, mode: Mode, steps: int = 600) -> Plan:
         delivers=rng.random() < 0.4,
         eager=rng.random() < 0.7,
         max_events=rng.choice((10_000, 10_000, 10_000, 14)),
+        heartbeat=rng.choice((1.0, 3.0, 10.0)),
+        helps=rng.random() < 0.7,
         faults=tuple(faults),
         operations=tuple(operations),
     )

@@ -17,15 +17,18 @@ from attrs import frozen
 from runlane import Context, NonRetryable, Runlane, SettableClock
 from runlane.engine.complete import Finished
 from runlane.engine.tick import TickReport
-from runlane.errors import RunlaneError, StorageUnavailable
-from runlane.events import RunCreated, RunsPruned
+from runlane.errors import ErrorCode, RunlaneError, StorageUnavailable
+from runlane.events import RunCreated, RunLeased, RunsPruned
 from runlane.storage.transaction import Transaction
 from tests.simulation.cast import ENVIRONMENT, LIMITS, PLAYED, QUEUES, TASKS
 from tests.simulation.clients import Client, Record
 from tests.simulation.kernel import Crash, Kernel, Process, activate
 from tests.simulation.patching import Ids
-from tests.simulation.plans import OF_A_TRANSACTION, Fault, Operation, Plan
+from tests.simulation.plans import Operation, Plan
+from tests.simulation.pulses import Pulses
+from tests.simulation.rules import Rules
 from tests.simulation.stage import Bells, Office, StagedDatabase, StagedLane, transport
+from tests.simulation.strikes import Strikes
 from tests.stateful.follower import Follower
 from tests.stateful.reader import OfSqlite
 
@@ -73,6 +76,9 @@ class World:
         PLAYED[:] = [self]
         self.reader = OfSqlite(database)
         self.follower = Follower(self.reader, ENVIRONMENT, LIMITS, plan.max_events)
+        self.rules = Rules(plan.max_events)
+        self.pulses = Pulses(self)
+        self.strikes = Strikes(self)
         self.bells = Bells(self.kernel)
         self.office = Office(self.kernel) if plan.delivers else None
         self.steps = 0
@@ -89,8 +95,6 @@ class World:
         self.pruned: set[UUID] = set()
         #: The runs that were ever made, by the token in their payload.
         self.made: dict[str, list[UUID]] = {}
-        self._faults = list(reversed(plan.faults))
-        self._amount = 0.0
         self._replaced: set[Process] = set()
         self._roles: dict[Process, Callable[[], object]] = {}
         self._told = Told(self)
@@ -105,7 +109,7 @@ class World:
         """Everybody enters."""
         logger = logging.getLogger("runlane")
         logger.addHandler(self._told)
-        self.database.director = self
+        self.database.director = self.strikes
         for number in range(self.plan.workers):
             self._enter(partial(self._worker, number), f"w{number}")
         for number in range(self.plan.clients):
@@ -125,12 +129,14 @@ class World:
         self.is_kind = self.bells.are_kind = True
         if self.office is not None:
             self.office.is_kind = True
-        self._faults.clear()
+        self.strikes.clear()
         for line in self.lines.values():
             while len(line) > 1:
                 line.pop()
         for process in self.processes:
             process.frozen_until = process.away_until = 0.0
+            for fiber in process.fibers:
+                fiber.away_until = 0.0
         self._enter(self._operator, "o0")
 
     def _enter(self, role: Callable[[Process], None], name: str) -> Process:
@@ -159,6 +165,8 @@ class World:
             clock=self.clock,
             worker_id=process.name,
             max_events=self.plan.max_events,
+            heartbeat=timedelta(seconds=self.plan.heartbeat),
+            lease_duration=timedelta(seconds=3 * self.plan.heartbeat),
         )
         return process.app
 
@@ -179,6 +187,8 @@ class World:
             raise Crash from None
         if self.office is not None:
             self.kernel.spawn(process, partial(self._consume, process), "consumer")
+        if self.plan.helps:
+            self.kernel.spawn(process, partial(self._help, process), "helper")
 
     def _consume(self, process: Process) -> None:
         office, rng = self.office, self.kernel.rng
@@ -192,6 +202,16 @@ class World:
                 except StorageUnavailable:  # it is delivered again
                     office.box.append(wakeup)
                     self.kernel.sleep(1.0)
+
+    def _help(self, process: Process) -> None:
+        """Another thread under the worker's session, so that one session may have several attempts of one run."""
+        while True:
+            self.kernel.sleep(0.2 + 2.0 * self.kernel.rng.random())
+            try:
+                process.app.execute_next()
+            except RunlaneError as error:
+                if not error.retryable and error.code is not ErrorCode.LEASE_LOST:
+                    raise
 
     def _client(self, number: int, process: Process) -> None:
         self._app(process)
@@ -254,89 +274,32 @@ class World:
             return context.release(timedelta(seconds=rng.choice((0.5, 3, 30))))
         raise NonRetryable("never")
 
-    # -- what strikes
-
-    def strike(self, process: Process, writes: bool) -> str | None:
-        """What goes wrong with a transaction, if it is time for it; see ``stage``."""
-        self.steps += 1
-        if not self._faults or self._faults[-1].step > self.steps:
-            return None
-        kind = self._faults[-1].kind
-        if kind in OF_A_TRANSACTION:
-            if not writes or process.away_until > self.kernel.now:
-                return None
-            self._amount = self._faults.pop().amount
-            return kind
-        fault = self._faults.pop()
-        self.tally[f"fault {kind}"] += 1
-        getattr(self, f"_{kind}")(fault, process)
-        return None
-
-    def has_struck(self, process: Process, strike: str) -> None:
-        """It has."""
-        self.tally[f"fault {strike}"] += 1
-        if strike.startswith("crash"):
-            self.replace(process, self._amount)
-        elif strike == "lost_for_long":
-            process.away_until = self.kernel.now + self._amount
-
-    def _away(self, fault: Fault, process: Process) -> None:
-        process.away_until = self.kernel.now + fault.amount
-
-    def _stall(self, fault: Fault, process: Process) -> None:
-        process.frozen_until = self.kernel.now + fault.amount
-        self.kernel.boundary()
-
-    def _stop(self, fault: Fault, process: Process) -> None:
-        if process.worker is not None:
-            self.kernel.spawn(process, partial(self._stop_gracefully, fault.amount, process), "stop")
-
-    def _stop_gracefully(self, seconds: float, process: Process) -> None:
-        try:
-            process.worker.stop(seconds / 2)
-            process.app.close()
-        except RunlaneError as error:
-            if not error.retryable:
-                raise
-        self.replace(process, seconds)
-
-    def _clock_forward(self, fault: Fault, process: Process) -> None:
-        self.clock.advance(timedelta(seconds=fault.amount))
-
-    def _clock_back(self, fault: Fault, process: Process) -> None:
-        self.clock.advance(timedelta(seconds=-fault.amount))
-
-    def _tick_storm(self, fault: Fault, process: Process) -> None:
-        for one in self.processes:
-            for _ in range(int(fault.amount) if one.alive and one.app is not None else 0):
-                self.kernel.spawn(one, partial(self._tick_once, one), "storm")
-
-    def _tick_once(self, process: Process) -> None:
-        try:
-            self.tick(process)
-        except StorageUnavailable:
-            self.tally["passes broken off"] += 1
-
-    def _deaf(self, fault: Fault, process: Process) -> None:
-        self.bells.deaf_until = self.kernel.now + fault.amount
-
-    def _echo(self, fault: Fault, process: Process) -> None:
-        self.bells.echo_until = self.kernel.now + fault.amount
-
     # -- what is seen
 
-    def look(self) -> None:
-        """Follow the log: each event, and each row that it has changed, is as it must be."""
+    def look(self, wrote: bool = True) -> None:
+        """Follow the log: each event, and each row that it has changed, is as it must be.
+
+        What a transaction has written that says it wrote nothing, or a caller in one of its own, is seen with the next.
+        """
         try:
+            self.pulses.committed()
+            if not wrote:
+                return
             for told in self.follower.follow():
                 event = told.record.event
                 self.tally["events"] += 1
+                self.rules.see(told.record)
                 if isinstance(event, RunCreated):
                     self.known.append(told.record.stream_id)
                     if isinstance(event.payload, str) and event.source.type in ("trigger", "run_now"):
                         self.made.setdefault(event.payload.partition("|")[0], []).append(told.record.stream_id)
+                elif isinstance(event, RunLeased):
+                    self.strikes.come_back(told.record.stream_id, event)
                 elif isinstance(event, RunsPruned):
                     self._forget()
+            if self.rules.expired:
+                self.pulses.taken(self.rules.expired)
+                self.rules.expired.clear()
         except Exception as error:
             self.kernel.fail(error)
 
@@ -346,6 +309,7 @@ class World:
         gone = [id for id in ended if id not in left]
         self.pruned.update(gone)
         self.follower.forget(gone)
+        self.rules.forget(gone)
 
     def watch(self, real: Callable[..., Any], tx: Transaction, finished: Sequence[Finished], *rest: Any) -> Any:
         """``complete``, with a look at whose the lease is before, and at whether a row has changed that is not ours."""
