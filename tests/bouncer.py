@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -20,11 +21,12 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.chaos.nursery import die_with_parent
-from tests.support import eventually
 
 #: Debian has it where only root's path leads.
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 BINARY = os.environ.get("RUNLANE_TEST_PGBOUNCER") or shutil.which("pgbouncer", path=_PATH)
+#: Seconds that it gets to start, on a machine that has much else to do.
+_PATIENCE = 60.0
 needs_pgbouncer = pytest.mark.skipif(BINARY is None, reason="pgbouncer is not installed")
 
 
@@ -93,9 +95,11 @@ class Bouncer:
                 preexec_fn=lambda: die_with_parent(signal.SIGKILL),
                 **self._who,
             )
-        process = self._process
-        eventually(lambda: process.poll() is not None or self._answers(), "PgBouncer's console")
-        assert process.poll() is None, (self._folder / "pgbouncer.log").read_text()
+        deadline = time.monotonic() + _PATIENCE
+        while self._process.poll() is None and not self._answers():
+            assert time.monotonic() < deadline, f"PgBouncer's console does not answer within {_PATIENCE:g} s"
+            time.sleep(0.01)
+        assert self._process.poll() is None, (self._folder / "pgbouncer.log").read_text()
 
     def kill(self) -> None:
         """SIGKILL."""

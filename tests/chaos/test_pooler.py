@@ -1,4 +1,4 @@
-"""The faults of a PgBouncer do what they are called: a halted one lets nobody begin, a killed one cuts everybody off."""
+"""The faults of PgBouncer do what they are called: halted it lets nobody begin, killed it cuts everybody off."""
 
 from __future__ import annotations
 
