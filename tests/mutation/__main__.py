@@ -111,7 +111,10 @@ def _mutants(files: Sequence[str]) -> tuple[list[Found], list[Equivalent]]:
 
 def _answers(
     tests: Sequence[str],
-    functions: dict[str, set[str]], asked: Sequence[tuple[int, Mutant]], limits: Limits, heard: Heard
+    functions: dict[str, set[str]],
+    asked: Sequence[tuple[int, Mutant]],
+    limits: Limits,
+    heard: Heard,
 ) -> Iterator[tuple[int, Any]]:
     """The answers: first about what is in functions, then about what is executed at import."""
     inside = [(number, mutant) for number, mutant in asked if mutant.function is not None]
