@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -31,6 +31,8 @@ from tests.chaos.server import OwnPostgres
 RECOVERY = 60.0
 #: Seconds by which the clocks of workers are off.
 _SKEWS = {"ahead": 86_400.0, "behind": -86_400.0, "right": 0.0}
+#: Bytes of the file of effects that tell who is busy.
+_NEWEST = 32_768
 #: What the URLs of a database lead through, in their order.
 _WAYS = ("directly", "by_proxy", "by_pgbouncer")
 
@@ -47,6 +49,8 @@ class Plan:
         least: so many calls must have been answered before the faults stop, however long that takes.
         defaults: heartbeat, lease and intervals as Runlane has them by default, instead of short ones.
         recovery: seconds within which everything has to end once the faults are over.
+        blind: the share of workers that do without the clock by which they notice that they have slept.
+        faults: how often some kinds happen in a second, where that is not to be as usual.
         pgbouncer: on PostgreSQL, whether a third of the processes are behind PgBouncer in transaction mode.
     """
 
@@ -62,13 +66,16 @@ class Plan:
     only: tuple[str, ...] = ()
     recovery: float = RECOVERY
     pgbouncer: bool = False
+    blind: float = 0.3
+    faults: Mapping[str, float] = Factory(dict)
 
     def rates(self, database: str) -> dict[str, float]:
         """How often each fault happens."""
         known = ON_SQLITE
         if database == "postgres":
             known = {**ON_POSTGRES, **(BEHIND_PGBOUNCER if self.pgbouncer else {})}
-        return {kind: rate * self.intensity for kind, rate in known.items() if not self.only or kind in self.only}
+        chosen = {**known, **{kind: rate for kind, rate in self.faults.items() if kind in known}}
+        return {kind: rate * self.intensity for kind, rate in chosen.items() if not self.only or kind in self.only}
 
 
 @define
@@ -139,7 +146,7 @@ class Episode:
         Args:
             beside: the workers that are there.
         """
-        trusting = self._rng.random() < 0.3
+        trusting = self._rng.random() < self.plan.blind
         clock = "right"
         if self._urls[0].startswith("postgresql"):
             drawn = self._rng.choice(["ahead", "behind"]) if self._rng.random() < 0.15 else "right"
@@ -170,6 +177,21 @@ class Episode:
         """The workers that have begun to work, dead ones among them."""
         path = self.folder / "ready"
         return {int(line) for line in path.read_text().split()} if path.exists() else set()
+
+    def busy(self) -> set[int]:
+        """Those in the middle of an attempt that has begun a moment ago, by the newest of the effects."""
+        path = self.folder / "effects"
+        if not path.exists():
+            return set()
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _NEWEST))
+            lines = file.read().decode().splitlines()[1:]
+        begun: dict[tuple[str, str], tuple[int, float]] = {}
+        for run, attempt, _, what, pid, at in (line.split() for line in lines):
+            begun.pop((run, attempt), None)
+            if what == "started":
+                begun[run, attempt] = int(pid), float(at)
+        return {pid for pid, at in begun.values() if at > time.time() - 1.0}
 
     def is_over(self) -> None:
         """Tell the clients to end."""
@@ -287,7 +309,7 @@ def _play(episode: Episode, nursery: Nursery, kind: str, unfinished: Any, **brok
     plan = episode.plan
     migrated = episode.migrate()
     lease = 30.0 if plan.defaults else 2.0
-    stage = Stage(nursery, episode, lease, episode.ready, **broken)
+    stage = Stage(nursery, episode, lease, episode.ready, busy=episode.busy, **broken)
     nemesis = Nemesis(stage, plan.rates(kind), random.Random(plan.seed + 1), plan.workers, plan.clients)
     nemesis.rage(plan.seconds)
     deadline = time.monotonic() + plan.recovery

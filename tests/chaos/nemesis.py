@@ -57,7 +57,11 @@ class Cast(Protocol):
 
 @frozen
 class Stage:
-    """What can be broken; `ready` are the processes that have begun to work, others are seldom worth it."""
+    """What can be broken; `ready` are the processes that have begun to work, others are seldom worth it.
+
+    Of those that are `busy`, in the middle of an attempt, one is paused if there is any: it has something to say when
+    it goes on, and is too late.
+    """
 
     nursery: Nursery
     cast: Cast
@@ -67,6 +71,7 @@ class Stage:
     proxy: Proxy | None = None
     database: str = ""
     pooler: OwnBouncer | None = None
+    busy: Callable[[], set[int]] = set
 
 
 class Nemesis:
@@ -176,6 +181,8 @@ class Nemesis:
             return False
         if not awake:
             return False
+        if how == "pause":
+            awake = sorted(self._stage.busy() & set(awake)) or awake
         pid = self._rng.choice(awake)
         if how == "kill":
             self._kill(pid)

@@ -130,7 +130,7 @@ def _play(
     verdict, plan = result.verdict, result.verdict.plan
     cast = Cast(folder, plan, site.urls, nursery, evolve(setting_for(plan, folder), carries=True))
     migrated = cast.migrate()
-    stage = Stage(nursery, cast, 2.0, cast.ready, site.server, site.proxy, site.name)
+    stage = Stage(nursery, cast, 2.0, cast.ready, site.server, site.proxy, site.name, busy=cast.busy)
     nemesis = Nemesis(stage, plan.rates(site.kind), random.Random(plan.seed + 1), plan.workers, plan.clients)
     if rate is None:
         _measure(result, nemesis, cast, site)

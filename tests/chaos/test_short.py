@@ -22,8 +22,20 @@ ON_A_FILE = ("worker_kill", "worker_pause", "worker_stop", "client_kill")
 ON_A_SERVER = (*ON_A_FILE, "backend_terminate", "backend_kill", "postmaster_kill", "proxy_cut")
 POOLED = bouncer.BINARY is not None
 BEHIND_A_POOLER = ("pgbouncer_kill", "pgbouncer_pause") if POOLED else ()
-#: Each of these at least once, and then at random; a machine that is busy may take its time to end what is left.
-PLAN = Plan(seconds=10, seed=11, workers=3, clients=2, rate=8, least=30, migrators=4, intensity=1.0, recovery=180)
+#: Each of these at least once, and then at random; a machine that is busy may take its time to end what is left.  Kills
+#: are few, so that who stands still comes to say what it has done, and most have no clock of their own to stop them.
+PLAN = Plan(
+    seconds=12,
+    seed=11,
+    workers=3,
+    clients=2,
+    rate=8,
+    least=30,
+    migrators=4,
+    recovery=180,
+    blind=0.8,
+    faults={"worker_kill": 0.25, "worker_pause": 1.0, "client_kill": 0.1},
+)
 
 
 @pytest.mark.timeout(420)
