@@ -1,6 +1,7 @@
 """The short form of the tests, which ``make test`` runs in minutes, and the rest, which ``make test-long`` runs.
 
-Both together are every test there is; CI runs both.  Without ``--tier`` pytest runs whatever it is asked for.
+Both together are every test there is, apart from those of ``tests/chaos`` that only ``make chaos`` runs; CI runs both.
+Without ``--tier`` pytest runs whatever it is asked for.
 
 The short form holds every test function, except those that are named here: what is left out are further cases of a
 function that differ in a seed, a row of a matrix, an operation or, in some folders, the database.
@@ -80,6 +81,20 @@ LONG = (
     "tests/zones/test_cron.py::test_occurrences_are_what_a_look_at_the_clock_every_minute_finds",
     "tests/zones/test_cron.py::test_missed_weeks_around_every_change_are_counted_exactly",
 )
+#: What stands in the short form for everything that has a command of its own, or a matrix.
+SHORT_FORMS = {
+    "the fault at the n-th statement": "tests/faults/test_nth.py::test_a_statement_that_fails_leaves_all_or_nothing",
+    "make simulate": "tests/simulation/test_simulation.py::test_no_promise_is_broken",
+    "make stateful": "tests/stateful/test_commands.py::test_2_500_steps_on_postgres",
+    "make fuzz": "tests/hostile/test_operations.py::test_it_is_answered_or_refused_in_one_clear_error",
+    "make defects": "tests/defects/test_defects.py::test_the_defect_is_killed",
+    "make mutants": "tests/mutation/test_mutants.py::test_changes_of_the_waits_are_noticed_by_the_tests_about_them",
+    "make chaos, on a file": "tests/chaos/test_short.py::test_killed_and_paused_processes_on_a_file_break_no_promise",
+    "make chaos": "tests/chaos/test_short.py::test_killed_servers_and_cut_connections_break_no_promise",
+    "make soak": "tests/chaos/test_soak.py::test_a_short_one_prunes_and_is_judged_over_the_whole_history",
+    "make soak, what it judges": "tests/unit/test_growth.py",
+    "runlane doctor": "tests/acceptance/test_cli_doctor.py",
+}
 
 
 def select(tier: str, items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.exc import DBAPIError
 
 from runlane.errors import RunlaneError, StorageUnavailable
-from runlane.storage import faults
+from runlane.storage import faults, room
 from runlane.storage.transaction import Transaction
 
 #: Seconds for which the database is asked whether a commit happened, unless the caller says otherwise.
@@ -29,7 +29,8 @@ def commit(ending: RootTransaction, tx: Transaction, where: str) -> None:
     """Commit `tx`.
 
     Raises:
-        StorageUnavailable: the answer never came; ``meta["outcome"]`` is ``unknown``.
+        StorageUnavailable: the answer never came, and ``meta["outcome"]`` is ``unknown``; or there is no room for what
+            was to be written, which nothing was then.
         DBAPIError: the database refused, and nothing was written.
     """
     try:
@@ -39,6 +40,9 @@ def commit(ending: RootTransaction, tx: Transaction, where: str) -> None:
         ending.rollback()  # or SQLAlchemy would hand the connection on as it is
         if refused:
             raise
+        no_room = room.refused(error, tx.connection)
+        if no_room is not None:
+            raise StorageUnavailable(f"{where} is full: {no_room}; nothing was written") from error
         raise unknown((event[0] for event in tx.written), where) from error
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from attrs import evolve
 
+from tests import bouncer
 from tests.chaos.episode import Plan, Verdict, on_postgres, on_sqlite, told
 from tests.chaos.nursery import ROOT
 from tests.chaos.server import OwnPostgres
@@ -37,7 +38,10 @@ def main() -> int:
         options.rate,
         defaults=options.default_settings,
         only=tuple(options.only),
+        pgbouncer=options.database == "postgres" and options.pgbouncer,
     )
+    if plan.pgbouncer and bouncer.BINARY is None:
+        sys.exit("--pgbouncer: there is none on the path, and RUNLANE_TEST_PGBOUNCER names none")
     lines, until = [], time.monotonic() + options.minutes * 60
     with _place(options.database, options.fsync) as (folder, server):
         while (left := until - time.monotonic()) > 1 or not lines:
@@ -102,6 +106,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--intensity", type=float, default=1.0, help="multiplies how often faults happen")
     parser.add_argument("--only", action="append", default=[], help="only this kind of fault; repeatable")
     parser.add_argument("--default-settings", action="store_true", help="Runlane's own leases and intervals")
+    parser.add_argument(
+        "--pgbouncer",
+        action=argparse.BooleanOptionalAction,
+        default=bouncer.BINARY is not None,
+        help="a third of the processes on PostgreSQL are behind PgBouncer (default: if it is installed)",
+    )
     parser.add_argument("--no-fsync", dest="fsync", action="store_false", help="spare the disk of PostgreSQL")
     return parser.parse_args()
 

@@ -7,13 +7,14 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from itertools import count
 from typing import Any, Protocol
 
 from attrs import frozen
 
 from tests.chaos.nursery import Nursery
+from tests.chaos.pooler import OwnBouncer
 from tests.chaos.proxy import Proxy
 from tests.chaos.server import OwnPostgres
 
@@ -32,6 +33,8 @@ ON_POSTGRES: Mapping[str, float] = {
     "proxy_swallow": 0.3,
     "proxy_delay": 0.3,
 }
+#: The same beside those, where a part of the processes is behind PgBouncer.
+BEHIND_PGBOUNCER: Mapping[str, float] = {"pgbouncer_kill": 0.08, "pgbouncer_pause": 0.08}
 ON_SQLITE: Mapping[str, float] = {
     "worker_kill": 4.0,
     "worker_pause": 0.5,
@@ -45,8 +48,8 @@ _STOPPING = 50.0
 class Cast(Protocol):
     """Who makes new processes."""
 
-    def worker(self) -> int:
-        """A new worker; its id."""
+    def worker(self, beside: Set[int]) -> int:
+        """A new worker beside those that are there; its id."""
 
     def client(self) -> int:
         """A new client; its id."""
@@ -54,7 +57,11 @@ class Cast(Protocol):
 
 @frozen
 class Stage:
-    """What can be broken; `ready` are the processes that have begun to work, others are seldom worth it."""
+    """What can be broken; `ready` are the processes that have begun to work, others are seldom worth it.
+
+    Of those that are `busy`, in the middle of an attempt, one is paused if there is any: it has something to say when
+    it goes on, and is too late.
+    """
 
     nursery: Nursery
     cast: Cast
@@ -63,6 +70,8 @@ class Stage:
     server: OwnPostgres | None = None
     proxy: Proxy | None = None
     database: str = ""
+    pooler: OwnBouncer | None = None
+    busy: Callable[[], set[int]] = set
 
 
 class Nemesis:
@@ -117,6 +126,8 @@ class Nemesis:
             self._stage.proxy.heal()
         if self._stage.server is not None:
             self._stage.server.start()
+        if self._stage.pooler is not None:
+            self._stage.pooler.start()
 
     def look(self, workers: bool = True, clients: bool = False) -> None:
         """See who has ended, do what is due, and send others in their places, if such are wanted."""
@@ -131,7 +142,7 @@ class Nemesis:
                 self._kill(pid)
         most_workers, most_clients = self._wanted
         while workers and len(self.workers) < most_workers:
-            self.workers.add(self._stage.cast.worker())
+            self.workers.add(self._stage.cast.worker(self.workers))
         while clients and len(self.clients) < most_clients:
             self.clients.add(self._stage.cast.client())
 
@@ -170,6 +181,8 @@ class Nemesis:
             return False
         if not awake:
             return False
+        if how == "pause":
+            awake = sorted(self._stage.busy() & set(awake)) or awake
         pid = self._rng.choice(awake)
         if how == "kill":
             self._kill(pid)
@@ -201,6 +214,19 @@ class Nemesis:
         server.kill(signal.SIGKILL if how == "kill" else signal.SIGQUIT)
         time.sleep(self._rng.uniform(0, 1.0))
         self.tally["seconds_of_restarts"] += round(server.start())
+        return True
+
+    def _pgbouncer(self, how: str) -> bool:
+        pooler = self._stage.pooler
+        assert pooler is not None
+        if how == "pause":
+            if not pooler.pause():
+                return False
+            self._later(self._rng.uniform(0.5, 5.0), pooler.resume)
+            return True
+        pooler.kill()
+        time.sleep(self._rng.uniform(0, 1.0))
+        pooler.start()
         return True
 
     def _proxy(self, how: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -53,10 +54,11 @@ class Pruner:
             self._due = time.monotonic() + self._every
 
     def end(self) -> None:
-        """Wait until none is under way."""
-        if self._process is not None:
-            self._process.wait(120)
-            self._due = time.monotonic() + self._every
+        """Wait until none is under way, and prune a last time."""
+        for due in (0.0, math.inf):
+            if self._process is not None:
+                self._process.wait(120)
+            self._due = due
             self.look()
 
     def whole(self, evidence: Evidence) -> tuple[Evidence, list[str]]:

@@ -23,7 +23,7 @@ from typing import Any
 from attrs import Factory, define, evolve
 
 from tests.chaos import gauges
-from tests.chaos.episode import RECOVERY, Episode, Plan, Verdict, judge, nursery_of, recover, setting_for, told
+from tests.chaos.episode import Episode, Plan, Verdict, judge, nursery_of, recover, setting_for, told
 from tests.chaos.growth import Bound, Course, Sample, judged
 from tests.chaos.history import Report
 from tests.chaos.jobs import PERIODS
@@ -130,7 +130,7 @@ def _play(
     verdict, plan = result.verdict, result.verdict.plan
     cast = Cast(folder, plan, site.urls, nursery, evolve(setting_for(plan, folder), carries=True))
     migrated = cast.migrate()
-    stage = Stage(nursery, cast, 2.0, cast.ready, site.server, site.proxy, site.name)
+    stage = Stage(nursery, cast, 2.0, cast.ready, site.server, site.proxy, site.name, busy=cast.busy)
     nemesis = Nemesis(stage, plan.rates(site.kind), random.Random(plan.seed + 1), plan.workers, plan.clients)
     if rate is None:
         _measure(result, nemesis, cast, site)
@@ -148,13 +148,14 @@ def _play(
     nemesis.clients.add(spared["client"])  # it is to end now, as the others are
     cast.is_over()
     nemesis.relent()
-    verdict.recovery = recover(nemesis, site.unfinished)
+    verdict.recovery = recover(nemesis, site.unfinished, plan.recovery)
     if verdict.recovery is None:
-        verdict.findings.append(f"not everything had ended {RECOVERY:g} s after the last fault")
+        verdict.findings.append(f"not everything had ended {plan.recovery:g} s after the last fault")
     pruner.end()
     nemesis.workers |= {pid for name, pid in spared.items() if name != "client"}
     nemesis.stop_all()
-    verdict.faults = nemesis.tally + migrated
+    verdict.faults, verdict.clocks = nemesis.tally + migrated, cast.clocks
+    verdict.ways = cast.ways
     verdict.findings += nemesis.findings
     if verdict.recovery is not None and (problem := cast.finish()) is not None:
         verdict.findings.append(problem)

@@ -46,13 +46,15 @@ def test_a_process_is_measured() -> None:
     assert gauges.of_process("nobody", 2**22 + 1) == {}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(420)
 def test_a_short_one_prunes_and_is_judged_over_the_whole_history(tmp_path: Path) -> None:
-    plan = Plan(seconds=12, seed=3, workers=2, clients=2, migrators=4, only=("worker_kill", "worker_pause"))
-    result = soak(tmp_path, plan, SqliteSite(tmp_path), rate=30.0, age=4.0)
+    plan = Plan(
+        seconds=10, seed=3, workers=2, clients=2, migrators=4, recovery=180, only=("worker_kill", "worker_pause")
+    )
+    result = soak(tmp_path, plan, SqliteSite(tmp_path), rate=30.0, age=2.0)
     assert result.verdict.report.sound, shown(result)
     assert result.verdict.audit.startswith("replay identical")
-    assert result.made > 5
+    assert result.made > 2
     assert result.pruned["pruned"] > 0
     assert result.pruned["runs_pruned"] > 0
     assert result.verdict.report.runs > result.pruned["runs_pruned"]

@@ -1,12 +1,18 @@
-"""What has to happen on a disk that fills up under a working program, and has room again later; for any such disk."""
+"""What has to happen on a disk that fills up under a working program, and has room again later; for any such disk.
+
+``python -m tests.faults.full_disk FILE`` does it to a process of its own whose files may not grow.
+"""
 
 from __future__ import annotations
 
 import random
 import re
+import resource
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +26,7 @@ from tests.support import eventually
 _SIZES = (200_000, 20_000, 1_000, 10)
 #: More triggers of one size than any of these disks takes.
 _ENOUGH = 2_000
-_NAMED = re.compile("No space left on device|is full: no space left on the device")
+_NAMED = re.compile("No space left on device|is full: (no space left on the device|File too large)")
 
 
 def check_full_disk(url: str, fill: Callable[[], None], free: Callable[[], None], *, goes_down: bool = False) -> None:
@@ -132,3 +138,17 @@ def _working(app: Runlane) -> Any:
         yield
     finally:
         worker.stop()
+
+
+def check_limited_file(file: Path) -> None:
+    """The same in a process that may not write beyond the end that the write-ahead log of a SQLite file has now."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+
+    check_full_disk(f"sqlite:///{file}", lambda: limit(Path(f"{file}-wal").stat().st_size), lambda: limit(most))
+
+
+if __name__ == "__main__":
+    check_limited_file(Path(sys.argv[1]))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from tests.chaos.nursery import ROOT
 from tests.faults.full_disk import check_full_disk
 
 
@@ -41,3 +46,12 @@ def quota() -> Iterator[Quota]:
 
 def test_a_file_that_may_not_grow_refuses_and_loses_nothing(sqlite_url: str, quota: Quota) -> None:
     check_full_disk(sqlite_url, quota.fill, quota.free)
+
+
+def test_a_limit_of_file_sizes_is_no_unknown_outcome(tmp_path: Path) -> None:
+    """SQLite tells it from no other input/output error; the system does, when it is asked for room."""
+    command = [sys.executable, "-m", "tests.faults.full_disk", str(tmp_path / "limited.db")]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.verbose:
             print(f"{answer or 'SURVIVED'}  {found[number].mutant}", flush=True)
 
-    for number, answer in _answers(functions, asked, limits, heard):
+    for number, answer in _answers(options.test or TESTS, functions, asked, limits, heard):
         found[number].answer, found[number].is_done = answer, True
     is_good = _report(files, found, options.equivalent)
     for entry in unmatched:
@@ -92,6 +92,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "--equivalent", action="store_true", help="ask about those of the table too: none may be noticed"
     )
     parser.add_argument("--only", choices=("functions", "import"), help="changes in functions, or of what import does")
+    parser.add_argument("--test", action="append", help="ask only this file of tests; repeatable")
     parser.add_argument("--verbose", action="store_true", help="say of each mutant what noticed it")
     return parser.parse_args(arguments)
 
@@ -109,14 +110,18 @@ def _mutants(files: Sequence[str]) -> tuple[list[Found], list[Equivalent]]:
 
 
 def _answers(
-    functions: dict[str, set[str]], asked: Sequence[tuple[int, Mutant]], limits: Limits, heard: Heard
+    tests: Sequence[str],
+    functions: dict[str, set[str]],
+    asked: Sequence[tuple[int, Mutant]],
+    limits: Limits,
+    heard: Heard,
 ) -> Iterator[tuple[int, Any]]:
     """The answers: first about what is in functions, then about what is executed at import."""
     inside = [(number, mutant) for number, mutant in asked if mutant.function is not None]
     outside = [(number, mutant) for number, mutant in asked if mutant.function is None]
     patience = limits.until - time.monotonic() + 600
     # In a process of its own: the second part needs one that has imported nothing.
-    first = Work(0, patience, lambda: ask_collected(TESTS, functions, inside, limits, heard))
+    first = Work(0, patience, lambda: ask_collected(tests, functions, inside, limits, heard))
     ((_, told),) = in_processes([first], Limits(1, limits.until), quiet=False)
     if told is None or told == OUT_OF_TIME:
         sys.exit("the tests could not be asked")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -122,3 +125,24 @@ def test_every_entry_of_the_table_fits_as_many_changes_as_it_says() -> None:
     for entry in EQUIVALENT:
         assert sum(entry.fits(mutant) for mutant in made) == entry.times, entry
         assert len(entry.reason) > 20
+
+
+def asked(*options: str) -> subprocess.CompletedProcess[str]:
+    """What the command line comes to about a few changes, in seconds."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.mutation", "--only", "functions", "--verbose", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_changes_of_the_waits_are_noticed_by_the_tests_about_them() -> None:
+    """The short form of ``make mutants``."""
+    done = asked("policy.py:66:", "policy.py:85:", "--test", "tests/unit/test_policy.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SURVIVED" not in done.stdout
+    assert done.stdout.count("tests/unit/test_policy.py::") >= 8, done.stdout
+
+
+def test_changes_that_no_test_comes_to_are_told_to_survive() -> None:
+    done = asked("policy.py:66:", "--test", "tests/unit/test_jsontext.py")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "survived  runlane/policy.py:66" in done.stdout

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attrs import frozen
 
-from tests.tiers import LONG, select
+from tests.tiers import LONG, SHORT_FORMS, select
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,3 +80,14 @@ def test_what_is_left_out_exists(name: str) -> None:
     source = (ROOT / path).read_text("utf-8")
     assert f"def {function}(" in source if function else source
     assert short(name) == []
+
+
+@pytest.mark.parametrize("what", SHORT_FORMS)
+def test_everything_that_takes_long_has_a_short_form(what: str) -> None:
+    name = SHORT_FORMS[what]
+    path, _, function = name.partition("::")
+    source = (ROOT / path).read_text("utf-8")
+    assert f"def {function}(" in source if function else "def test_" in source
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]["ini_options"]
+    assert any(f"{path}/".startswith(f"{place}/") for place in settings["testpaths"])
+    assert short(name) == [name]
