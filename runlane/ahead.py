@@ -34,6 +34,7 @@ class Ahead:
         self._marks: deque[tuple[float, int, float]] = deque()  # when, how many had left, what they had spent
         self._rests_until = 0.0
         self._wanted = 0
+        self._per_trip = 0.0  # so many come back during a round trip
 
     def returned(self, seconds: float) -> None:
         """A round trip to the database took so long."""
@@ -41,7 +42,7 @@ class Ahead:
 
     def is_ample(self, ready: int) -> bool:
         """Whether so many that are ready will do until a round trip that begins now has ended."""
-        return 0 < self._wanted <= _TRIPS * ready
+        return self._wanted > 0 and ready >= min(self._per_trip, self._wanted / 2)
 
     def gave_back(self, now: float) -> None:
         """Ready runs had to be given back, so there were too many of them."""
@@ -70,4 +71,5 @@ class Ahead:
             return 0
         # Of a window that has only begun, what is not known yet counts as nothing.
         rate = count / max(now - began, _WINDOW / 2)
+        self._per_trip = rate * self._trip
         return min(self._most, int(rate * min(_TRIPS * self._trip, _LONGEST_WAIT)))

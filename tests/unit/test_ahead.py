@@ -82,10 +82,17 @@ def test_a_round_trip_counts_for_an_eighth() -> None:
     assert after(ahead, rate=500, took=0.05, trip=0.016) == pytest.approx(25, abs=1)
 
 
-def test_a_sixth_of_them_are_enough_for_one_round_trip() -> None:
+def test_what_comes_back_in_one_round_trip_is_enough_for_one() -> None:
     ahead = Ahead(200)
     assert not ahead.is_ample(0)
-    wanted = after(ahead, rate=4000, took=0.05)
-    assert ahead.is_ample((wanted + 5) // 6)
-    assert not ahead.is_ample(wanted // 6 - 1)
+    assert after(ahead, rate=4000, took=0.05) == pytest.approx(120, abs=1)
+    assert ahead.is_ample(21)
+    assert not ahead.is_ample(19)
     assert not ahead.is_ample(0)
+
+
+def test_half_of_them_are_enough_where_more_come_back_than_there_are_slots() -> None:
+    ahead = Ahead(200)
+    assert after(ahead, rate=40_000, took=0.005) == 200
+    assert ahead.is_ample(100)
+    assert not ahead.is_ample(99)
