@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from attrs import frozen
 
-from tests.defects.defects import Defect
+from tests.defects.defect import Defect
 
 ROOT = Path(__file__).parents[2]
 _COPIED = ("runlane", "projections", "tests", "schema.sql", "pyproject.toml")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.defects.defects import DEFECTS, Defect
+from tests.defects.defect import Defect
+from tests.defects.defects import DEFECTS
 from tests.defects.planting import Asking, asking, plant
 
 

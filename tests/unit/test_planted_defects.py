@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from tests.defects.defects import BY_NAME, DEFECTS, Defect
+from tests.defects.defect import Defect
+from tests.defects.defects import BY_NAME, DEFECTS
 from tests.defects.planting import ROOT, spoilt
 
 
