@@ -28,7 +28,7 @@ from runlane.engine.trigger import (
     trigger_alike,
     trigger_unless_done,
 )
-from runlane.errors import ProjectionFailed, RunlaneError
+from runlane.errors import ConfigurationInvalid, ProjectionFailed, RunlaneError
 from runlane.pouring import PART, can_pour, pour
 from runlane.requests import Trigger, build, each, entries, listed, maker
 from runlane.runtime import Runtime
@@ -130,9 +130,16 @@ class Intake:
         return self.ask_all(wanted, connection) if wanted else []
 
     def ask_all(self, wanted: Sequence[NewRun], connection: Any = None) -> list[Triggered]:
-        """Create runs in a transaction of their own, or in the caller's."""
-        self._require(wanted)
+        """Create runs in a transaction of their own, or in the caller's.
+
+        Raises:
+            ConfigurationInvalid: the memory lane, not yet started, is to be joined.
+        """
         runtime = self._runtime
+        if connection is not None and runtime.database.is_memory and not runtime.started:
+            # To start needs the one connection that there is, and would wait for it until the pool gives up.
+            raise ConfigurationInvalid("a transaction on the memory lane cannot be joined before app.start() is called")
+        self._require(wanted)
         if connection is not None:
             with joined(runtime.database, connection, runtime.clock) as tx:
                 stored = sealed(runtime.vault, runtime.environment, wanted, tx)

@@ -13,7 +13,17 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from runlane import ConfigurationInvalid, PayloadInvalid, Runlane, RunlaneError, StorageConflict, Trigger, task
+from runlane import (
+    ConfigurationInvalid,
+    PayloadInvalid,
+    Runlane,
+    RunlaneError,
+    RunStatus,
+    StorageConflict,
+    Trigger,
+    memory_lane,
+    task,
+)
 from tests.engine.tasks import echo
 from tests.support import count, database_of
 
@@ -248,3 +258,15 @@ def test_a_psycopg_transaction_that_has_failed_is_one_of_our_errors(app: Runlane
         connection.rollback()
         run = app.trigger(echo, 1, connection=connection).run
     assert app.runs.get(run.id) == run
+
+
+def test_the_memory_lane_cannot_be_joined_before_it_is_started() -> None:
+    """To start takes its one connection: it would wait for the caller until the pool gives up."""
+    with closing(Runlane(memory_lane(), tasks=[echo])) as app:
+        with app.lane.database.engine.begin() as connection:
+            with pytest.raises(ConfigurationInvalid, match=r"before app\.start\(\)"):
+                app.trigger(echo, 1, connection=connection)
+        app.start()
+        with app.lane.database.engine.begin() as connection:
+            app.trigger(echo, 1, connection=connection)
+        assert app.runs.count() == {RunStatus.QUEUED: 1}
