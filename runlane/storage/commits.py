@@ -57,7 +57,7 @@ def stating(ids: Sequence[UUID], where: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if error.connection_invalidated:
+        if faults.is_broken_off(error):
             raise unknown(ids, where) from error
         raise
 
@@ -95,7 +95,7 @@ def outcome(error: RunlaneError) -> Any:
 def _is_refusal(error: DBAPIError, connection: Connection) -> bool:
     """Whether the database itself answered that it did not commit."""
     if connection.dialect.name == "postgresql":
-        return not error.connection_invalidated  # an error on a connection that lives on is an answer
+        return not faults.is_broken_off(error)  # an error on a connection that lives on is an answer
     driver_connection = connection.connection.driver_connection
     # Still in the transaction, or rolled back by SQLite itself for want of room.
     return bool(getattr(driver_connection, "in_transaction", False)) or faults.is_full(error)

@@ -26,6 +26,9 @@ _DENIED = "42501"
 _QUOTED = re.compile(r"\n(?:DETAIL|CONTEXT): .*", re.DOTALL)
 _SQLITE_BUSY, _SQLITE_LOCKED, _SQLITE_READONLY, _SQLITE_IOERR, _SQLITE_FULL, _SQLITE_CANTOPEN = 5, 6, 8, 10, 13, 14
 _SQLITE_CORRUPT, _SQLITE_NOTADB = 11, 26
+#: Without a code of the database it is the driver that speaks.  Its internal errors are about a protocol that was
+#: broken off: a pooler whose server dies can pass on an answer and then its own last word.
+_LOST = (exc.OperationalError, exc.InterfaceError, exc.InternalError)
 
 
 @contextmanager
@@ -53,7 +56,7 @@ def translate(error: exc.SQLAlchemyError, where: str) -> RunlaneError:
     sqlite_code = getattr(original, "sqlite_errorcode", None)
     if isinstance(sqlite_code, int):
         return _sqlite(sqlite_code & 0xFF, str(original), where)
-    if isinstance(error, (exc.OperationalError, exc.InterfaceError)) or getattr(error, "connection_invalidated", False):
+    if isinstance(error, _LOST) or getattr(error, "connection_invalidated", False):
         return StorageUnavailable(f"{where} cannot be reached: {_first_line(original or error)}")
     if isinstance(error, exc.ArgumentError):
         return ConfigurationInvalid(f"{where} is no valid database: {_first_line(error)}")
@@ -113,6 +116,17 @@ def _sqlite(code: int, text: str, where: str) -> RunlaneError:
     if text.startswith("no such table"):
         return not_migrated(where)
     return InternalError(f"unexpected answer of {where}: {text}")
+
+
+def is_broken_off(error: exc.DBAPIError) -> bool:
+    """Whether the answer was not understood, so that nobody knows what was done."""
+    return error.connection_invalidated or (isinstance(error, exc.InternalError) and not _is_answer(error))
+
+
+def _is_answer(error: exc.DBAPIError) -> bool:
+    """Whether it is the database that speaks, and not the driver."""
+    codes = (getattr(error.orig, name, None) for name in ("sqlstate", "sqlite_errorcode"))
+    return any(code is not None for code in codes)
 
 
 def is_full(error: exc.DBAPIError) -> bool:

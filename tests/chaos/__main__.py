@@ -67,9 +67,14 @@ def _one(folder: Path, plan: Plan, server: OwnPostgres | None, number: int) -> V
         shutil.rmtree(here)
     else:
         kept = Path(tempfile.mkdtemp(prefix="runlane-chaos-broken-"))
-        shutil.copytree(here, kept, dirs_exist_ok=True)
+        shutil.copytree(here, kept, dirs_exist_ok=True, ignore=_sockets)
         print(f"evidence is kept in {kept}", flush=True)
     return verdict
+
+
+def _sockets(folder: str, names: list[str]) -> list[str]:
+    """What cannot be copied."""
+    return [name for name in names if (Path(folder) / name).is_socket()]
 
 
 @contextmanager
