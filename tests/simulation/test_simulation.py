@@ -55,6 +55,12 @@ def test_a_plan_is_kept_as_it_is() -> None:
     assert type(plan).from_json(plan.to_json()) == plan
 
 
+@pytest.mark.parametrize("plan", sorted((Path(__file__).parent / "kept").glob("*.json")), ids=lambda path: path.stem)
+def test_what_went_wrong_once_does_not_again(plan: Path) -> None:
+    done = simulated("--plan", plan)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", FOUND)
 def test_it_finds_a_planted_defect(name: str, tmp_path: Path) -> None:
     (defect,) = (one for one in DEFECTS if one.name == name)
