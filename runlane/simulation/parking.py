@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from heapq import heappop, heappush
 
+from runlane.errors import StorageUnavailable
 from runlane.simulation.scratch import Row, Scratch
 
 _TABLE = (
@@ -30,15 +31,22 @@ class Parking:
     def __enter__(self) -> Parking:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, *_: object) -> None:
+        """As it is the only SQLite in the block, an error of that is its own.
+
+        Raises:
+            StorageUnavailable: there is no room for temporary files.
+        """
         if self._far is not None:
             self._far.close()
+        if isinstance(error, sqlite3.Error):
+            raise StorageUnavailable(f"the temporary file of a simulation cannot be written: {error}") from error
 
     def put(self, queue: int, key: int, row: Row) -> None:
         """Keep it until it is taken."""
         self._count += 1
         if self._far is None and self._count > self._most:
-            self._far = self._moved()
+            self._move()
         if self._far is not None:
             self._far.execute("insert into parked values (?, ?, ?, ?, ?, ?, ?, ?)", (queue, key, *row))
         else:
@@ -70,9 +78,9 @@ class Parking:
         found: tuple[int, int] | None = self._far.execute("select queue, key from parked limit 1").fetchone()
         return found
 
-    def _moved(self) -> sqlite3.Connection:
-        """A database with all that is in memory."""
-        far = sqlite3.connect("", isolation_level=None)
+    def _move(self) -> None:
+        """Put all that is in memory into a database."""
+        far = self._far = sqlite3.connect("", isolation_level=None)
         # Nothing is to survive: no journal, and one transaction for ever.
         for pragma in ("temp_store = file", "journal_mode = off", "synchronous = off", "cache_size = -4096"):
             far.execute(f"pragma {pragma}")
@@ -81,4 +89,3 @@ class Parking:
         for (queue, key), rows in self._near.items():
             far.executemany("insert into parked values (?, ?, ?, ?, ?, ?, ?, ?)", [(queue, key, *row) for row in rows])
         self._near = {}
-        return far

@@ -109,8 +109,16 @@ class Scratch:
             raise StorageUnavailable(f"the temporary file of a simulation cannot be written: {why}") from error
 
     def read(self, place: int, length: int) -> bytes:
-        """So many bytes from there, which have been written."""
-        return os.pread(self._number(), length, place)
+        """So many bytes from there, which have been written.
+
+        Raises:
+            StorageUnavailable: the disk does not give them back.
+        """
+        try:
+            return os.pread(self._number(), length, place)
+        except OSError as error:
+            why = error.strerror or error
+            raise StorageUnavailable(f"the temporary file of a simulation cannot be read: {why}") from error
 
     def _number(self) -> int:
         if self._file is None:

@@ -37,6 +37,8 @@ def commit(ending: RootTransaction, tx: Transaction, where: str) -> None:
         ending.commit()
     except DBAPIError as error:
         refused = _is_refusal(error, tx.connection)
+        if not refused and not error.connection_invalidated and tx.connection.dialect.name == "postgresql":
+            tx.connection.invalidate(error)  # the answer may come later, and is no answer to what is asked then
         ending.rollback()  # or SQLAlchemy would hand the connection on as it is
         if refused:
             raise
@@ -60,6 +62,11 @@ def stating(ids: Sequence[UUID], where: str) -> Iterator[None]:
         if faults.is_broken_off(error):
             raise unknown(ids, where) from error
         raise
+
+
+def is_unknown(error: BaseException) -> bool:
+    """Whether it says that nobody knows whether something was committed."""
+    return isinstance(error, StorageUnavailable) and outcome(error) == UNKNOWN
 
 
 def unknown(ids: Iterable[UUID], where: str) -> StorageUnavailable:

@@ -332,7 +332,9 @@ class Database:
         try:
             yield connection
             connection.rollback()  # only in name: nothing is open
-        except BaseException:
+        except BaseException as error:
+            if commits.is_unknown(error):
+                connection.invalidate()  # the answer may come later, and is no answer to what is asked then
             connection.close()
             raise
         if disposals != self._disposals or len(self._at_hand) >= self._keeps_at_hand:

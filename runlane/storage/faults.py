@@ -26,9 +26,10 @@ _DENIED = "42501"
 _QUOTED = re.compile(r"\n(?:DETAIL|CONTEXT): .*", re.DOTALL)
 _SQLITE_BUSY, _SQLITE_LOCKED, _SQLITE_READONLY, _SQLITE_IOERR, _SQLITE_FULL, _SQLITE_CANTOPEN = 5, 6, 8, 10, 13, 14
 _SQLITE_CORRUPT, _SQLITE_NOTADB = 11, 26
-#: Without a code of the database it is the driver that speaks.  Its internal errors are about a protocol that was
-#: broken off: a pooler whose server dies can pass on an answer and then its own last word.
+#: What says that the way to the database is broken, where the database itself has not said anything.
 _LOST = (exc.OperationalError, exc.InterfaceError, exc.InternalError)
+#: PostgreSQL, or a pooler before it: nobody knows what became of the transaction.
+_UNRESOLVED = "40003"
 
 
 @contextmanager
@@ -56,7 +57,9 @@ def translate(error: exc.SQLAlchemyError, where: str) -> RunlaneError:
     sqlite_code = getattr(original, "sqlite_errorcode", None)
     if isinstance(sqlite_code, int):
         return _sqlite(sqlite_code & 0xFF, str(original), where)
-    if isinstance(error, _LOST) or getattr(error, "connection_invalidated", False):
+    # libpq's own words about a protocol that it does not understand have no class but the most general one.
+    lost = isinstance(error, _LOST) or type(error) is exc.DatabaseError
+    if lost or getattr(error, "connection_invalidated", False):
         return StorageUnavailable(f"{where} cannot be reached: {_first_line(original or error)}")
     if isinstance(error, exc.ArgumentError):
         return ConfigurationInvalid(f"{where} is no valid database: {_first_line(error)}")
@@ -119,14 +122,13 @@ def _sqlite(code: int, text: str, where: str) -> RunlaneError:
 
 
 def is_broken_off(error: exc.DBAPIError) -> bool:
-    """Whether the answer was not understood, so that nobody knows what was done."""
-    return error.connection_invalidated or (isinstance(error, exc.InternalError) and not _is_answer(error))
+    """Whether PostgreSQL's answer to a commit leaves open whether that has happened.
 
-
-def _is_answer(error: exc.DBAPIError) -> bool:
-    """Whether it is the database that speaks, and not the driver."""
-    codes = (getattr(error.orig, name, None) for name in ("sqlstate", "sqlite_errorcode"))
-    return any(code is not None for code in codes)
+    So it is where the driver speaks for the server: a pooler whose server dies can pass on an answer and then its own
+    last word, which the driver does not understand.
+    """
+    state = getattr(error.orig, "sqlstate", None)
+    return error.connection_invalidated or state is None or state == _UNRESOLVED or state[:2] == "08"
 
 
 def is_full(error: exc.DBAPIError) -> bool:

@@ -308,6 +308,29 @@ def test_a_trigger_whose_one_statement_was_lost_happens_once(postgres_url: str, 
         assert app.audit.verify().identical
 
 
+@both_moments
+@pytest.mark.parametrize("kind", ["execute", "commit"])
+def test_an_answer_that_is_not_understood_is_asked_about_on_another_connection(
+    postgres_url: str, moment: Moment, kind: str
+) -> None:
+    """The connection lives on, and the answer may come when something else is asked."""
+    spoilt: list[Any] = []
+
+    def lose(call: Call) -> Exception:
+        spoilt.append(call.connection)
+        return psycopg.DatabaseError("unexpected response from server; first received character was 'y'")
+
+    with Runlane(postgres_url, tasks=[echo]) as app:
+        app.start()
+        key = None if kind == "execute" else "key"  # without one, a statement that commits itself
+        with struck(Nth(kind, 1, moment, lose), database_of(app).engine):
+            done = app.trigger(echo, 1, idempotency_key=key)
+        assert done.outcome == "created"
+        assert app.runs.list().data == (done.run,)
+        assert appended(app) == {"run.created": 1, "run.delivery_requested": 1}
+        assert [connection.closed for connection in spoilt] == [True]
+
+
 def test_a_trigger_whose_one_statement_stays_lost_says_so_to_each_caller(postgres_url: str) -> None:
     away = threading.Event()
 

@@ -122,6 +122,18 @@ def test_a_full_disk_is_told() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def test_a_full_disk_under_the_parking_is_told() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    full = pytest.raises(StorageUnavailable, match="the temporary file of a simulation cannot be written: ")
+    try:
+        with full, Scratch(TINY) as scratch, Parking(scratch) as parking:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+            for number in range(500_000):  # until SQLite's cache is full
+                parking.put(0, number, (number, 0, 0, 0, 0, 0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_the_file_goes_with_an_error() -> None:
     def failing(scratch: Scratch) -> None:
         with scratch:

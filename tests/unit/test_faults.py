@@ -14,17 +14,21 @@ from runlane.storage import faults
 
 #: The driver's own words for a pooler that passes on an answer, and then says that the server is gone.
 TWICE = exc.InternalError("release x", (), psycopg.InternalError("received 2 results from command 'RELEASE x'"))
+#: And those of libpq about an answer of no known kind.
+STRANGE = exc.DatabaseError("commit", (), psycopg.DatabaseError("unexpected response from server"))
 
 
-def test_a_protocol_that_was_broken_off_is_a_database_that_is_away() -> None:
-    found = faults.translate(TWICE, "the database")
+@pytest.mark.parametrize("error", [TWICE, STRANGE])
+def test_a_protocol_that_was_broken_off_is_a_database_that_is_away(error: exc.DBAPIError) -> None:
+    found = faults.translate(error, "the database")
     assert isinstance(found, StorageUnavailable)
     assert found.retryable
-    assert "received 2 results" in found.message
+    assert str(error.orig) in found.message
 
 
-def test_nobody_knows_what_was_done_then() -> None:
-    assert faults.is_broken_off(TWICE)
+@pytest.mark.parametrize("error", [TWICE, STRANGE])
+def test_nobody_knows_what_was_done_then(error: exc.DBAPIError) -> None:
+    assert faults.is_broken_off(error)
 
 
 @pytest.mark.parametrize("of", [psycopg.errors.InternalError_, psycopg.errors.DataCorrupted])
@@ -36,9 +40,13 @@ def test_an_internal_error_of_the_server_is_an_answer(of: type[psycopg.Error]) -
     assert not found.retryable
 
 
-def test_a_damaged_file_is_an_answer() -> None:
+@pytest.mark.parametrize("of", [psycopg.errors.ConnectionException, psycopg.errors.StatementCompletionUnknown])
+def test_a_server_or_pooler_may_say_itself_that_it_does_not_know(of: type[psycopg.Error]) -> None:
+    assert faults.is_broken_off(exc.OperationalError("commit", (), of("server conn crashed?")))
+
+
+def test_a_damaged_file_is_told_so() -> None:
     told = sqlite3.InternalError("malformed")
     told.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     error = exc.InternalError("select 1", (), told)
-    assert not faults.is_broken_off(error)
     assert "damaged" in faults.translate(error, "the file").message
