@@ -138,7 +138,9 @@ class Nemesis:
         for pid, deadline in list(self._stopping.items()):
             if time.monotonic() > deadline:
                 del self._stopping[pid]
-                self.findings.append(f"worker {pid} did not stop within {_STOPPING:g} s")
+                self.findings.append(f"worker {pid} did not stop within {_STOPPING:g} s; errors.log has its stacks")
+                self._stage.nursery.signal(pid, signal.SIGUSR1)
+                time.sleep(0.5)  # to write them
                 self._kill(pid)
         most_workers, most_clients = self._wanted
         while workers and len(self.workers) < most_workers:

@@ -7,6 +7,7 @@ later; and they die with it, as it does with whoever started it, however those c
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import gc
 import json
 import os
@@ -132,6 +133,7 @@ def _become(role: Any, arguments: dict[str, Any]) -> None:
     """In the child: play a role, and end without what the parent would do at its end."""
     from tests.chaos.jobs import setting_of
 
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # for who does not end: where are its threads?
     code = 3
     try:
         parent = os.getppid()
