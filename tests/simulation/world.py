@@ -310,6 +310,8 @@ class World:
         self.pruned.update(gone)
         self.follower.forget(gone)
         self.rules.forget(gone)
+        # A trigger whose answer was lost may make such a run again: its attempts are other ones.
+        self.executed = {place for place in self.executed if place[0] not in self.pruned}
 
     def watch(self, real: Callable[..., Any], tx: Transaction, finished: Sequence[Finished], *rest: Any) -> Any:
         """``complete``, with a look at whose the lease is before, and at whether a row has changed that is not ours."""
