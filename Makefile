@@ -16,7 +16,7 @@ help: ## list the targets
 demo: $(VENV)/.base ## run the main job on the embedded default: every file of the standard library
 	@$(BIN)/runlane demo $(ARGS)
 
-test: $(VENV)/.dev ## lint, types and the short form of all tests, 220,000 random steps among them; ten minutes
+test: $(VENV)/.dev ## lint, types and the short form of all tests, 220,000 random steps among them; ten minutes, twelve on a slow machine
 	$(MAKE) --no-print-directory -j2 lint types
 	$(BIN)/python -m pytest -q -n 5 --dist worksteal --tier short $(ARGS)
 
