@@ -16,7 +16,7 @@ from runlane.events import RunCreated
 from runlane.payload_codec import CodecContext, DataKey, Part, is_sealed, key_of
 from runlane.projections.runs import Run
 from runlane.storage import keys, log, queries
-from runlane.storage.dialect import Stamping
+from runlane.storage.dialect import can_stamp
 from runlane.storage.transaction import Transaction
 from runlane.structs import struct
 from runlane.values import Actor, TriggerOutcome
@@ -106,7 +106,7 @@ def trigger(tx: Transaction, environment: str, wanted: Sequence[NewRun]) -> list
     Raises:
         StorageConflict: a run with one of the ids exists (kind ``run_exists``).
     """
-    if isinstance(tx.dialect, Stamping) and not tx.publishes and are_alike(wanted):
+    if can_stamp(tx.dialect) and not tx.publishes and are_alike(wanted):
         return trigger_alike(tx, environment, wanted)
     now = tx.now()
     return give_birth(tx, [birth(new, environment, now) for new in wanted], now)

@@ -34,7 +34,7 @@ from runlane.storage import (
     urls,
 )
 from runlane.storage.compiled import Compiled
-from runlane.storage.dialect import EventRow, Stamping, Statements, StorageDialect
+from runlane.storage.dialect import EventRow, Statements, StorageDialect, can_stamp
 from runlane.storage.direct import is_heard, shortest
 from runlane.storage.direct_postgres import PsycopgConnection
 from runlane.storage.postgres import Postgres
@@ -94,7 +94,7 @@ class Database:
         else:
             self.schema = None
             self.dialect = Sqlite()
-        self._can_stamp = isinstance(self.dialect, Stamping)
+        self._can_stamp = can_stamp(self.dialect)
         self._of_schema = {"schema_translate_map": {SCHEMA: self.schema}}
         #: The projections that its transactions fold.
         self.inline = inlining.Inlined(self.where, is_shared=not self.is_memory)

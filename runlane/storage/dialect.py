@@ -215,3 +215,15 @@ class Stamping(Protocol):
     ) -> tuple[set[UUID], Sequence[Sequence[Any]]]:
         """``finish_runs`` and ``lease_runs`` in one statement."""
         ...
+
+
+_STAMPING: dict[type, bool] = {}
+
+
+def can_stamp(dialect: object) -> bool:
+    """Whether it is ``Stamping``; each class is asked once, as asking a Protocol takes tens of microseconds."""
+    kind = type(dialect)
+    known = _STAMPING.get(kind)
+    if known is None:
+        known = _STAMPING[kind] = isinstance(dialect, Stamping)
+    return known
