@@ -11,6 +11,8 @@ from types import FrameType
 from typing import Any
 
 log = logging.getLogger("runlane.worker")
+#: Seconds after which a signal is heeded that came to another thread.
+LOOK = 0.25
 
 
 @contextmanager
@@ -42,3 +44,13 @@ def stopped_by_signals(gracefully: Callable[[], object], at_once: Callable[[], o
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def wait_heeding_signals(over: threading.Event) -> None:
+    """Wait for an event in the main thread, in which Python calls the handlers of signals.
+
+    The kernel hands a signal to any thread, and not to the main one if that is stopped (SIGSTOP, a container that is
+    frozen) as the signal comes.  Nothing would wake the main thread from a wait without a limit then.
+    """
+    while not over.wait(LOOK):
+        pass

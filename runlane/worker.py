@@ -13,7 +13,7 @@ from runlane.exchange import Exchange
 from runlane.housekeeping import Housekeeper
 from runlane.runtime import Runtime
 from runlane.shown import shown
-from runlane.stopping import stopped_by_signals
+from runlane.stopping import stopped_by_signals, wait_heeding_signals
 
 #: Seconds that a graceful stop waits for attempts before it gives them back.
 STOP_TIMEOUT = 30.0
@@ -110,7 +110,7 @@ class Worker:
         with stopped_by_signals(self.stop, self._exchange.cut_off), _rare_collections():
             if not self._started:
                 self.start()
-            self._closed.wait()
+            wait_heeding_signals(self._closed)
         self._raise()
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -210,3 +211,28 @@ def postgres_url(reused_postgres: ReusedPostgres) -> str:
     """Takes the place of the fixture of this name in the folders that import it: the same for less time."""
     reused_postgres.empty()
     return reused_postgres.url
+
+
+@contextmanager
+def signalled(number: int, rescue: Callable[[], object], soon: Callable[[], bool]) -> Iterator[None]:
+    """Within it, a thread other than the main one gets the signal once `soon` holds; `rescue` ends what is deaf to it."""
+    over, rescued = threading.Event(), []
+
+    def gets_it() -> None:
+        while not soon():
+            if over.wait(0.01):
+                return
+        over.wait(0.2)  # the main thread goes into its wait
+        signal.pthread_kill(threading.get_ident(), number)
+        if not over.wait(PATIENCE):
+            rescued.append(number)
+            rescue()
+
+    thread = threading.Thread(target=gets_it)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    assert not rescued, "the signal was not heeded"

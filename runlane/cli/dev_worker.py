@@ -27,6 +27,7 @@ from runlane.cli.program import Program
 from runlane.errors import RunlaneError
 from runlane.projections.runs import Run
 from runlane.registry import Registry
+from runlane.stopping import LOOK
 from runlane.trips import Attempt, attempts_log
 from runlane.worker import Worker
 
@@ -143,7 +144,10 @@ class _Stop:
 
     def wait(self) -> None:
         """Wait for the next of them; each counts once."""
-        ready = select.select(self._heard, [], [])[0][0]
+        heard: list[int] = []
+        while not heard:  # with a limit, as in ``wait_heeding_signals``
+            heard = select.select(self._heard, [], [], LOOK)[0]
+        ready = heard[0]
         if ready == self._ends:
             os.read(self._ends, 1)
         else:

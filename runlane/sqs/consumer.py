@@ -20,7 +20,7 @@ from runlane.sqs.faces import runlane_of, transport_of
 from runlane.sqs.inflight import InFlight
 from runlane.sqs.messages import Message
 from runlane.sqs.polling import Poller
-from runlane.stopping import stopped_by_signals
+from runlane.stopping import stopped_by_signals, wait_heeding_signals
 from runlane.tasks import Queue
 from runlane.transport import Wakeup
 from runlane.values import duration
@@ -128,7 +128,7 @@ class SqsConsumer:
         with stopped_by_signals(self.stop, self._cut_off):
             if not self._started:
                 self.start()
-            self._closed.wait()
+            wait_heeding_signals(self._closed)
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """Stop gracefully: no new polls, messages whose handlers have not begun are made visible to others at once,

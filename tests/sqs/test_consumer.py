@@ -29,7 +29,7 @@ from runlane.transport import Wakeup
 from runlane.values import new_run_id
 from tests.sqs.conftest import WORK
 from tests.sqs.server import Body, SqsServer, refusal
-from tests.support import PATIENCE, START, eventually, types_of
+from tests.support import PATIENCE, START, eventually, signalled, types_of
 
 MakeApp = Callable[..., Runlane]
 Consume = Callable[..., SqsConsumer]
@@ -464,6 +464,16 @@ class TestStopping:
         assert consumer.closed
         assert app.runs.get(run.id).status is RunStatus.SUCCEEDED
         assert left(url) == 0
+
+    def test_a_signal_that_another_thread_gets_stops_it_too(
+        self, make_sqs_app: MakeApp, sqlite_url: str, url: str
+    ) -> None:
+        app = make_sqs_app(sqlite_url, url, double)
+        consumer = SqsConsumer(app, wait_seconds=1)
+        app.trigger(double, 1)
+        with signalled(signal.SIGTERM, lambda: consumer.stop(0), lambda: consumer.completed == 1):
+            consumer.run()
+        assert consumer.closed
 
     def test_what_a_poll_brings_after_the_stop_is_given_back(
         self,
