@@ -215,7 +215,7 @@ def postgres_url(reused_postgres: ReusedPostgres) -> str:
 
 @contextmanager
 def signalled(number: int, rescue: Callable[[], object], soon: Callable[[], bool]) -> Iterator[None]:
-    """Within it, a thread other than the main one gets the signal once `soon` holds; `rescue` ends what is deaf to it."""
+    """Within it, a thread other than the main one gets the signal once `soon` holds; `rescue` ends what is deaf."""
     over, rescued = threading.Event(), []
 
     def gets_it() -> None:
