@@ -23,10 +23,10 @@ def test_a_child_counts_while_it_lives_and_when_it_has_ended() -> None:
     with subprocess.Popen([sys.executable, "-c", _SPIN + "\nprint(flush=True)\ninput()"], stdin=-1, stdout=-1) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        assert used_by({os.getpid()}) - before >= 0.19
-        assert used_by({child.pid}) >= 0.19
+        assert used_by({os.getpid()}) - before >= 0.17
+        assert used_by({child.pid}) >= 0.17
         child.communicate(b"\n")
-    assert used_by({os.getpid()}) - before >= 0.19
+    assert used_by({os.getpid()}) - before >= 0.17
 
 
 def test_others_do_not_count() -> None:
@@ -38,7 +38,7 @@ def test_others_do_not_count() -> None:
             time.process_time()
         assert (alone.server_s() or 0.0) < 0.1
         child.communicate(b"\n")
-    assert (shares.server_s() or 0.0) >= 0.09
+    assert (shares.server_s() or 0.0) >= 0.08
 
 
 def test_sqlite_has_no_server(tmp_path: Path) -> None:
