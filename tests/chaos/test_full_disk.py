@@ -17,6 +17,9 @@ from tests.chaos.server import OwnPostgres
 from tests.faults.full_disk import check_full_disk
 from tests.support import eventually
 
+#: Debian has some commands where only root's path leads.
+_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
 
 class SmallDisk:
     """A file system of its own, as large as it was asked for."""
@@ -55,6 +58,74 @@ def small_disk(megabytes: int) -> Iterator[SmallDisk]:
             subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
+class Quota:
+    """A part of a file system that may take so much, while the rest of it has room."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._filler = place / "filler"
+
+    def fill(self) -> None:
+        """Use it up."""
+        with self._filler.open("ab", buffering=0) as file:
+            for size in (65536, 4096):
+                with suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+            with pytest.raises(OSError, match="Disk quota exceeded"):
+                file.write(bytes(4096))
+
+    def free(self) -> None:
+        """Give it back."""
+        self._filler.unlink()
+        _run("btrfs", "filesystem", "sync", str(self.place))
+
+
+@contextmanager
+def small_quota(megabytes: int) -> Iterator[Quota]:
+    """A new one, on a Btrfs in a file, gone at the end: the quotas that most kernels can do, and that bind root too."""
+    if shutil.which("mkfs.btrfs", path=_PATH) is None:
+        pytest.skip("btrfs-progs are not installed")
+    with _folder() as folder:
+        image, place = folder / "image", folder / "disk"
+        place.mkdir()
+        with image.open("wb") as file:
+            file.truncate(256 * 2**20)  # it would not be smaller
+        _run("mkfs.btrfs", "-q", str(image))
+        mounted = subprocess.run(["mount", "-o", "loop", str(image), str(place)], capture_output=True, text=True)
+        if mounted.returncode != 0:
+            pytest.skip(f"no file system may be mounted here: {mounted.stderr.strip()}")
+        try:
+            part = place / "part"
+            _run("btrfs", "quota", "enable", str(place))
+            _run("btrfs", "subvolume", "create", str(part))
+            _run("btrfs", "qgroup", "limit", f"{megabytes}M", str(part))
+            yield Quota(part)
+        finally:
+            subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@contextmanager
+def elsewhere(file: Path) -> Iterator[None]:
+    """Have a file, which must not be there, on another file system."""
+    with _folder() as folder:
+        there = folder / file.name
+        there.touch()
+        file.touch()
+        _run("mount", "--bind", str(there), str(file))
+        try:
+            yield
+        finally:
+            _run("umount", "--lazy", str(file))
+
+
+def test_a_quota_under_a_sqlite_file_refuses_and_loses_nothing() -> None:
+    """But for the index of its log, which SQLite maps into memory: Btrfs copies what is written there, and where that
+    finds no room, the kernel ends the process (SIGBUS)."""
+    with small_quota(8) as quota, elsewhere(quota.place / "runlane.db-shm"):
+        check_full_disk(f"sqlite:///{quota.place / 'runlane.db'}", quota.fill, quota.free)
+
+
 def test_a_full_disk_under_a_sqlite_file_refuses_and_loses_nothing() -> None:
     with small_disk(8) as disk:
         check_full_disk(f"sqlite:///{disk.place / 'runlane.db'}", disk.fill, disk.free)
@@ -91,6 +162,10 @@ def _migrated(server: OwnPostgres, database: str) -> str:
     app.migrate()
     app.close()
     return server.url(database)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PATH": _PATH})
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from tests.support import eventually
 _SIZES = (200_000, 20_000, 1_000, 10)
 #: More triggers of one size than any of these disks takes.
 _ENOUGH = 2_000
-_NAMED = re.compile("No space left on device|is full: (no space left on the device|File too large)")
+_NAMED = re.compile("No space left on device|is full: (no space left on the device|File too large|Disk quota exceeded)")
 
 
 def check_full_disk(url: str, fill: Callable[[], None], free: Callable[[], None], *, goes_down: bool = False) -> None:
