@@ -44,7 +44,10 @@ from runlane.worker import STOP_TIMEOUT, Worker
 P = ParamSpec("P")
 T = TypeVar("T")
 
+#: Calls at once: more would only wait for the connections of the pool.
 _THREADS = 16
+#: As many as there are callers: threads are made as they are needed.
+_MANY = 10_000
 
 
 class AsyncRunlane(AsyncReadsLog, AsyncExamined):
@@ -89,6 +92,8 @@ class AsyncRunlane(AsyncReadsLog, AsyncExamined):
             payload_codec=payload_codec,
         )
         self._call = ThreadCalls(_THREADS)
+        # Handlers call back, and whoever has a transaction open is waited for: neither may wait for others' threads.
+        self._execute, self._joined = ThreadCalls(_MANY), ThreadCalls(_MANY)
         self.runs = AsyncRuns(self._app.runs, self._call)
         self.idempotency_keys = AsyncIdempotencyKeys(self._app.idempotency_keys, self._call)
         self.schedules = AsyncSchedules(self._app.schedules, self._call)
@@ -119,7 +124,11 @@ class AsyncRunlane(AsyncReadsLog, AsyncExamined):
     async def close(self) -> None:
         """See ``Runlane.close``."""
         await self._call(self._app.close)
-        self._call.close()
+        self._end_threads()
+
+    def _end_threads(self) -> None:
+        for threads in (self._call, self._execute, self._joined):
+            threads.close()
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -206,7 +215,7 @@ class AsyncRunlane(AsyncReadsLog, AsyncExamined):
         subject: str | None = None,
     ) -> Executed:
         """See ``Runlane.run_now``."""
-        return await self._call(
+        return await self._execute(
             self._app.run_now,
             task,
             payload,
@@ -223,11 +232,11 @@ class AsyncRunlane(AsyncReadsLog, AsyncExamined):
 
     async def execute_next(self, queues: Sequence[Queue] | None = None) -> Run | None:
         """See ``Runlane.execute_next``."""
-        return await self._call(self._app.execute_next, queues)
+        return await self._execute(self._app.execute_next, queues)
 
     async def execute_delivery(self, wakeup: Wakeup, queues: Sequence[Queue] | None = None) -> Delivery:
         """See ``Runlane.execute_delivery``."""
-        return await self._call(self._app.execute_delivery, wakeup, queues)
+        return await self._execute(self._app.execute_delivery, wakeup, queues)
 
     def worker(
         self,
@@ -267,9 +276,10 @@ class AsyncRunlane(AsyncReadsLog, AsyncExamined):
         if type(connection).__module__.partition(".")[0] == "psycopg" and asyncio.iscoroutinefunction(
             connection.execute
         ):
-            bridged = Bridged(connection, asyncio.get_running_loop())
-            return await self._call(partial(call, connection=bridged))
-        return await self._call(partial(call, connection=connection))
+            connection = Bridged(connection, asyncio.get_running_loop())
+        if connection is None:
+            return await self._call(call, connection=None)
+        return await self._joined.to_the_end(call, connection=connection)
 
 
 class AsyncWorker:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import partial
 from typing import Any, ClassVar
 
 
@@ -160,6 +161,9 @@ class StorageConflict(RunlaneError):
     ) -> None:
         super().__init__(message, retryable=retryable, meta=meta)
         self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), self.message, kind=self.kind), (), self.__dict__
 
 
 class StorageUnavailable(RunlaneError):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from runlane.bridge import ThreadCalls
+from runlane.bridge import Once, ThreadCalls
 from runlane.engine.trigger import (
     NewRun,
     Triggered,
@@ -28,7 +28,7 @@ from runlane.engine.trigger import (
     trigger_alike,
     trigger_unless_done,
 )
-from runlane.errors import ConfigurationInvalid, ProjectionFailed, RunlaneError
+from runlane.errors import ConfigurationInvalid, RunlaneError, StorageConflict, StorageUnavailable
 from runlane.pouring import PART, can_pour, pour
 from runlane.requests import Trigger, build, each, entries, listed, maker
 from runlane.runtime import Runtime
@@ -67,7 +67,8 @@ class _Blocking(_Request):
         self.woken.acquire()
 
     def lead(self) -> None:
-        self.woken.release()
+        if self.woken.locked():  # it may be told twice
+            self.woken.release()
 
 
 class _Awaiting(_Request):
@@ -79,7 +80,7 @@ class _Awaiting(_Request):
         super().__init__(new)
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Triggered] = self.loop.create_future()
-        self.go = go
+        self.go = Once(go)
 
     def lead(self) -> None:
         self.go()
@@ -92,7 +93,8 @@ class Intake:
         self._runtime = runtime
         self._lock = threading.Lock()
         self._waiting: deque[_Request] = deque()
-        self._busy = False
+        self._leader: _Request | None = None
+        self._batch: list[_Request] = []
         self._commit = partial(create, runtime)
 
     def ask(self, asked: Trigger, connection: Any = None) -> Triggered:
@@ -105,6 +107,7 @@ class Intake:
 
     async def submit(self, asked: Trigger, threads: ThreadCalls) -> Triggered:
         """The same for a caller on an event loop."""
+        threads.require()
         new = build(self._runtime.registry, asked)
         if not is_plain(new):
             return (await threads(self.ask_all, [new]))[0]
@@ -155,14 +158,14 @@ class Intake:
 
     def _create(self, new: NewRun) -> Triggered:
         request = _Blocking(new)
-        if not self._comes_first(request):
-            try:
+        try:
+            if not self._comes_first(request):
                 request.woken.acquire()
-            except BaseException:  # Ctrl-C: nobody waits for this run any more
-                self._leave(request)
-                raise
-        if request.outcome is None:
-            self._go()
+            if request.outcome is None:
+                self._go()
+        except BaseException:  # Ctrl-C: nobody waits for this run any more
+            self._leave(request)
+            raise
         if isinstance(request.outcome, Triggered):
             return request.outcome
         raise request.outcome or AssertionError("unreachable")
@@ -170,58 +173,82 @@ class Intake:
     def _comes_first(self, request: _Request) -> bool:
         """Let a request wait; whether nobody is at the database, so that it goes itself."""
         with self._lock:
+            first = self._leader is None
+            if first:
+                request.leads, self._leader = True, request
             self._waiting.append(request)
-            first, self._busy = not self._busy, True
         return first
 
     def _go(self) -> None:
         """Commit what waits, and hand over to somebody who came meanwhile."""
         with self._lock:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST))]
+            leader = self._leader
+            while self._waiting and len(self._batch) < _MOST:
+                self._batch.append(self._waiting.popleft())
         try:
-            self._settle(batch)
-        finally:
-            self._hand_over()
+            self._settle(self._batch)
+            self._hand_over(leader)
+        except BaseException:
+            self._recover(leader)
+            raise
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, leader: _Request | None) -> None:
+        """Let somebody else lead, if `leader` still does; may be begun again where it was interrupted."""
         with self._lock:
-            following = self._waiting[0] if self._waiting else None
-            if following is None:
-                self._busy = False
+            if leader is None or self._leader is not leader:
                 return
-            following.leads = True
-        following.lead()
+            self._batch = []
+            following = self._waiting[0] if self._waiting else None
+            if following is not None:
+                following.leads = True
+            self._leader = following
+        if following is not None:
+            following.lead()
 
     def _leave(self, request: _Request) -> None:
         with self._lock:
             if request in self._waiting:
                 self._waiting.remove(request)
-        if request.leads and request.outcome is None:
-            self._hand_over()
+        if request.leads:
+            self._recover(request)
+
+    def _recover(self, leader: _Request | None) -> None:
+        """After an interrupt: whoever was taken along is told, and somebody else leads."""
+        if leader is not None and self._leader is leader:
+            _wake(self._batch, self._runtime.lane.database.where)
+            self._hand_over(leader)
+        elif (following := self._leader) is not None:
+            following.lead()
 
     def _settle(self, batch: Sequence[_Request]) -> None:
         """Commit, and let everybody know."""
+        try:
+            self._store(batch)
+        finally:
+            _wake(batch, self._runtime.lane.database.where)
+
+    def _store(self, batch: Sequence[_Request]) -> None:
         try:
             for request, done in zip(batch, self._commit([request.new for request in batch]), strict=True):
                 request.outcome = done
         except RunlaneError as error:
             self._tell_apart(batch, error)
-        finally:
-            _wake(batch, self._runtime.database.where)
+        except Exception as error:  # of a clock or a codec of the application's
+            if len(batch) > 1:
+                raise
+            batch[0].outcome = error
 
     def _tell_apart(self, batch: Sequence[_Request], error: RunlaneError) -> None:
-        """To each its own error, if it is one that all of them have."""
-        for request in batch:
-            if len(batch) == 1:
-                request.outcome = error
-                continue
-            if error.retryable and not isinstance(error, ProjectionFailed):
+        """To each its own error, if it is one of the database, which all of them have; else find out whose it is."""
+        if len(batch) == 1:
+            batch[0].outcome = error
+        elif error.retryable and isinstance(error, (StorageConflict, StorageUnavailable)):
+            for request in batch:
                 request.outcome = commits.of_one(error, request.new.id, self._runtime.database.where)
-                continue
-            try:
-                request.outcome = self._commit([request.new])[0]
-            except RunlaneError as own:
-                request.outcome = own
+        else:
+            middle = len(batch) // 2
+            self._store(batch[:middle])
+            self._store(batch[middle:])
 
 
 def create(runtime: Runtime, wanted: Sequence[NewRun]) -> list[Triggered]:

@@ -139,9 +139,9 @@ class Runtime:
 
     def start(self) -> None:
         """Make sure, once, that the tables are there; the memory and SQLite lanes create them."""
+        self._in_this_process()
         if self.started:
             return
-        self._in_this_process()
         self.lane.start()
         try:
             self.vault.check()
@@ -257,7 +257,12 @@ class Runtime:
         """Wake workers and consumers for runs just made, unless that is left to maintenance (``deferred``)."""
         if not runs or not self.settings.eager:
             return
-        self.ring({run.queue for run in runs})
+        try:
+            self.ring({run.queue for run in runs})
+        except Exception:  # the runs are there: a doorbell must not make a failure of it
+            log.warning(
+                "transport %s could not ring; polling workers find the runs", self.lane.transport.name, exc_info=True
+            )
         if self._dispatcher is not None:
             self._dispatcher.publish([run.id for run in runs])
 

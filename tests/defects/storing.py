@@ -93,10 +93,19 @@ DEFECTS = [
     Defect(
         "shared commits: one that cannot be stored takes the others with it",
         "runlane/intake.py",
-        "            if error.retryable and not isinstance(error, ProjectionFailed):",
-        "            if True:",
+        "        elif error.retryable and isinstance(error, (StorageConflict, StorageUnavailable)):",
+        "        elif True:",
         "tests/engine/test_shared_commits.py::test_one_that_cannot_be_stored_fails_alone[memory]",
         "to each caller its own outcome",
+    ),
+    Defect(
+        "joined: a call that is cancelled goes on behind its caller's back",
+        "runlane/aio.py",
+        "        return await self._joined.to_the_end(call, connection=connection)",
+        "        return await self._joined(call, connection=connection)",
+        "tests/storage/test_callers_async_transaction.py"
+        "::test_a_cancelled_call_has_ended_before_the_caller_goes_on[psycopg]",
+        "what is rolled back by a caller has never happened",
     ),
     Defect(
         "shared commits: a lost statement counts as done",

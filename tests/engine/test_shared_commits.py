@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from runlane import AsyncRunlane, InternalError, Runlane, StorageUnavailable, task
+from runlane import AsyncRunlane, InternalError, Runlane, StorageConflict, StorageUnavailable, task
 from runlane.engine.trigger import NewRun, Triggered
+from runlane.errors import ConflictKind
 from runlane.intake import Intake
+from runlane.payload_codec import KeyUnavailable
 from tests.support import PATIENCE, at_once, eventually
 
 Commit = Callable[[list[NewRun]], list[Triggered]]
@@ -166,9 +170,115 @@ def test_one_that_cannot_be_stored_fails_alone(app: Runlane, monkeypatch: pytest
         gate.fail = lambda numbers: InternalError("not this one") if 2 in numbers else None
         gate.open.set()
         done = callers.all_done()
-    assert gate.batches == [[0], [1, 2, 3], [1], [2], [3]]
+    assert gate.batches == [[0], [1, 2, 3], [1], [2, 3], [2], [3]]
     assert isinstance(done[2], InternalError)
     assert sorted(run.payload for run in app.runs.list().data) == [0, 1, 3]
+
+
+def test_to_find_one_that_cannot_be_stored_takes_few_commits(app: Runlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    with first_at_the_database(app, monkeypatch) as (gate, callers):
+        callers.come(*range(1, 33))
+        gate.fail = lambda numbers: InternalError("not this one") if 20 in numbers else None
+        gate.open.set()
+        done = callers.all_done()
+    assert len(gate.batches) == 2 + 2 * 5, "halves of halves"
+    assert [number for number, one in done.items() if isinstance(one, InternalError)] == [20]
+    assert app.runs.count() == {"queued": 32}
+
+
+def test_a_refusal_that_may_pass_is_its_own_callers_alone(app: Runlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one of a codec, about the key of one payload; only the database's are everybody's."""
+    with first_at_the_database(app, monkeypatch) as (gate, callers):
+        callers.come(1, 2, 3)
+        gate.fail = lambda numbers: KeyUnavailable("no key", retryable=True) if 2 in numbers else None
+        gate.open.set()
+        done = callers.all_done()
+    assert isinstance(done[2], KeyUnavailable)
+    assert [done[n].outcome for n in (0, 1, 3)] == ["created"] * 3
+
+
+def test_a_conflict_over_locks_is_told_to_each(app: Runlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = ConflictKind.SEQUENCE
+    with first_at_the_database(app, monkeypatch) as (gate, callers):
+        callers.come(1, 2, 3)
+        gate.fail = lambda numbers: StorageConflict("locked", kind=kind) if 2 in numbers else None
+        gate.open.set()
+        done = callers.all_done()
+    assert [(type(done[n]), str(done[n]), done[n].kind) for n in (1, 2, 3)] == [(StorageConflict, "locked", kind)] * 3
+
+
+def test_an_error_of_somebody_elses_code_reaches_the_caller_as_it_is(
+    lane_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with AsyncRunlane(lane_url, tasks=[echo]) as app:
+            with gated(app._app._intake, monkeypatch) as gate:
+                gate.open.set()
+                gate.fail = lambda _: ValueError("a clock that is wrong")
+                with pytest.raises(ValueError, match="a clock that is wrong"):
+                    await app.trigger(echo, 1)
+                gate.fail = lambda _: None
+                assert (await app.trigger(echo, 2)).outcome == "created"
+
+    asyncio.run(main())
+
+
+def test_a_doorbell_that_breaks_makes_no_failure_of_what_is_stored(
+    app: Runlane, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ring(queues: Any = None) -> None:
+        raise OSError("no thread can be started")
+
+    monkeypatch.setattr(app._runtime, "ring", ring)
+    assert app.trigger(echo, 1).outcome == "created"
+    assert [one.outcome for one in app.trigger_many(echo, range(400))] == ["created"] * 400
+    assert app.runs.count() == {"queued": 401}
+    assert "could not ring" in caplog.text
+
+
+def test_a_child_process_is_refused_though_its_parent_was_at_the_database(
+    app: Runlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with first_at_the_database(app, monkeypatch) as (gate, callers):
+        monkeypatch.setattr(app._runtime, "_pid", os.getppid())
+        with pytest.raises(InternalError, match="over a fork"):
+            app.trigger(echo, 1)
+        monkeypatch.undo()
+        gate.open.set()
+        callers.all_done()
+
+
+class Interrupting(deque[Any]):
+    """Ctrl-C comes the first time that somebody does this to the line of those who wait."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.method: str | None = method
+
+    def _may_raise(self, method: str) -> None:
+        if self.method == method:
+            self.method = None
+            raise KeyboardInterrupt
+
+    def append(self, item: Any) -> None:
+        super().append(item)
+        self._may_raise("append")
+
+    def popleft(self) -> Any:
+        item = super().popleft()
+        self._may_raise("popleft")
+        return item
+
+
+@pytest.mark.parametrize("method", ["append", "popleft"])
+def test_an_interrupt_at_any_place_leaves_nobody_waiting(
+    app: Runlane, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(app._intake, "_waiting", Interrupting(method))
+    with pytest.raises(KeyboardInterrupt):
+        app.trigger(echo, 1)
+    done = at_once([lambda: app.trigger(echo, 2), lambda: app.trigger(echo, 3)])
+    assert [one.outcome for one in done] == ["created", "created"]
 
 
 def test_whoever_is_interrupted_at_the_database_leaves_nobody_waiting(

@@ -246,7 +246,7 @@ class Workers(Acting):
         process = rng.randrange(2)
         face = self.faces[process]
         face._app.close()
-        face._call.close()
+        face._end_threads()
         session, self.sessions[process] = self.sessions[process], None
         if session is not None and not self.model.held_by(session):
             self.model.sessions.pop(session, None)
@@ -259,7 +259,7 @@ class Workers(Acting):
         session = self.faces[process]._app._runtime._session
         if session is not None:
             session._stop.set()
-        self.faces[process]._call.close()
+        self.faces[process]._end_threads()
         self.sessions[process] = None
         self.begin_again(rng, process)
 

@@ -289,7 +289,7 @@ class Machine:
         """Both processes end."""
         for process in (0, 1):
             self.app(process).close()
-            self.faces[process]._call.close()
+            self.faces[process]._end_threads()
         if self.loop is not None:
             self.loop.close()
         del STAGES[self.environment]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from runlane import AsyncRunlane, ConfigurationInvalid, PayloadInvalid, Runlane, StorageConflict, task
+from runlane import AsyncRunlane, ConfigurationInvalid, PayloadInvalid, Runlane, StorageConflict, Trigger, task
+from runlane.engine import trigger
 from tests.engine.tasks import echo
 from tests.storage.test_callers_transaction import OwnError, sqlalchemy_url
+from tests.support import PATIENCE
 
 Opener = Callable[[], AbstractAsyncContextManager[Any]]
 Body = Callable[[AsyncRunlane, Opener], Awaitable[None]]
@@ -169,3 +172,50 @@ def test_the_loop_goes_on_while_a_trigger_waits_on_the_callers_connection(postgr
         assert len((await app.runs.list()).data) == 2
 
     within(postgres_url, "psycopg", body)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "sqlalchemy"])
+def test_a_cancelled_call_has_ended_before_the_caller_goes_on(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    """What a thread wrote later would be in the caller's next transaction."""
+    settled: list[Any] = []
+    cancelled = threading.Event()
+    real = trigger._settle_singleton
+
+    async def body(app: AsyncRunlane, begin: Opener) -> None:
+        loop, engine = asyncio.get_running_loop(), create_engine(sqlalchemy_url(postgres_url))
+        wanted = [Trigger(strict, n, singleton_key=f"{n}") for n in range(10)]
+
+        def cancel() -> None:
+            call.cancel()
+            cancelled.set()
+
+        def settle(tx: Any, change: Any, now: Any) -> Any:
+            done = real(tx, change, now)
+            settled.append(done)
+            if len(settled) == 3:
+                loop.call_soon_threadsafe(cancel)
+                assert cancelled.wait(PATIENCE)
+            return done
+
+        monkeypatch.setattr(trigger, "_settle_singleton", settle)
+        if driver == "psycopg":
+            connection: Any = await psycopg.AsyncConnection.connect(postgres_url)
+        else:
+            connection = engine.connect()
+        call = asyncio.ensure_future(app.trigger_many(wanted, connection=connection))
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert len(settled) == 10
+        for end in ("rollback", "commit"):
+            done = getattr(connection, end)()
+            if driver == "psycopg":
+                await done
+        assert (await app.runs.list()).data == ()
+        closed = connection.close()
+        if driver == "psycopg":
+            await closed
+        engine.dispose()
+
+    within(postgres_url, "connection", body)
