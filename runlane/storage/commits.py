@@ -15,12 +15,16 @@ from uuid import UUID
 from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.exc import DBAPIError
 
+from runlane import codec
 from runlane.errors import RunlaneError, StorageUnavailable
+from runlane.events import RunLeased
 from runlane.storage import faults, room
+from runlane.storage.dialect import EventRow
 from runlane.storage.transaction import Transaction
 
 #: Seconds for which the database is asked whether a commit happened, unless the caller says otherwise.
 PATIENCE = 10.0
+_LEASED = codec.STORED_AS[RunLeased][0]
 #: Under ``meta["outcome"]``: nobody knows whether it was committed; it is certain that it was not.
 UNKNOWN, UNDONE = "unknown", "not_committed"
 
@@ -46,6 +50,15 @@ def commit(ending: RootTransaction, tx: Transaction, where: str) -> None:
         if no_room is not None:
             raise StorageUnavailable(f"{where} is full: {no_room}; nothing was written") from error
         raise unknown((event[0] for event in tx.written), where) from error
+
+
+def is_anybodys(event: EventRow) -> bool:
+    """Whether the very same event may have been written by somebody else since, so that it tells nothing.
+
+    A lease may: another thread under the same session claims the run, and where a clock was set back, both say the
+    last instant that the run's history knows.  Of two who took it for theirs, both would execute the attempt.
+    """
+    return event[2] == _LEASED
 
 
 @contextmanager

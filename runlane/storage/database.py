@@ -273,6 +273,8 @@ class Database:
                 raise
             if not written or not self._is_stored(written[0], beat, error):
                 raise commits.undone(self.where) from error
+            if commits.is_anybodys(written[0]):
+                raise
         return done[0]
 
     def _is_stored(self, event: EventRow, beat: bool, unknown: StorageUnavailable) -> bool:

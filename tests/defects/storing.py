@@ -99,6 +99,15 @@ DEFECTS = [
         "to each caller its own outcome",
     ),
     Defect(
+        "commits: the lease of another thread tells that a lost claim has happened",
+        "runlane/storage/commits.py",
+        "    return event[2] == _LEASED",
+        "    return False",
+        "tests/simulation/test_simulation.py"
+        "::test_what_went_wrong_once_does_not_again[a_lost_claim_is_made_again_by_another_thread]",
+        "one attempt at a time",
+    ),
+    Defect(
         "joined: a call that is cancelled goes on behind its caller's back",
         "runlane/aio.py",
         "        return await self._joined.to_the_end(call, connection=connection)",
