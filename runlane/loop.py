@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, TypeVar
+
+log = logging.getLogger("runlane.executor")
 
 T = TypeVar("T")
 
 #: Seconds that a coroutine gets to clean up after Ctrl-C, before its run is given back whatever it does.
 _CLEAN_UP = 5.0
+#: Seconds that handlers get to clean up when the loop ends.
+_MOMENT = 0.05
 
 
 class LoopThread:
@@ -20,6 +26,7 @@ class LoopThread:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = threading.Event()  # of this loop: it is to run no more
         self._tasks: set[asyncio.Task[None]] = set()
 
     def call(self, function: Callable[..., None], *args: Any) -> None:
@@ -55,25 +62,43 @@ class LoopThread:
         """Cancel what still runs and end the loop."""
         with self._lock:
             loop, self._loop = self._loop, None
+            ended = self._ended
         if loop is not None:
-            loop.call_soon_threadsafe(self._finish, loop)
+            with suppress(RuntimeError):  # it is closed already, as by a handler
+                loop.call_soon_threadsafe(self._finish, loop, ended)
 
-    def _finish(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _finish(self, loop: asyncio.AbstractEventLoop, ended: threading.Event) -> None:
         for task in list(self._tasks):
             task.cancel()
-        loop.call_later(0.05, loop.stop)
+        loop.call_later(_MOMENT, self._end, loop, ended)
+
+    @staticmethod
+    def _end(loop: asyncio.AbstractEventLoop, ended: threading.Event) -> None:
+        ended.set()
+        loop.stop()
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._main, args=(self._loop,), name="runlane-loop", daemon=True).start()
+                self._loop, self._ended = asyncio.new_event_loop(), threading.Event()
+                threading.Thread(
+                    target=self._main, args=(self._loop, self._ended), name="runlane-loop", daemon=True
+                ).start()
             return self._loop
 
     @staticmethod
-    def _main(loop: asyncio.AbstractEventLoop) -> None:
+    def _main(loop: asyncio.AbstractEventLoop, ended: threading.Event) -> None:
         asyncio.set_event_loop(loop)
         try:
-            loop.run_forever()
+            while not ended.is_set():
+                # A handler's child task that raises SystemExit or KeyboardInterrupt ends it, and so does loop.stop():
+                # the other handlers have nothing to do with that.
+                try:
+                    loop.run_forever()
+                except BaseException:
+                    log.exception("the event loop of handlers goes on after what one of their tasks has raised")
+                else:
+                    if not ended.is_set():
+                        log.warning("a handler has stopped the event loop of handlers, which goes on")
         finally:
             loop.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from runlane.housekeeping import Housekeeper
 from runlane.runtime import Runtime
 from runlane.shown import shown
 from runlane.stopping import stopped_by_signals, wait_heeding_signals
+
+log = logging.getLogger("runlane.worker")
 
 #: Seconds that a graceful stop waits for attempts before it gives them back.
 STOP_TIMEOUT = 30.0
@@ -137,11 +140,18 @@ class Worker:
         return self._closed.wait(timeout)
 
     def _watch(self) -> None:
-        self._exchange.join()
-        self._stop.set()
-        if self._housekeeper is not None:
-            self._housekeeper.close()
-        self._closed.set()
+        # Whatever fails in here, who waits for the end must hear of it.
+        try:
+            self._exchange.join()
+            self._stop.set()
+            if self._housekeeper is not None:
+                self._housekeeper.close()
+        except BaseException as error:
+            log.exception("the worker could not clear up")
+            self._exchange.error = self._exchange.error or error
+        finally:
+            self._stop.set()
+            self._closed.set()
 
     def _raise(self) -> None:
         if self._exchange.error is not None:

@@ -168,18 +168,22 @@ class SqsConsumer:
             self._changed.notify_all()
 
     def _watch(self) -> None:
-        """Wait for the end, and clear up."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._cut or (self._stopping and not (self._executing or self._polling)))
-        if self._cut:
-            try:
-                self._app._inline.cut_off(self._begun())
-            except RunlaneError as error:
-                log.warning("attempts could not be given back, their leases will expire: %s", error)
-        self._in_flight.close(timeout=_LAST)
-        if self._housekeeper is not None:
-            self._housekeeper.close()
-        self._closed.set()
+        """Wait for the end, and clear up; whatever fails in that, who waits for the end hears of it."""
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: self._cut or (self._stopping and not (self._executing or self._polling)))
+            if self._cut:
+                try:
+                    self._app._inline.cut_off(self._begun())
+                except RunlaneError as error:
+                    log.warning("attempts could not be given back, their leases will expire: %s", error)
+            self._in_flight.close(timeout=_LAST)
+            if self._housekeeper is not None:
+                self._housekeeper.close()
+        except BaseException:
+            log.exception("the consumer could not clear up")
+        finally:
+            self._closed.set()
 
     def _poll(self, poller: Poller) -> None:
         try:

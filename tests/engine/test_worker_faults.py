@@ -216,3 +216,26 @@ def test_a_session_is_replaced_while_a_beat_of_the_lost_one_is_under_way(lane_ur
         app.trigger(echo, 1)
         app.worker("drain", maintenance=False).run()
         assert app.runs.count() == {RunStatus.SUCCEEDED: 1}
+
+
+def test_a_worker_that_cannot_clear_up_ends_all_the_same(lane_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Runlane(lane_url, tasks=[echo]) as app:
+        worker = app.worker(maintenance=False)
+
+        def fails(_: Any) -> None:
+            raise RuntimeError("no way to clear up")
+
+        def stop() -> None:
+            with pytest.raises(RuntimeError):
+                worker.stop()
+
+        monkeypatch.setattr(app.lane.transport, "unlisten", fails)
+        worker.start()
+        stops = threading.Thread(target=stop, daemon=True)
+        stops.start()
+        stops.join(PATIENCE)
+        if not worker.closed:
+            app._workers.clear()  # it would wait for ever to close
+        assert worker.closed
+        with pytest.raises(RuntimeError, match="no way to clear up"):
+            worker.run()
