@@ -119,7 +119,8 @@ class Worker:
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """Stop gracefully: no new claims, handlers are told, and get `timeout` seconds to end by themselves.
 
-        What is cut off then is queued again (``run.interrupted``).
+        What is cut off then is queued again (``run.interrupted``), or, if the database is away, when its lease expires;
+        until then outcomes are kept for a database that comes back.
 
         Raises:
             RunlaneError: the worker could not go on.
