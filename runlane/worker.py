@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 
@@ -69,6 +69,8 @@ class Worker:
         self._exchange = Exchange(runtime, wanted, concurrency, poll_interval, lanes, mode == WorkerMode.DRAIN)
         self._stop = threading.Event()
         self._closed = threading.Event()
+        self._closing = threading.Lock()
+        self._tells: list[Callable[[], object]] = []
         self._starting = threading.Lock()
         self._started = False
         self._housekeeper = Housekeeper(runtime, maintenance_interval) if maintenance else None
@@ -128,7 +130,7 @@ class Worker:
         self._stop.set()
         with self._starting:  # a start under way ends first; a later one finds that it is not wanted
             if not self._started:
-                self._closed.set()
+                self._end()
                 return
         self._exchange.stop()
         if not self._closed.wait(timeout):
@@ -152,7 +154,29 @@ class Worker:
             self._exchange.error = self._exchange.error or error
         finally:
             self._stop.set()
+            self._end()
+
+    def _end(self) -> None:
+        with self._closing:
             self._closed.set()
+            tells, self._tells = self._tells, []
+        for tell in tells:
+            tell()
+
+    @contextmanager
+    def _telling(self, tell: Callable[[], object]) -> Iterator[None]:
+        """Within it, `tell` is called when the worker has ended, on whatever thread that is."""
+        with self._closing:
+            if not self.closed:
+                self._tells.append(tell)
+        if self.closed:
+            tell()
+        try:
+            yield
+        finally:
+            with self._closing:
+                if tell in self._tells:
+                    self._tells.remove(tell)
 
     def _raise(self) -> None:
         if self._exchange.error is not None:
