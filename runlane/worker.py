@@ -111,7 +111,9 @@ class Worker:
 
         Raises:
             RunlaneError: the worker could not go on.
+            InternalError: this is a forked child, which has none of the worker's threads.
         """
+        self._runtime._in_this_process()
         with stopped_by_signals(self.stop, self._exchange.cut_off), _rare_collections():
             if not self._started:
                 self.start()
@@ -126,7 +128,9 @@ class Worker:
 
         Raises:
             RunlaneError: the worker could not go on.
+            InternalError: this is a forked child, which has none of the worker's threads.
         """
+        self._runtime._in_this_process()
         self._stop.set()
         with self._starting:  # a start under way ends first; a later one finds that it is not wanted
             if not self._started:
@@ -139,7 +143,12 @@ class Worker:
         self._raise()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the worker has ended, at most `timeout` seconds; whether it has."""
+        """Wait until the worker has ended, at most `timeout` seconds; whether it has.
+
+        Raises:
+            InternalError: this is a forked child, which has none of the worker's threads.
+        """
+        self._runtime._in_this_process()
         return self._closed.wait(timeout)
 
     def _watch(self) -> None:
@@ -166,6 +175,7 @@ class Worker:
     @contextmanager
     def _telling(self, tell: Callable[[], object]) -> Iterator[None]:
         """Within it, `tell` is called when the worker has ended, on whatever thread that is."""
+        self._runtime._in_this_process()
         with self._closing:
             if not self.closed:
                 self._tells.append(tell)

@@ -131,3 +131,34 @@ def test_nor_a_caller_that_executes(child: Callable[[], Coroutine[Any, Any, None
         caller.start()
         caller.join(PATIENCE)
         assert done == [RunStatus.FAILED]
+
+
+#: A child of a program that has a worker under way; a process of its own, as a fork copies all that the tests have.
+FORKS = """
+import os, signal, sys
+from runlane import InternalError, Runlane
+
+app = Runlane(sys.argv[1]).start()
+worker = app.worker()
+worker.start()
+child = os.fork()
+if not child:
+    signal.alarm(20)  # it must not outlive the test
+    for use in (worker.stop, worker.wait, worker.run):
+        try:
+            use()
+        except InternalError:
+            print("refused", flush=True)
+    app.close()
+    print("left alone", flush=True)
+    os._exit(0)
+status = os.waitpid(child, 0)[1]
+running = not worker.wait(0)
+app.close()
+print(status, running, worker.closed)
+"""
+
+
+def test_a_forked_child_waits_for_no_thread_of_its_parent(lane_url: str) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKS, lane_url], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.splitlines()) == (0, [*3 * ["refused"], "left alone", "0 True True"])
