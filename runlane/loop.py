@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import Context
 from typing import Any, TypeVar
@@ -24,14 +25,16 @@ class LoopThread:
     """One event loop on a thread of its own, started when the first ``async def`` handler needs it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = threading.Event()  # of this loop: it is to run no more
         self._tasks: set[asyncio.Task[None]] = set()
+        self._awaited: list[tuple[asyncio.AbstractEventLoop, Future[Any]]] = []
 
     def call(self, function: Callable[..., None], *args: Any) -> None:
         """Call `function` on the loop."""
-        self._started().call_soon_threadsafe(function, *args)
+        with self._lock:  # so that it is on the loop before its end is
+            self._started().call_soon_threadsafe(function, *args)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Begin a coroutine, in a context of its own; only on the loop."""
@@ -41,7 +44,11 @@ class LoopThread:
         task.add_done_callback(self._tasks.discard)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end, from another thread."""
+        """Run a coroutine to its end, from another thread.
+
+        Raises:
+            CancelledError: of ``concurrent.futures``; the loop has ended before it.
+        """
         ended = threading.Event()
 
         async def whole() -> T:
@@ -50,13 +57,18 @@ class LoopThread:
             finally:
                 ended.set()
 
-        future = asyncio.run_coroutine_threadsafe(whole(), self._started())
+        with self._lock:
+            loop = self._started()
+            future = asyncio.run_coroutine_threadsafe(whole(), loop)
+            self._awaited.append((loop, future))
         try:
             return future.result()
         except KeyboardInterrupt:
             future.cancel()
             ended.wait(_CLEAN_UP)
             raise
+        finally:
+            self._awaited.remove((loop, future))
 
     def close(self) -> None:
         """Cancel what still runs and end the loop."""
@@ -68,7 +80,7 @@ class LoopThread:
                 loop.call_soon_threadsafe(self._finish, loop, ended)
 
     def _finish(self, loop: asyncio.AbstractEventLoop, ended: threading.Event) -> None:
-        for task in list(self._tasks):
+        for task in asyncio.all_tasks(loop):
             task.cancel()
         loop.call_later(_MOMENT, self._end, loop, ended)
 
@@ -86,8 +98,7 @@ class LoopThread:
                 ).start()
             return self._loop
 
-    @staticmethod
-    def _main(loop: asyncio.AbstractEventLoop, ended: threading.Event) -> None:
+    def _main(self, loop: asyncio.AbstractEventLoop, ended: threading.Event) -> None:
         asyncio.set_event_loop(loop)
         try:
             while not ended.is_set():
@@ -100,5 +111,8 @@ class LoopThread:
                 else:
                     if not ended.is_set():
                         log.warning("a handler has stopped the event loop of handlers, which goes on")
+            for mine, future in list(self._awaited):
+                if mine is loop:
+                    future.cancel()  # or whoever waits for it would for ever
         finally:
             loop.close()
