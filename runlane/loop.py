@@ -106,13 +106,21 @@ class LoopThread:
                 # the other handlers have nothing to do with that.
                 try:
                     loop.run_forever()
-                except BaseException:
+                except (SystemExit, KeyboardInterrupt):
                     log.exception("the event loop of handlers goes on after what one of their tasks has raised")
                 else:
                     if not ended.is_set():
                         log.warning("a handler has stopped the event loop of handlers, which goes on")
-            for mine, future in list(self._awaited):
-                if mine is loop:
-                    future.cancel()  # or whoever waits for it would for ever
+        except Exception:  # as when a handler has closed its files: to go on would fail again, and again
+            log.exception("the event loop of handlers is broken; the next handler gets another one")
         finally:
-            loop.close()
+            self._part_with(loop)
+
+    def _part_with(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            if self._loop is loop:
+                self._loop = None
+            awaited = [future for mine, future in self._awaited if mine is loop]
+        for future in awaited:
+            future.cancel()  # or whoever waits for it would for ever
+        loop.close()

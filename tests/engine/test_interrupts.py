@@ -133,6 +133,22 @@ def test_nor_a_caller_that_executes(child: Callable[[], Coroutine[Any, Any, None
         assert done == [RunStatus.FAILED]
 
 
+def test_a_broken_event_loop_is_replaced() -> None:
+    @task("breaks")
+    async def breaks() -> None:
+        loop = asyncio.get_running_loop()
+        loop._run_once = None  # type: ignore[attr-defined]
+        await asyncio.Event().wait()
+
+    with Runlane("memory:", tasks=[breaks, echo_async]) as app:
+        done: list[RunStatus] = []
+        caller = threading.Thread(target=lambda: done.append(app.run_now(breaks).run.status), daemon=True)
+        caller.start()
+        caller.join(PATIENCE)
+        assert done == [RunStatus.QUEUED]
+        assert app.run_now(echo_async, 1).run.result == 1
+
+
 #: A child of a program that has a worker under way; a process of its own, as a fork copies all that the tests have.
 FORKS = """
 import os, signal, sys
