@@ -8,7 +8,9 @@ connection, through SQLAlchemy's ``run_sync``.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
@@ -307,23 +309,58 @@ class AsyncWorker:
 
     async def run(self) -> None:
         """See ``Worker.run``; cancelling the task stops the worker gracefully.  Signals are the program's to handle."""
-        if self._worker is None:
-            await self.start()
         try:
+            if self._worker is None:
+                await self.start()
             await self.wait()
         except asyncio.CancelledError:
-            await asyncio.shield(self.stop())
+            await asyncio.shield(self.stop())  # a start under way, too: it goes on in its thread
             raise
         await self.stop()
 
     async def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """See ``Worker.stop``."""
         if self._worker is not None:
-            await asyncio.to_thread(self._worker.stop, timeout)
+            await _apart(partial(self._worker.stop, timeout))
 
     async def wait(self, timeout: float | None = None) -> bool:
         """See ``Worker.wait``."""
         if self._worker is None:
             return False
-        # A thread outside the pool: a worker may run for days, and must not take a place that calls need.
-        return await asyncio.to_thread(self._worker.wait, timeout)
+        # No thread waits: a worker may run for days, and must take neither a place in a pool nor the program's end.
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(over.set)
+
+        with self._worker._telling(tell), suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await over.wait()
+        return self._worker.closed
+
+
+async def _apart(call: Callable[[], None]) -> None:
+    """Make a call on a daemon thread of its own: a pool may be full just when a worker has to stop."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if done.done():  # cancelled
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def make() -> None:
+        failed: BaseException | None = None
+        try:
+            call()
+        except BaseException as error:
+            failed = error
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(settle, failed)
+
+    threading.Thread(target=make, name="runlane-stop", daemon=True).start()
+    await done

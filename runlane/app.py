@@ -16,7 +16,7 @@ from runlane.doctor import Examined
 from runlane.engine.deliver import Delivery
 from runlane.engine.tick import TickReport
 from runlane.engine.trigger import Triggered
-from runlane.errors import ConfigurationInvalid
+from runlane.errors import ConfigurationInvalid, InternalError
 from runlane.inline import Executed, Inline
 from runlane.intake import Intake
 from runlane.lanes import Lane, lane_of
@@ -128,12 +128,27 @@ class Runlane(ReadsLog, Examined):
         return self
 
     def close(self) -> None:
-        """Stop workers that still run, end the session, close the connections."""
+        """Stop workers that still run, end the session, close the connections.
+
+        In a forked child it does nothing: all that is its parent's.
+
+        Raises:
+            RunlaneError: a worker could not go on.
+        """
+        if not self._runtime_is_ours():
+            return
         for worker in self._workers:
             if not worker.closed:
                 worker.stop()
         self._inline.close()
         self._runtime.close()
+
+    def _runtime_is_ours(self) -> bool:
+        try:
+            self._runtime._in_this_process()
+        except InternalError:
+            return False
+        return True
 
     def __enter__(self) -> Self:
         return self.start()

@@ -84,7 +84,8 @@ class Exchange:
         self._in_flight = 0
         self._stores = 0  # transactions that have stored outcomes
         self._stopping = False
-        self._cut = False  # wait for no handler any more
+        self._cut = False  # wait for no handler any more, nor for a database that is away
+        self._given_up = 0  # outcomes that were not stored for that
         self._backoff = 0.0
         self.completed = 0
         self.error: BaseException | None = None
@@ -112,7 +113,10 @@ class Exchange:
             self._tell_to_stop(list(self._active.values()), "worker_stopping")
 
     def cut_off(self) -> None:
-        """Give the attempts that are still under way back, whatever their handlers do from now on."""
+        """Give the attempts that are still under way back, whatever their handlers do from now on.
+
+        If the database is away their leases expire instead: nothing is tried twice any more.
+        """
         with self._changed:
             self._stopping = self._cut = True
             self._executor.withdraw(self._active.values())
@@ -128,6 +132,8 @@ class Exchange:
             thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
         if any(thread.is_alive() for thread in self._threads):
             return False
+        if self._given_up:
+            log.warning("gave up %d outcomes: their leases expire, then the runs are executed again", self._given_up)
         self._runtime.lane.transport.unlisten(self.ring)
         self._runtime.leave(self)
         self._executor.close()
@@ -316,9 +322,16 @@ class Exchange:
             self._runtime.ring(queues)  # another worker may have a slot for them
 
     def _postpone(self, batch: list[Ended], wanted: int) -> None:
-        """Nothing was stored: keep the outcomes, and leave the database alone for a moment."""
+        """Nothing was stored: keep the outcomes, and leave the database alone for a moment.
+
+        Once cut off, who waits for the end comes before them: their leases expire.
+        """
         with self._changed:
-            self._retried += batch
+            if self._cut:
+                self._forget(batch)
+                self._given_up += len(batch)
+            else:
+                self._retried += batch
             self._appetite.was_refused(wanted)
             self._in_flight -= 1
             self._backoff = monotonic() + _BACKOFF
@@ -335,8 +348,7 @@ class Exchange:
     ) -> None:
         executions = self._trips.executions(claimed)
         with self._changed:
-            for execution, _ in batch:
-                self._active.pop((execution.run.id, execution.context.attempt), None)
+            self._forget(batch)
             for execution in executions:
                 self._active[execution.run.id, execution.context.attempt] = execution
             self._executing += len(executions)
@@ -358,6 +370,10 @@ class Exchange:
         if holder is not None and not self._runtime.is_trusted(holder):
             self.lease_lost(holder)
         self._executor.call(called)
+
+    def _forget(self, batch: Sequence[Ended]) -> None:
+        for execution, _ in batch:
+            self._active.pop((execution.run.id, execution.context.attempt), None)
 
     def _wait_for_locks(self) -> None:
         """What is due is locked: it is not the end of a drain, and worth another look in a moment."""

@@ -11,6 +11,7 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -133,6 +134,8 @@ class Executor:
                 outcome = self._loop.run(self._attempt_async(execution))
             except KeyboardInterrupt as error:
                 outcome = self._interrupted(execution, error)
+            except CancelledError:  # the runtime was closed, and this handler did not end with it
+                outcome = Interrupted("worker_stopping")
         return execution.overdue or outcome
 
     def close(self) -> None:

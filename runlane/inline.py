@@ -148,7 +148,11 @@ class Inline:
         return self._runtime.vault.reveal(after, committed=True)
 
     def close(self) -> None:
-        """End the event loop for ``async def`` handlers, if one was needed."""
+        """Tell the handlers under way to stop, and end the event loop for ``async def`` ones, if one was needed."""
+        with self._lock:
+            active = list(self._active.values())
+        for execution in active:
+            execution.context.signal.set("worker_stopping")
         self._executor.close()
 
     def _among(self, run_ids: Collection[UUID]) -> list[Execution]:

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, TypeVar
+
+log = logging.getLogger("runlane.executor")
 
 T = TypeVar("T")
 
 #: Seconds that a coroutine gets to clean up after Ctrl-C, before its run is given back whatever it does.
 _CLEAN_UP = 5.0
+#: Seconds that handlers get to clean up when the loop ends.
+_MOMENT = 0.05
 
 
 class LoopThread:
     """One event loop on a thread of its own, started when the first ``async def`` handler needs it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = threading.Event()  # of this loop: it is to run no more
         self._tasks: set[asyncio.Task[None]] = set()
+        self._awaited: list[tuple[asyncio.AbstractEventLoop, Future[Any]]] = []
 
     def call(self, function: Callable[..., None], *args: Any) -> None:
         """Call `function` on the loop."""
-        self._started().call_soon_threadsafe(function, *args)
+        with self._lock:  # so that it is on the loop before its end is
+            self._started().call_soon_threadsafe(function, *args)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Begin a coroutine, in a context of its own; only on the loop."""
@@ -34,7 +44,11 @@ class LoopThread:
         task.add_done_callback(self._tasks.discard)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end, from another thread."""
+        """Run a coroutine to its end, from another thread.
+
+        Raises:
+            CancelledError: of ``concurrent.futures``; the loop has ended before it.
+        """
         ended = threading.Event()
 
         async def whole() -> T:
@@ -43,37 +57,70 @@ class LoopThread:
             finally:
                 ended.set()
 
-        future = asyncio.run_coroutine_threadsafe(whole(), self._started())
+        with self._lock:
+            loop = self._started()
+            future = asyncio.run_coroutine_threadsafe(whole(), loop)
+            self._awaited.append((loop, future))
         try:
             return future.result()
         except KeyboardInterrupt:
             future.cancel()
             ended.wait(_CLEAN_UP)
             raise
+        finally:
+            self._awaited.remove((loop, future))
 
     def close(self) -> None:
         """Cancel what still runs and end the loop."""
         with self._lock:
             loop, self._loop = self._loop, None
+            ended = self._ended
         if loop is not None:
-            loop.call_soon_threadsafe(self._finish, loop)
+            with suppress(RuntimeError):  # it is closed already, as by a handler
+                loop.call_soon_threadsafe(self._finish, loop, ended)
 
-    def _finish(self, loop: asyncio.AbstractEventLoop) -> None:
-        for task in list(self._tasks):
+    def _finish(self, loop: asyncio.AbstractEventLoop, ended: threading.Event) -> None:
+        for task in asyncio.all_tasks(loop):
             task.cancel()
-        loop.call_later(0.05, loop.stop)
+        loop.call_later(_MOMENT, self._end, loop, ended)
+
+    @staticmethod
+    def _end(loop: asyncio.AbstractEventLoop, ended: threading.Event) -> None:
+        ended.set()
+        loop.stop()
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._main, args=(self._loop,), name="runlane-loop", daemon=True).start()
+                self._loop, self._ended = asyncio.new_event_loop(), threading.Event()
+                threading.Thread(
+                    target=self._main, args=(self._loop, self._ended), name="runlane-loop", daemon=True
+                ).start()
             return self._loop
 
-    @staticmethod
-    def _main(loop: asyncio.AbstractEventLoop) -> None:
+    def _main(self, loop: asyncio.AbstractEventLoop, ended: threading.Event) -> None:
         asyncio.set_event_loop(loop)
         try:
-            loop.run_forever()
+            while not ended.is_set():
+                # A handler's child task that raises SystemExit or KeyboardInterrupt ends it, and so does loop.stop():
+                # the other handlers have nothing to do with that.
+                try:
+                    loop.run_forever()
+                except (SystemExit, KeyboardInterrupt):
+                    log.exception("the event loop of handlers goes on after what one of their tasks has raised")
+                else:
+                    if not ended.is_set():
+                        log.warning("a handler has stopped the event loop of handlers, which goes on")
+        except Exception:  # as when a handler has closed its files: to go on would fail again, and again
+            log.exception("the event loop of handlers is broken; the next handler gets another one")
         finally:
-            loop.close()
+            self._part_with(loop)
+
+    def _part_with(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            if self._loop is loop:
+                self._loop = None
+            awaited = [future for mine, future in self._awaited if mine is loop]
+        for future in awaited:
+            future.cancel()  # or whoever waits for it would for ever
+        loop.close()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 
@@ -14,6 +15,8 @@ from runlane.housekeeping import Housekeeper
 from runlane.runtime import Runtime
 from runlane.shown import shown
 from runlane.stopping import stopped_by_signals, wait_heeding_signals
+
+log = logging.getLogger("runlane.worker")
 
 #: Seconds that a graceful stop waits for attempts before it gives them back.
 STOP_TIMEOUT = 30.0
@@ -66,6 +69,8 @@ class Worker:
         self._exchange = Exchange(runtime, wanted, concurrency, poll_interval, lanes, mode == WorkerMode.DRAIN)
         self._stop = threading.Event()
         self._closed = threading.Event()
+        self._closing = threading.Lock()
+        self._tells: list[Callable[[], object]] = []
         self._starting = threading.Lock()
         self._started = False
         self._housekeeper = Housekeeper(runtime, maintenance_interval) if maintenance else None
@@ -106,7 +111,9 @@ class Worker:
 
         Raises:
             RunlaneError: the worker could not go on.
+            InternalError: this is a forked child, which has none of the worker's threads.
         """
+        self._runtime._in_this_process()
         with stopped_by_signals(self.stop, self._exchange.cut_off), _rare_collections():
             if not self._started:
                 self.start()
@@ -116,15 +123,18 @@ class Worker:
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """Stop gracefully: no new claims, handlers are told, and get `timeout` seconds to end by themselves.
 
-        What is cut off then is queued again (``run.interrupted``).
+        What is cut off then is queued again (``run.interrupted``), or, if the database is away, when its lease expires;
+        until then outcomes are kept for a database that comes back.
 
         Raises:
             RunlaneError: the worker could not go on.
+            InternalError: this is a forked child, which has none of the worker's threads.
         """
+        self._runtime._in_this_process()
         self._stop.set()
         with self._starting:  # a start under way ends first; a later one finds that it is not wanted
             if not self._started:
-                self._closed.set()
+                self._end()
                 return
         self._exchange.stop()
         if not self._closed.wait(timeout):
@@ -133,15 +143,50 @@ class Worker:
         self._raise()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the worker has ended, at most `timeout` seconds; whether it has."""
+        """Wait until the worker has ended, at most `timeout` seconds; whether it has.
+
+        Raises:
+            InternalError: this is a forked child, which has none of the worker's threads.
+        """
+        self._runtime._in_this_process()
         return self._closed.wait(timeout)
 
     def _watch(self) -> None:
-        self._exchange.join()
-        self._stop.set()
-        if self._housekeeper is not None:
-            self._housekeeper.close()
-        self._closed.set()
+        # Whatever fails in here, who waits for the end must hear of it.
+        try:
+            self._exchange.join()
+            self._stop.set()
+            if self._housekeeper is not None:
+                self._housekeeper.close()
+        except BaseException as error:
+            log.exception("the worker could not clear up")
+            self._exchange.error = self._exchange.error or error
+        finally:
+            self._stop.set()
+            self._end()
+
+    def _end(self) -> None:
+        with self._closing:
+            self._closed.set()
+            tells, self._tells = self._tells, []
+        for tell in tells:
+            tell()
+
+    @contextmanager
+    def _telling(self, tell: Callable[[], object]) -> Iterator[None]:
+        """Within it, `tell` is called when the worker has ended, on whatever thread that is."""
+        self._runtime._in_this_process()
+        with self._closing:
+            if not self.closed:
+                self._tells.append(tell)
+        if self.closed:
+            tell()
+        try:
+            yield
+        finally:
+            with self._closing:
+                if tell in self._tells:
+                    self._tells.remove(tell)
 
     def _raise(self) -> None:
         if self._exchange.error is not None:

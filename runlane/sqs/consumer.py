@@ -124,7 +124,13 @@ class SqsConsumer:
         """Consume until stopped; SIGINT or SIGTERM stops it gracefully, a second one at once.
 
         Signals are heeded only in the main thread.
+
+        Raises:
+            StorageUnavailable: the database cannot be reached.
+            ConfigurationInvalid: an SQS queue does not exist.
+            InternalError: this is a forked child, which has none of the consumer's threads.
         """
+        self._app._runtime._in_this_process()
         with stopped_by_signals(self.stop, self._cut_off):
             if not self._started:
                 self.start()
@@ -135,7 +141,11 @@ class SqsConsumer:
         handlers are told, and they and the polls under way get `timeout` seconds to end.
 
         What is cut off then is queued again (``run.interrupted``).
+
+        Raises:
+            InternalError: this is a forked child, which has none of the consumer's threads.
         """
+        self._app._runtime._in_this_process()
         deadline = monotonic() + timeout
         with self._changed:
             self._stopping = True
@@ -155,7 +165,12 @@ class SqsConsumer:
             self._closed.wait()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the consumer has ended, at most `timeout` seconds; whether it has."""
+        """Wait until the consumer has ended, at most `timeout` seconds; whether it has.
+
+        Raises:
+            InternalError: this is a forked child, which has none of the consumer's threads.
+        """
+        self._app._runtime._in_this_process()
         return self._closed.wait(timeout)
 
     def _begun(self) -> list[UUID]:
@@ -168,18 +183,22 @@ class SqsConsumer:
             self._changed.notify_all()
 
     def _watch(self) -> None:
-        """Wait for the end, and clear up."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._cut or (self._stopping and not (self._executing or self._polling)))
-        if self._cut:
-            try:
-                self._app._inline.cut_off(self._begun())
-            except RunlaneError as error:
-                log.warning("attempts could not be given back, their leases will expire: %s", error)
-        self._in_flight.close(timeout=_LAST)
-        if self._housekeeper is not None:
-            self._housekeeper.close()
-        self._closed.set()
+        """Wait for the end, and clear up; whatever fails in that, who waits for the end hears of it."""
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: self._cut or (self._stopping and not (self._executing or self._polling)))
+            if self._cut:
+                try:
+                    self._app._inline.cut_off(self._begun())
+                except RunlaneError as error:
+                    log.warning("attempts could not be given back, their leases will expire: %s", error)
+            self._in_flight.close(timeout=_LAST)
+            if self._housekeeper is not None:
+                self._housekeeper.close()
+        except BaseException:
+            log.exception("the consumer could not clear up")
+        finally:
+            self._closed.set()
 
     def _poll(self, poller: Poller) -> None:
         try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -212,3 +215,25 @@ def test_the_async_face_does_the_same(lane_url: str, clock: SettableClock) -> No
             assert (await app.audit.verify()).identical
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_deaf", [False, True])
+def test_closing_gives_back_what_run_now_awaits(sqlite_url: str, is_deaf: bool) -> None:
+    inside = threading.Event()
+
+    @task("waits")
+    async def waits() -> None:
+        inside.set()
+        while True:
+            with suppress(*[asyncio.CancelledError] * is_deaf):
+                await asyncio.Event().wait()
+
+    done: list[RunStatus] = []
+    app = Runlane(sqlite_url, tasks=[waits]).start()
+    caller = threading.Thread(target=lambda: done.append(app.run_now(waits).run.status), daemon=True)
+    caller.start()
+    assert inside.wait(PATIENCE)
+    app.close()
+    caller.join(PATIENCE)
+    assert done == [RunStatus.QUEUED]
+    app.close()

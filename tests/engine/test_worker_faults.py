@@ -115,6 +115,37 @@ def test_a_locked_sqlite_file_delays_an_outcome_and_loses_none(
     locker.close()
 
 
+def test_a_worker_that_is_cut_off_does_not_wait_for_a_database_that_is_away(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    locker = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)
+    refused = "outcomes and claims have to wait"
+
+    @task("locks")
+    def locks() -> None:
+        locker.execute("begin immediate")
+
+    with Runlane(sqlite_lane(sqlite_url, busy_timeout=0.02), tasks=[locks]) as app:
+        run = app.trigger(locks).run
+        worker = app.worker(maintenance=False, poll_interval=0.02)
+        stopping = threading.Thread(target=worker.stop, args=(3 * PATIENCE,), daemon=True)
+        with caplog.at_level(logging.WARNING, "runlane.worker"):
+            worker.start()
+            eventually(lambda: refused in caplog.text, "the worker noticing the lock")
+            stopping.start()
+            eventually(lambda: worker._stop.is_set() and caplog.text.count(refused) > 2, "trying again all the same")
+            assert not worker.closed
+            worker._exchange.cut_off()
+            is_closed = worker.wait(PATIENCE)
+        locker.execute("rollback")
+        assert is_closed
+        assert "gave up 1 outcomes: their leases expire" in caplog.text
+        assert worker._exchange.held() == {}
+        assert app.runs.get(run.id).status is RunStatus.RUNNING
+        assert app.audit.verify().differences == ()
+    locker.close()
+
+
 def test_a_handler_may_use_the_runtime_it_runs_in(make_app: Make) -> None:
     """On lanes with a single connection a transaction held around handlers would block here for ever."""
 
@@ -216,3 +247,26 @@ def test_a_session_is_replaced_while_a_beat_of_the_lost_one_is_under_way(lane_ur
         app.trigger(echo, 1)
         app.worker("drain", maintenance=False).run()
         assert app.runs.count() == {RunStatus.SUCCEEDED: 1}
+
+
+def test_a_worker_that_cannot_clear_up_ends_all_the_same(lane_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Runlane(lane_url, tasks=[echo]) as app:
+        worker = app.worker(maintenance=False)
+
+        def fails(_: Any) -> None:
+            raise RuntimeError("no way to clear up")
+
+        def stop() -> None:
+            with pytest.raises(RuntimeError):
+                worker.stop()
+
+        monkeypatch.setattr(app.lane.transport, "unlisten", fails)
+        worker.start()
+        stops = threading.Thread(target=stop, daemon=True)
+        stops.start()
+        stops.join(PATIENCE)
+        if not worker.closed:
+            app._workers.clear()  # it would wait for ever to close
+        assert worker.closed
+        with pytest.raises(RuntimeError, match="no way to clear up"):
+            worker.run()

@@ -413,6 +413,22 @@ class TestStopping:
             assert gate.calls == 1
             assert sum(left(url) for _, url in queues.values()) == 1
 
+    def test_what_fails_while_it_clears_up_keeps_it_from_no_end(
+        self, make_sqs_app: MakeApp, sqlite_url: str, consume: Consume, url: str
+    ) -> None:
+        consumer = consume(make_sqs_app(sqlite_url, url, double))
+
+        def fails(timeout: float) -> None:
+            raise RuntimeError("no way to clear up")
+
+        consumer._in_flight.close = fails  # type: ignore[method-assign]
+        stopping = threading.Thread(target=consumer.stop, args=(0,), daemon=True)
+        stopping.start()
+        stopping.join(PATIENCE)
+        is_closed = consumer.closed
+        consumer._closed.set()
+        assert is_closed
+
     def test_a_handler_that_does_not_end_is_not_waited_for(
         self, make_sqs_app: MakeApp, sqlite_url: str, consume: Consume, url: str, gate: Gate
     ) -> None:
