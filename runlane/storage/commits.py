@@ -6,6 +6,8 @@ committed: whoever then reports a failure, or simply tries again, is wrong in ha
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -59,6 +61,55 @@ def is_anybodys(event: EventRow) -> bool:
     last instant that the run's history knows.  Of two who took it for theirs, both would execute the attempt.
     """
     return event[2] == _LEASED
+
+
+class Passing:
+    """A transaction of this process, and those that have been under way beside it.
+
+    `leased` says whether it may have written a lease; true until it is known.
+    """
+
+    __slots__ = ("beside", "leased", "over")
+
+    def __init__(self, beside: Iterable[Passing]) -> None:
+        self.beside = list(beside)
+        self.leased = True
+        self.over = False
+
+    def ends(self, written: Sequence[EventRow]) -> None:
+        """Note what it has written; leases come last."""
+        self.leased = bool(written) and written[-1][2] == _LEASED
+
+    def may_be_mistaken(self) -> bool:
+        """Whether another one may have written a lease meanwhile; waits a moment for those under way."""
+        beside, deadline = list(self.beside), time.monotonic() + 1.0
+        while not all(other.over for other in beside) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return any(other.leased for other in beside)
+
+
+class Passings:
+    """The transactions of this process that are under way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way: list[Passing] = []
+
+    @contextmanager
+    def one(self) -> Iterator[Passing]:
+        """Around a transaction."""
+        with self._lock:
+            mine = Passing(self._under_way)
+            for other in self._under_way:
+                other.beside.append(mine)
+            self._under_way.append(mine)
+        try:
+            yield mine
+        finally:
+            with self._lock:
+                self._under_way.remove(mine)
+            mine.over = True
+            mine.beside.clear()  # they hold each other
 
 
 @contextmanager

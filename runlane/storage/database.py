@@ -102,6 +102,7 @@ class Database:
         self.engine = self._engine(parsed, 1 if self.is_memory else pool_size)
         self._at_hand: list[Connection] = []
         self._keeps_at_hand = 2 if pool_size >= 5 else 0  # of a small pool none may be idle
+        self._passings = commits.Passings()
         self._disposals = 0
         self._statements = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.beat_engine = self.engine if self.is_memory else self._engine(parsed, 1)
@@ -264,17 +265,19 @@ class Database:
     def _once(self, work: Callable[[Transaction], T], clock: Clock | None, beat: bool) -> T:
         done: list[T] = []
         written: list[EventRow] = []
-        try:
-            with self.write(clock, beat=beat) as tx:
-                written = tx.written
-                done.append(work(tx))
-        except StorageUnavailable as error:
-            if commits.outcome(error) != commits.UNKNOWN:
-                raise
-            if not written or not self._is_stored(written[0], beat, error):
-                raise commits.undone(self.where) from error
-            if commits.is_anybodys(written[0]):
-                raise
+        with self._passings.one() as mine:
+            try:
+                with self.write(clock, beat=beat) as tx:
+                    written = tx.written
+                    done.append(work(tx))
+                    mine.ends(written)
+            except StorageUnavailable as error:
+                if commits.outcome(error) != commits.UNKNOWN:
+                    raise
+                if not written or not self._is_stored(written[0], beat, error):
+                    raise commits.undone(self.where) from error
+                if commits.is_anybodys(written[0]) and mine.may_be_mistaken():
+                    raise
         return done[0]
 
     def _is_stored(self, event: EventRow, beat: bool, unknown: StorageUnavailable) -> bool:
@@ -317,7 +320,7 @@ class Database:
 
     def singly(self, work: Callable[[Transaction], T]) -> T:
         """Run `work`, each of whose statements commits itself; once, whatever happens: for what may get lost."""
-        with faults.translated(self.where), self._stating() as connection:
+        with self._passings.one(), faults.translated(self.where), self._stating() as connection:
             return work(self._of_our_own(connection))
 
     @contextmanager

@@ -103,8 +103,8 @@ DEFECTS = [
         "runlane/storage/commits.py",
         "    return event[2] == _LEASED",
         "    return False",
-        "tests/simulation/test_simulation.py"
-        "::test_what_went_wrong_once_does_not_again[a_lost_claim_is_made_again_by_another_thread]",
+        "tests/faults/test_commits.py"
+        "::test_a_lease_of_another_thread_does_not_prove_that_a_lost_claim_happened[sqlite]",
         "one attempt at a time",
     ),
     Defect(

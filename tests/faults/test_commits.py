@@ -123,6 +123,36 @@ def test_the_first_calls_of_a_process_may_lose_commits_too(
             break
 
 
+def test_a_lease_of_another_thread_does_not_prove_that_a_lost_claim_happened(
+    shared_url: str, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are the session's, and at one instant, as after a clock was set back: their events say the very same."""
+    executed: list[int] = []
+
+    @task("counts")
+    def counts(payload: int) -> None:
+        executed.append(payload)
+
+    real = Database._is_stored
+
+    def is_stored(self: Database, *asked: Any) -> bool:
+        if executed == [1]:
+            app.execute_next()  # by another thread, before the first one can ask
+        return real(self, *asked)
+
+    with Runlane(shared_url, tasks=[counts], clock=clock) as app:
+        app.trigger(counts, 1)
+        app.execute_next()
+        app.trigger(counts, 2)
+        monkeypatch.setattr(Database, "_is_stored", is_stored)
+        with struck(Nth("commit", 1, Moment.BEFORE, lose_commit), *engines_of(database_of(app))):
+            with pytest.raises(StorageUnavailable) as lost:
+                app.execute_next()
+        assert lost.value.meta["outcome"] == "unknown"
+        assert executed == [1, 2]
+        assert app.audit.verify().identical
+
+
 @both_moments
 def test_a_run_is_executed_once_whichever_commit_is_lost(shared_url: str, moment: Moment) -> None:
     executed: list[Any] = []
