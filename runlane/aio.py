@@ -125,6 +125,8 @@ class AsyncRunlane(AsyncReadsLog, AsyncExamined):
 
     async def close(self) -> None:
         """See ``Runlane.close``."""
+        if not self._app._runtime_is_ours():  # a forked child has none of the threads
+            return
         await self._call(self._app.close)
         self._end_threads()
 

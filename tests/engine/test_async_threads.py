@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from functools import partial
 
 import psycopg
@@ -68,5 +69,16 @@ def test_whoever_calls_after_the_end_is_told(lane_url: str) -> None:
         for call in (app.runs.list, app.migrate, partial(app.trigger, echo), partial(app.run_now, echo)):
             with pytest.raises(ConfigurationInvalid, match="has been closed"):
                 await call()
+
+    asyncio.run(main())
+
+
+def test_a_forked_child_closes_nothing_of_its_parents(lane_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with AsyncRunlane(lane_url, tasks=[echo]) as app:
+            with monkeypatch.context() as child:
+                child.setattr(app._app._runtime, "_pid", os.getppid())
+                await app.close()
+            assert (await app.trigger(echo, 1)).outcome == "created"
 
     asyncio.run(main())
