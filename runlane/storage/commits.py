@@ -64,32 +64,25 @@ def is_anybodys(event: EventRow) -> bool:
 
 
 class Passing:
-    """A transaction of this process, and those that have been under way beside it.
+    """A transaction of this process that is under way.
 
-    `leased` says whether it may have written a lease; true until it is known.
+    `leased` says whether it may have written a lease, true until it is known; `met_lease` whether one that ended
+    meanwhile may have.
     """
 
-    __slots__ = ("beside", "leased", "over")
+    __slots__ = ("leased", "met_lease", "over")
 
-    def __init__(self, beside: Iterable[Passing]) -> None:
-        self.beside = list(beside)
+    def __init__(self) -> None:
         self.leased = True
-        self.over = False
+        self.met_lease = self.over = False
 
     def ends(self, written: Sequence[EventRow]) -> None:
         """Note what it has written; leases come last."""
         self.leased = bool(written) and written[-1][2] == _LEASED
 
-    def may_be_mistaken(self) -> bool:
-        """Whether another one may have written a lease meanwhile; waits a moment for those under way."""
-        beside, deadline = list(self.beside), time.monotonic() + 1.0
-        while not all(other.over for other in beside) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return any(other.leased for other in beside)
-
 
 class Passings:
-    """The transactions of this process that are under way."""
+    """All of them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -98,18 +91,27 @@ class Passings:
     @contextmanager
     def one(self) -> Iterator[Passing]:
         """Around a transaction."""
+        mine = Passing()
         with self._lock:
-            mine = Passing(self._under_way)
-            for other in self._under_way:
-                other.beside.append(mine)
             self._under_way.append(mine)
         try:
             yield mine
         finally:
             with self._lock:
                 self._under_way.remove(mine)
-            mine.over = True
-            mine.beside.clear()  # they hold each other
+                if mine.leased:
+                    for other in self._under_way:
+                        other.met_lease = True
+                mine.over = True  # last, as whoever waits for it looks without the lock
+
+    def may_mistake(self, mine: Passing) -> bool:
+        """Whether another one may have written a lease beside `mine`; waits a moment for those under way."""
+        with self._lock:
+            others = [other for other in self._under_way if other is not mine]
+        deadline = time.monotonic() + 1.0
+        while not all(other.over for other in others) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return mine.met_lease or not all(other.over for other in others)
 
 
 @contextmanager

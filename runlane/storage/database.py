@@ -276,7 +276,7 @@ class Database:
                     raise
                 if not written or not self._is_stored(written[0], beat, error):
                     raise commits.undone(self.where) from error
-                if commits.is_anybodys(written[0]) and mine.may_be_mistaken():
+                if commits.is_anybodys(written[0]) and self._passings.may_mistake(mine):
                     raise
         return done[0]
 

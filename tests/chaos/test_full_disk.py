@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -21,6 +22,13 @@ from tests.support import eventually
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
+def _write_all_that_fits(file: io.FileIO) -> None:
+    for size in (65536, 4096):
+        with suppress(OSError):
+            while True:
+                file.write(bytes(size))
+
+
 class SmallDisk:
     """A file system of its own, as large as it was asked for."""
 
@@ -31,10 +39,7 @@ class SmallDisk:
     def fill(self) -> None:
         """Leave not a single block."""
         with self._filler.open("ab", buffering=0) as file:
-            for size in (65536, 4096):
-                with suppress(OSError):
-                    while True:
-                        file.write(bytes(size))
+            _write_all_that_fits(file)
         assert os.statvfs(self.place).f_bavail == 0
 
     def free(self) -> None:
@@ -68,10 +73,7 @@ class Quota:
     def fill(self) -> None:
         """Use it up."""
         with self._filler.open("ab", buffering=0) as file:
-            for size in (65536, 4096):
-                with suppress(OSError):
-                    while True:
-                        file.write(bytes(size))
+            _write_all_that_fits(file)
             with pytest.raises(OSError, match="Disk quota exceeded"):
                 file.write(bytes(4096))
 
