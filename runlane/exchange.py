@@ -68,7 +68,7 @@ class Exchange:
         self._share = min(BATCH, -(-concurrency // lanes))
         self._poll_interval = poll_interval
         self._drain = drain
-        self._executor = Executor(concurrency, self._ended, runtime.settings.redact_failures, runtime.look_at_time)
+        self._executor = Executor(concurrency, self._ended, runtime.settings.redact_failures, self._look)
         self._ready = self._executor.ready
         # A ready run of a queue with a limit would keep one of its slots idle.
         self._ahead = None if any(queue in self._limits for queue in self._queues) else Ahead(concurrency)
@@ -149,6 +149,14 @@ class Exchange:
         with self._changed:
             lost = [execution for execution in self._active.values() if session_of(execution.run) == session_id]
             self._tell_to_stop(lost, "lease_lost")
+
+    def _look(self, execution: Execution) -> None:
+        self._part_unless_trusted(session_of(execution.run))
+
+    def _part_unless_trusted(self, session_id: UUID | None) -> None:
+        """Where its session is lost, nothing begins: whoever found out may have told others only, or not yet us."""
+        if session_id is not None and not self._runtime.is_trusted(session_id):
+            self.lease_lost(session_id)
 
     def cancel(self, run_ids: Collection[UUID]) -> None:
         """Tell the handlers of these runs that they are asked to stop."""
@@ -365,10 +373,8 @@ class Exchange:
             # To a lone run another lane has nothing to add: this one goes on by itself.
             if self._stopping or self._drain or self._appetite.hungry or self._executing > 1:
                 self._changed.notify_all()
-        # Whoever lost the session before these were known here has told only the others.
-        holder = session_of(claimed[0]) if claimed else None
-        if holder is not None and not self._runtime.is_trusted(holder):
-            self.lease_lost(holder)
+        if claimed:
+            self._part_unless_trusted(session_of(claimed[0]))
         self._executor.call(called)
 
     def _forget(self, batch: Sequence[Ended]) -> None:

@@ -86,11 +86,11 @@ class Executor:
         concurrency: the greatest number of handlers inside at once; who comes while they are all there is ready, and
             begins as soon as one of them comes back.
         redact: store "Task failed." instead of the message of unknown exceptions, and no traceback.
-        look: called before each handler is, to withdraw what must not begin any more.
+        look: called with an execution before its handler is, to withdraw what must not begin any more.
     """
 
     def __init__(
-        self, concurrency: int, done: Done, redact: bool = False, look: Callable[[], object] = lambda: None
+        self, concurrency: int, done: Done, redact: bool = False, look: Callable[[Execution], object] = lambda _: None
     ) -> None:
         self._done = done
         self._look = look
@@ -146,7 +146,7 @@ class Executor:
 
     def _run(self, execution: Execution) -> Execution | None:
         """On a thread; the execution that has the slot next, if a thread is what it needs."""
-        self._look()
+        self._look(execution)
         if self.ready.begin(execution):
             # Threads go from run to run: what one of them leaves in context variables is not the next one's.
             self._done(execution, contextvars.Context().run(self._attempt, execution))
@@ -162,7 +162,7 @@ class Executor:
 
     async def _run_async(self, execution: Execution) -> None:
         """On the loop."""
-        self._look()
+        self._look(execution)
         outcome = await self._attempt_async(execution) if self.ready.begin(execution) else None
         following = self.ready.leave(execution)
         if following is not None:

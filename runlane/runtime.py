@@ -209,17 +209,11 @@ class Runtime:
                 self._session = session
             return self._session
 
-    def look_at_time(self) -> None:
-        """Part with the session if its time is over, so that what was leased under it does not begin.
+    def is_trusted(self, session_id: UUID | None) -> bool:
+        """Whether what is leased under this session is certainly this process's still; where not, it parts with it.
 
         A process that was stopped for a while, or a machine that slept, goes on before its next heartbeat is due.
         """
-        session = self._session
-        if session is not None and not session.trusted:
-            log.debug("the session's time was over before an attempt began")
-
-    def is_trusted(self, session_id: UUID) -> bool:
-        """Whether what is leased under this session is certainly this process's still."""
         session = self._session
         return session is not None and session.holder.session_id == session_id and session.trusted
 

@@ -30,6 +30,15 @@ DEFECTS = [
         "a run that is asked to stop before it has begun is not executed",
     ),
     Defect(
+        "ahead: a ready run begins although its session is lost, if another thread is still about to tell",
+        "runlane/exchange.py",
+        "        self._part_unless_trusted(session_of(execution.run))",
+        "        self._runtime.is_trusted(session_of(execution.run))",
+        "tests/engine/test_ahead.py::test_what_is_ready_does_not_begin_while_another_thread_is_just_withdrawing_it"
+        "[memory-def]",
+        "nothing begins under a lost session",
+    ),
+    Defect(
         "attempt: the payload is not fitted to today's type",
         "runlane/executor.py",
         "        return (self.task.payload.from_json(self.run.payload), self.context)[: self.task.arity]",

@@ -233,6 +233,22 @@ def test_what_is_ready_does_not_begin_once_the_time_of_its_lease_is_over(
     worker.stop(timeout=0)
 
 
+def test_what_is_ready_does_not_begin_while_another_thread_is_just_withdrawing_it(
+    make_app: Make, held: Held, gate: threading.Event
+) -> None:
+    """Whoever finds out first that the session is lost tells everybody, and may stand still before he does."""
+    app = make_app(held.task)
+    worker, _ = with_ready(app, held, poll_interval=3600)
+    session = session_of(app)
+    session._is_lost = True
+    gate.set()
+    eventually(lambda: held.reasons and not worker._exchange._active, "everything being dropped")
+    assert held.called == [0]
+    session._lost(session.holder.session_id)
+    worker.stop(timeout=0)
+    assert held.called == [0]
+
+
 def test_a_queue_with_a_limit_is_not_claimed_ahead(make_app: Make, held: Held, gate: threading.Event) -> None:
     """A ready run would hold a slot of the limit that another worker has a use for."""
     bounded = Queue("bounded", default=True, concurrency_limit=2)
