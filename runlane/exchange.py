@@ -129,7 +129,8 @@ class Exchange:
         """Wait until everything has ended, at most `timeout` seconds; whether it has."""
         deadline = None if timeout is None else monotonic() + timeout
         for thread in self._threads:
-            thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
+            if thread.ident is not None:  # else its start has failed
+                thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
         if any(thread.is_alive() for thread in self._threads):
             return False
         if self._given_up:

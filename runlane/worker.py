@@ -100,8 +100,13 @@ class Worker:
             if self._housekeeper is not None:
                 self._housekeeper.start()
             self._started = True
-            self._exchange.start()
-            threading.Thread(target=self._watch, name="runlane-worker", daemon=True).start()
+            try:
+                self._exchange.start()
+                threading.Thread(target=self._watch, name="runlane-worker", daemon=True).start()
+            except BaseException:  # as where the system has no thread left: what has begun ends again
+                self._exchange.cut_off()
+                self._watch()
+                raise
 
     def run(self) -> None:
         """Work until stopped (or, draining, until nothing is due); a signal stops it gracefully, a second one at once.

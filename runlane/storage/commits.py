@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection, RootTransaction
@@ -23,6 +23,8 @@ from runlane.events import RunLeased
 from runlane.storage import faults, room
 from runlane.storage.dialect import EventRow
 from runlane.storage.transaction import Transaction
+
+T = TypeVar("T")
 
 #: Seconds for which the database is asked whether a commit happened, unless the caller says otherwise.
 PATIENCE = 10.0
@@ -128,6 +130,28 @@ def stating(ids: Sequence[UUID], where: str) -> Iterator[None]:
         if faults.is_broken_off(error):
             raise unknown(ids, where) from error
         raise
+
+
+def find_out(
+    ask: Callable[[float], T], patience: float, unknown: StorageUnavailable, passes: Callable[[RunlaneError], bool]
+) -> T:
+    """Ask what became of a commit, again and again until there is an answer.
+
+    Args:
+        ask: gets the seconds that are left.
+        patience: seconds after which `unknown` is raised.
+        passes: whether it may help to ask again after this error; `unknown` is raised at once if not.
+    """
+    deadline = time.monotonic() + patience
+    pause = 0.01
+    while True:
+        try:
+            return ask(deadline - time.monotonic())
+        except RunlaneError as error:
+            if not passes(error) or deadline - time.monotonic() < pause:
+                raise unknown from error
+        time.sleep(pause)
+        pause = min(2 * pause, 1.0)
 
 
 def is_unknown(error: BaseException) -> bool:

@@ -282,18 +282,12 @@ class Database:
 
     def _is_stored(self, event: EventRow, beat: bool, unknown: StorageUnavailable) -> bool:
         """Ask the log, as soon as it can be asked; raises `unknown` if that takes too long."""
-        deadline = time.monotonic() + self._patience
-        pause = 0.01
-        while True:
-            left = deadline - time.monotonic()
-            try:
-                with self.write(beat=beat) as tx:
-                    return log.is_stored(tx, event, min(left, 2.0))
-            except RunlaneError as error:
-                if not error.retryable or left < pause:
-                    raise unknown from error
-            time.sleep(pause)
-            pause = min(2 * pause, 1.0)
+
+        def ask(left: float) -> bool:
+            with self.write(beat=beat) as tx:
+                return log.is_stored(tx, event, min(left, 2.0))
+
+        return commits.find_out(ask, self._patience, unknown, lambda error: error.retryable)
 
     def state(self, statement: Callable[[Transaction], T], again: Callable[[Transaction], T], ids: Sequence[UUID]) -> T:
         """Run `statement`, a single one that commits itself; where its answer was lost, find out whether it happened.
@@ -349,18 +343,14 @@ class Database:
 
     def _find_out(self, again: Callable[[Transaction], T], unknown: StorageUnavailable) -> T:
         """Repeat a statement whose answer was lost, as soon as it can be; raises `unknown` if that takes too long."""
-        deadline = time.monotonic() + self._patience
-        pause = 0.01
-        while True:
-            try:
-                return self.transact(again)
-            except (StorageConflict, StorageUnavailable) as error:  # a conflict, if it has committed only now
-                if not error.retryable and getattr(error, "kind", None) is not ConflictKind.RUN_EXISTS:
-                    raise unknown from error
-                if deadline - time.monotonic() < pause:
-                    raise unknown from error
-            time.sleep(pause)
-            pause = min(2 * pause, 1.0)
+
+        def passes(error: RunlaneError) -> bool:
+            if not isinstance(error, (StorageConflict, StorageUnavailable)):
+                raise error
+            # A conflict over the run, if the statement has committed only now.
+            return error.retryable or getattr(error, "kind", None) is ConflictKind.RUN_EXISTS
+
+        return commits.find_out(lambda _: self.transact(again), self._patience, unknown, passes)
 
     def migrate(self, roles_too: bool | str = False) -> int:
         """Create or upgrade the tables, and rebuild them if the folds have changed; safe to call from many processes at

@@ -270,3 +270,35 @@ def test_a_worker_that_cannot_clear_up_ends_all_the_same(lane_url: str, monkeypa
         assert worker.closed
         with pytest.raises(RuntimeError, match="no way to clear up"):
             worker.run()
+
+
+@pytest.mark.parametrize("name", ["runlane-maintenance", "runlane-exchange-0", "runlane-exchange-1", "runlane-worker"])
+def test_a_start_that_fails_half_way_leaves_nothing_behind(
+    make_app: Make, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the system has no thread left."""
+
+    def start(self: threading.Thread) -> None:
+        if self.name == name:
+            raise RuntimeError("can't start new thread")
+        started(self)
+
+    started = threading.Thread.start
+    app = make_app(echo)
+    run_id = app.trigger(echo, 1).run.id
+    worker = app.worker(maintenance=name == "runlane-maintenance", poll_interval=0.01)
+    has_all = any(thread.name == name for thread in worker._exchange._threads) or "exchange" not in name
+    monkeypatch.setattr(threading.Thread, "start", start)
+    if not has_all:
+        pytest.skip("this lane has one such thread")
+    with pytest.raises(RuntimeError, match="can't start"):
+        worker.start()
+    stopping = threading.Thread(target=worker.stop)
+    stopping.start()
+    stopping.join(PATIENCE)
+    assert not stopping.is_alive()
+    assert worker.closed
+    assert not [one for one in threading.enumerate() if one.name.startswith("runlane-exchange")]
+    monkeypatch.undo()
+    app.worker("drain", maintenance=False).run()
+    assert app.runs.get(run_id).result == 1
