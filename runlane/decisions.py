@@ -253,11 +253,13 @@ def reserve(run: Run, now: datetime, timeout: timedelta | None, max_events: int 
     return (reserved, _DELIVER_NOW) if run.status is RunStatus.QUEUED else (_DELIVER_NOW, reserved)
 
 
-def expire_reservation(run: Run, now: datetime) -> tuple[RunStep, ...]:
-    """Give back a slot that nobody has claimed in time; nothing if it is not so any more."""
-    if run.reservation is None or run.reservation.expires_at is None or run.reservation.expires_at > now:
+def expire_reservation(run: Run, now: datetime, given_up: bool = False) -> tuple[RunStep, ...]:
+    """Give back a slot that nobody has claimed in time, or whose wakeup was given up; nothing if it is not so."""
+    if run.reservation is None:
         return ()
-    return (RunDispatchReservationExpired(),)
+    expires_at = run.reservation.expires_at
+    is_late = expires_at is not None and expires_at <= now
+    return (RunDispatchReservationExpired(),) if is_late or given_up else ()
 
 
 def cancel(run: Run, reason: str | None, meta: Mapping[str, Any] | None) -> tuple[RunStep, ...]:

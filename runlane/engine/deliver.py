@@ -13,7 +13,7 @@ from runlane import decisions
 from runlane.engine.lease import Holder
 from runlane.events import RunStep
 from runlane.projections.runs import Run
-from runlane.storage import claims, log, partitions, queries, queues
+from runlane.storage import claims, given_up, log, partitions, queries, queues, waiting
 from runlane.storage.partitions import Partition
 from runlane.storage.transaction import Transaction
 from runlane.values import SYSTEM, RunStatus
@@ -147,10 +147,19 @@ def reserve_slots(
 
 
 def expire_reservations(tx: Transaction, run_ids: Sequence[UUID]) -> int:
-    """Give back the slots of runs that nobody has claimed in time; how many."""
+    """Give back the slots of runs that nobody has claimed in time, or whose wakeup was given up; how many."""
     runs = claims.lock_runs(tx, run_ids)
-    now = tx.now()
-    return _append(tx, [(run, decisions.expire_reservation(run, now)) for run in runs], now)
+    now, unwoken = tx.now(), given_up.without_wakeup(tx, runs)
+    return _append(tx, [(run, decisions.expire_reservation(run, now, run.id in unwoken)) for run in runs], now)
+
+
+def expired_reservations(tx: Transaction, environment: str, queues: Sequence[str], batch: int) -> list[UUID]:
+    """The runs of these queues whose slots are to be given back, as it seems without a lock."""
+    now, held = tx.now(), waiting.reserved(tx, environment, queues)
+    unwoken: set[UUID] = set()
+    for start in range(0, len(held), batch):
+        unwoken |= given_up.without_wakeup(tx, held[start : start + batch])
+    return [run.id for run in held if decisions.expire_reservation(run, now, run.id in unwoken)]
 
 
 def _append(tx: Transaction, decided: Sequence[tuple[Run, tuple[RunStep, ...]]], now: datetime) -> int:

@@ -11,7 +11,6 @@ from uuid import UUID
 
 from attrs import frozen
 
-from runlane import decisions
 from runlane.clock import Clock
 from runlane.engine import deliver, lease, schedule
 from runlane.engine.lease import Recovered
@@ -131,9 +130,7 @@ class Tick:
 
     def _expire_reservations(self) -> None:
         with self._database.read(self._clock) as tx:
-            now = tx.now()
-            held = waiting.reserved(tx, self._environment, list(self._registry.limits()))
-        late = [run.id for run in held if decisions.expire_reservation(run, now)]
+            late = deliver.expired_reservations(tx, self._environment, list(self._registry.limits()), BATCH)
         for start in range(0, len(late), BATCH):
             some = partial(deliver.expire_reservations, run_ids=late[start : start + BATCH])
             self._count("reservations_expired", some)

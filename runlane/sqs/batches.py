@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from attrs import frozen
 
@@ -27,18 +27,17 @@ class Entry:
     body: str
     size: int
     run_id: UUID
-    request: str
 
     def message(self, fifo: bool) -> SendMessageBatchRequestEntryTypeDef:
         """As SQS takes it.
 
-        On a FIFO queue a run is a group of its own, so that runs do not wait for each other, and one request of a run
-        published twice within five minutes arrives once, while a later request of the same run does arrive.
+        On a FIFO queue a run is a group of its own, so that runs do not wait for each other.  What is published again
+        arrives again: SQS would swallow what it has seen in the last five minutes, a double is only ignored.
         """
         entry: SendMessageBatchRequestEntryTypeDef = {"Id": str(self.place), "MessageBody": self.body}
         if fifo:
             entry["MessageGroupId"] = str(self.run_id)
-            entry["MessageDeduplicationId"] = f"{self.run_id}-{self.request}"
+            entry["MessageDeduplicationId"] = f"{self.run_id}-{uuid4().hex}"
         return entry
 
 
@@ -46,8 +45,7 @@ def entry_of(place: int, wakeup: Wakeup) -> Entry:
     """The entry of a wakeup."""
     # The two characters that JSON leaves as they are and SQS refuses.
     body = wakeup.to_json().replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
-    request = f"{wakeup.requested_at:%Y%m%dT%H%M%S.%f}"
-    return Entry(place, body, len(body.encode()), wakeup.run_id, request)
+    return Entry(place, body, len(body.encode()), wakeup.run_id)
 
 
 def batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from attrs import evolve
+
 from runlane.errors import ConfigurationInvalid
 from runlane.sqs.batches import MOST_BYTES, Entry, answered, batches, entry_of
 from runlane.sqs.bindings import SqsQueue, bindings_of, missing
@@ -120,12 +122,12 @@ class SqsTransport(LocalTransport):
         entries: dict[str, list[Entry]] = {}
         for place, wakeup in enumerate(wakeups):
             entry = entry_of(place, wakeup)
+            if entry.size > MOST_BYTES:  # a run that is not traced is better than one that nobody is told of
+                log.warning("the trace carrier of run %s is too large for SQS and stays behind", wakeup.run_id)
+                entry = entry_of(place, evolve(wakeup, trace_carrier=None))
             if wakeup.queue not in self.bindings:
                 problem = missing(self.bindings, [wakeup.queue])
                 outcomes[place] = PublishOutcome(PublishStatus.FAILED, problem)
-            elif entry.size > MOST_BYTES:
-                problem = f"the message has {entry.size} bytes; at most {MOST_BYTES} are sent"
-                outcomes[place] = PublishOutcome(PublishStatus.REJECTED, problem)
             else:
                 entries.setdefault(wakeup.queue, []).append(entry)
         calls = [(self.bindings[queue], batch) for queue, some in entries.items() for batch in batches(some)]

@@ -167,11 +167,20 @@ class StorageDialect(Protocol):
         ...
 
     def lock_due_in(
-        self, conn: Statements, environment: str, rooms: Sequence[Room], tasks: Sequence[str], now: datetime
+        self,
+        conn: Statements,
+        environment: str,
+        rooms: Sequence[Room],
+        tasks: Sequence[str],
+        now: datetime,
+        reserving: bool,
     ) -> list[tuple[UUID, str, str | None]]:
         """Lock claimable runs of partitions that hold no reservation, at least the best ones of each up to its room.
 
         Returns id, queue and concurrency key, in claim order.
+
+        Args:
+            reserving: leave out those whose wakeup was refused for good.
         """
         ...
 

@@ -19,6 +19,7 @@ from sqlalchemy import Update, and_, bindparam, delete, exists, insert, select, 
 from runlane.projections.runs import Run
 from runlane.storage import queries, tables
 from runlane.storage.choices import OneOf
+from runlane.storage.given_up import MOST_TRIES
 from runlane.storage.transaction import Transaction
 from runlane.values import CLAIMABLE, storable
 from runlane.wakeup import OutboxStatus, PublishOutcome, PublishStatus, Wakeup
@@ -27,8 +28,6 @@ from runlane.wakeup import OutboxStatus, PublishOutcome, PublishStatus, Wakeup
 CLAIM = timedelta(seconds=30)
 #: After which time a wakeup is published again if its run is still waiting for it.
 REDELIVERY = timedelta(minutes=10)
-#: How often publishing is tried before the row is given up.
-MOST_TRIES = 20
 _BACKOFF = (timedelta(seconds=1), timedelta(minutes=5))
 _OUTBOX, _RUNS, _EVENTS = tables.outbox, tables.runs, tables.events
 _C = _OUTBOX.c

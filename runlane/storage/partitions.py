@@ -28,7 +28,7 @@ from sqlalchemy import ColumnElement, Select, TextClause, bindparam, select, tex
 
 from runlane import jsontext
 from runlane.projections.runs import Run
-from runlane.storage import install, queries, tables
+from runlane.storage import given_up, install, queries, tables
 from runlane.storage.choices import one_of
 from runlane.storage.transaction import Transaction
 
@@ -98,7 +98,10 @@ def lock_due(
 def lock_unreserved(
     tx: Transaction, environment: str, limits: Mapping[str, int], tasks: Sequence[str], now: datetime, limit: int
 ) -> list[Run]:
-    """The same for a maintainer that sets slots aside: runs that need one and get one."""
+    """The same for a maintainer that sets slots aside: runs that need one and get one.
+
+    Those whose wakeup was refused for good need none: others go first.
+    """
     return _best(tx, environment, None, limits, tasks, now, limit)
 
 
@@ -125,7 +128,8 @@ def _best(
         # others can be taken: in the order of numbers once more, and never while some are held.
         with tx.connection.begin_nested() as savepoint:
             slots = lock(tx, environment, chosen)
-            ids = _take(tx, environment, {p: s.free for p, s in slots.items()}, tasks, now, limit)
+            rooms = {p: s.free for p, s in slots.items()}
+            ids = _take(tx, environment, rooms, tasks, now, limit, session_id is None)
             if session_id is not None:
                 held = {p: s.reserved for p, s in slots.items() if s.reserved}
                 ids += _holding(tx, environment, held, tasks, now) if held else []
@@ -144,6 +148,7 @@ def _take(
     tasks: Sequence[str],
     now: datetime,
     limit: int,
+    reserving: bool,
 ) -> list[UUID]:
     """The best runs over all the locked partitions, of each as many as it has room for."""
     wanted = [(p.queue, p.key, min(room, limit)) for p, room in rooms.items() if room]
@@ -151,7 +156,7 @@ def _take(
         return []
     left = Counter({(queue, key): room for queue, key, room in wanted})
     ids: list[UUID] = []
-    for run_id, queue, key in tx.dialect.lock_due_in(tx.statements, environment, wanted, tasks, now):
+    for run_id, queue, key in tx.dialect.lock_due_in(tx.statements, environment, wanted, tasks, now, reserving):
         if left[queue, key] and len(ids) < limit:
             left[queue, key] -= 1
             ids.append(run_id)
@@ -262,7 +267,7 @@ def _find_open(schema: str | None, reserving: bool) -> TextClause:
     waits = one_of("status", *tables.WAITING) if schema is None else "status in ('scheduled', 'released', 'retrying')"
     waiting = f"{of_queue} and {waits}"
     # What reserves looks for runs without a slot; what claims takes those that have one too, even where none is free.
-    unreserved = " and reservation is null" if reserving else ""
+    unreserved = f" and reservation is null and {given_up.unrejected(prefix)}" if reserving else ""
     in_session = "" if reserving else f"exists (select 1 from {prefix}sessions where id = :session_id) and"
     has_room = f"most > {_in_partition(prefix + 'runs', 'count(*)', _OCCUPIED)}"
     due = f"due_at <= :now and task_id {known}{unreserved} order by priority desc, due_at, id limit 1"

@@ -80,7 +80,7 @@ class Postgres:
         self._claim = claims.claim(schema)
         self._finish = claims.finish(schema)
         self._finish_and_claim = claims.claim(schema, with_ends=True)
-        self._lock_due_in = claims.lock_due_in(schema)
+        self._lock_due_in = {reserving: claims.lock_due_in(schema, reserving) for reserving in (False, True)}
 
     def _inserting_events(self, events: Shape) -> str:
         return claims.flat(f"""
@@ -314,9 +314,15 @@ class Postgres:
         conn.exec_driver_sql("select pg_advisory_xact_lock(n) from unnest(%b::bigint[]) n", (list(numbers),))
 
     def lock_due_in(
-        self, conn: Statements, environment: str, rooms: Sequence[Room], tasks: Sequence[str], now: datetime
+        self,
+        conn: Statements,
+        environment: str,
+        rooms: Sequence[Room],
+        tasks: Sequence[str],
+        now: datetime,
+        reserving: bool,
     ) -> list[tuple[UUID, str, str | None]]:
         columns = [list(column) for column in zip(*rooms, strict=True)]
         levels, branch = (environment,) * 4, (environment, now, list(tasks))
-        found = conn.exec_driver_sql(self._lock_due_in, (*columns, *levels, *branch, *branch, *branch)).all()
+        found = conn.exec_driver_sql(self._lock_due_in[reserving], (*columns, *levels, *branch, *branch, *branch)).all()
         return [(row[0], row[1], row[2]) for row in found]

@@ -7,7 +7,7 @@ in the way.  What is locked beyond the overall limit is free again at the transa
 
 from __future__ import annotations
 
-from runlane.storage import rows
+from runlane.storage import given_up, rows
 
 #: One more than the highest priority.
 ABOVE_ALL = 32768
@@ -171,11 +171,12 @@ def finish(schema: str) -> str:
         {_LATE}""")
 
 
-def lock_due_in(schema: str) -> str:
+def lock_due_in(schema: str, reserving: bool = False) -> str:
     """Of bounded queues: per partition and level of priority a lateral join, so that each stops at its room.
 
     Runs with a key have one index for all statuses; those without share theirs with the other keys' runs.
     """
+    unless = f" and {given_up.unrejected(schema + '.')}" if reserving else ""
     runs = f"select {{what}} from {schema}.runs where environment = %t and queue = {{of}}.queue and {{which}}"
     keyed = "{of}.key = concurrency_key and due_at is not null"
     queued = "concurrency_key is null and status = 'queued'"
@@ -194,7 +195,7 @@ def lock_due_in(schema: str) -> str:
         best = runs.format(what="id, priority, due_at", of=of, which=which.format(of=of))
         return f"""
               select {of}.queue, {of}.key, r.* from {condition} cross join lateral (
-                {best} and reservation is null and due_at <= %b and task_id = any(%b::text[])
+                {best} and reservation is null{unless} and due_at <= %b and task_id = any(%b::text[])
                 order by priority desc, due_at, id limit {of}.room for update skip locked
               ) r"""
 

@@ -17,7 +17,7 @@ from runlane.clock import system_clock
 from runlane.digests import chained, digest, microseconds
 from runlane.errors import InvariantViolation
 from runlane.events import RunLeased
-from runlane.storage import rows
+from runlane.storage import given_up, rows
 from runlane.storage.choices import one_of
 from runlane.storage.dialect import EventRow, LeaseTerms, Room, RunRow, Statements
 from runlane.storage.floors import Stretch
@@ -55,7 +55,7 @@ _LEASE_RUN = """
     where id = ? and sequence = ?"""
 _IN = """
     select id, priority, due_at from runs where environment = ? and queue = ? and {which} and due_at <= ?
-    and reservation is null and task_id in (select value from json_each(?))
+    and reservation is null and {unless} and task_id in (select value from json_each(?))
     order by priority desc, due_at, id limit ?"""
 _LEVEL_IN = "select max(priority) from runs where environment = ? and queue = ? and {which} and priority < ?"
 _SESSION = (
@@ -64,7 +64,8 @@ _SESSION = (
 _IS_WAITING = one_of("status", *WAITING)
 _KEYED = "concurrency_key = ? and due_at is not null"
 _UNKEYED = f"concurrency_key is null and {_IS_WAITING}"
-_QUEUED_IN = _IN.format(which="concurrency_key is null and status = 'queued'")
+_UNLESS = {False: "true", True: given_up.unrejected("")}  # by whether slots are set aside
+_QUEUED_IN = "concurrency_key is null and status = 'queued'"
 _QUEUED = _DUE.format(status="r.status = 'queued'", order="r.priority desc, r.due_at, r.id")
 _WAITING = _DUE.format(status=f"{one_of('r.status', *WAITING)} and r.priority = ?", order="r.due_at, r.id")
 _NEXT_LEVEL = f"select max(priority) from runs where environment = ? and queue = ? and {_IS_WAITING} and priority < ?"
@@ -352,22 +353,29 @@ class Sqlite:
         """Nothing: whoever writes has the whole file."""
 
     def lock_due_in(
-        self, conn: Statements, environment: str, rooms: Sequence[Room], tasks: Sequence[str], now: datetime
+        self,
+        conn: Statements,
+        environment: str,
+        rooms: Sequence[Room],
+        tasks: Sequence[str],
+        now: datetime,
+        reserving: bool,
     ) -> list[tuple[UUID, str, str | None]]:
-        due = (instant_to_text(now), orjson.dumps(list(tasks)).decode())
+        due, unless = (instant_to_text(now), orjson.dumps(list(tasks)).decode()), _UNLESS[reserving]
+        queued = _IN.format(which=_QUEUED_IN, unless=unless)
         found: list[tuple[Any, ...]] = []
         for queue, key, room in rooms:
             place: tuple[str, ...] = (environment, queue) if key is None else (environment, queue, key)
-            rows = [] if key is not None else list(conn.exec_driver_sql(_QUEUED_IN, (*place, *due, room)))
-            rows += self._by_level(conn, _UNKEYED if key is None else _KEYED, place, due, room)
+            rows = [] if key is not None else list(conn.exec_driver_sql(queued, (*place, *due, room)))
+            rows += self._by_level(conn, _UNKEYED if key is None else _KEYED, unless, place, due, room)
             found += [(-row[1], row[2], row[0], queue, key) for row in rows]
         return [(UUID(row[2]), row[3], row[4]) for row in sorted(found, key=lambda row: row[:3])]
 
     def _by_level(
-        self, conn: Statements, which: str, place: tuple[str, ...], due: tuple[str, str], room: int
+        self, conn: Statements, which: str, unless: str, place: tuple[str, ...], due: tuple[str, str], room: int
     ) -> list[Any]:
         """Due runs of a partition, level by level of priority as above."""
-        highest, best = _LEVEL_IN.format(which=which), _IN.format(which=which + " and priority = ?")
+        highest, best = _LEVEL_IN.format(which=which), _IN.format(which=which + " and priority = ?", unless=unless)
         found: list[Any] = []
         level = conn.exec_driver_sql(highest, (*place, _ABOVE_ALL)).scalar_one()
         while level is not None and len(found) < room:

@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, func, select, text
+from sqlalchemy import bindparam, case, func, or_, select, text
 
 from runlane.projections.runs import Run
 from runlane.storage import queries, tables
 from runlane.storage.choices import OneOf
+from runlane.storage.given_up import MOST_TRIES
 from runlane.storage.transaction import Transaction
 
 _C = tables.runs.c
@@ -19,6 +20,10 @@ _C = tables.runs.c
 _WAITS = OneOf("status", *tables.WAITING)
 _OCCUPIED = text("(lease_session_id is not null or reservation is not null)")
 _ASKED = tables.outbox.c
+# A reservation may stand behind the request that came with it; one that has expired has taken its request with it.
+_SINCE = _C.sequence - case((_C.reservation.is_not(None), 1), else_=0)
+# One that could not be published for all its tries is as good as none; one that was refused for good is not.
+_LIVES = or_(_ASKED.status != "dead_lettered", _ASKED.attempts < MOST_TRIES)
 
 # Constants, so that SQLAlchemy knows them again: building one each time costs more than it costs to execute.
 _OF_QUEUE = (_C.environment == bindparam("environment"), _C.queue == bindparam("queue"))
@@ -34,7 +39,7 @@ _UNASKED = (
     select(_C.id)
     .where(*_OF_QUEUE, text("status = 'queued'"))
     .where(_C.due_at <= bindparam("now"), _C.updated_at <= bindparam("before"))
-    .where(~select(_ASKED.run_id).where(_ASKED.run_id == _C.id, _ASKED.sequence >= _C.sequence - 1).exists())
+    .where(~select(_ASKED.run_id).where(_ASKED.run_id == _C.id, _ASKED.sequence >= _SINCE, _LIVES).exists())
     .limit(bindparam("most"))
 )
 _RESERVED = queries.RUN.where(
@@ -66,7 +71,8 @@ def due_waiting(tx: Transaction, environment: str, queue: str, now: datetime, li
 def unasked(tx: Transaction, environment: str, queue: str, now: datetime, before: datetime, limit: int) -> list[UUID]:
     """Up to `limit` runs of a queue that were queued before then, and for whose delivery nobody has asked since.
 
-    A process whose transport carries no wakeups may have queued them, or one that knew another limit of the queue.
+    A process whose transport carries no wakeups may have queued them, or one that knew another limit of the queue; or
+    the wakeup could not be published, and was given up.
     It looks at every queued run: not for every pass.
     """
     wanted = {"environment": environment, "queue": queue, "now": now, "before": before, "most": limit}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -353,6 +354,51 @@ def test_a_run_that_a_process_without_wakeups_has_queued_is_delivered_after_a_wh
         assert office.app(echo, clock=clock).tick().deliveries_requested == 0
     for app in office.apps:
         app.close()
+
+
+def test_a_wakeup_that_was_given_up_is_asked_for_again_unless_it_was_refused_for_good(
+    office: Office, clock: SettableClock
+) -> None:
+    app = office.app(echo, clock=clock)
+    office.post.answer = lambda _: PublishOutcome(PublishStatus.REJECTED, "never")
+    refused = app.trigger(echo, 1).run
+    office.post.answer = lambda _: DONE
+    office.post.refuse = TransportUnavailable("away")
+    run = app.trigger(echo, 2).run
+    for _ in range(80):
+        clock.advance(timedelta(minutes=1))
+        app.tick()
+    assert sorted(statuses(app)) == ["dead_lettered", "dead_lettered"]
+    office.post.refuse = None
+    app._runtime._next_sweep = 0.0
+    assert app.tick().wakeups_published >= 1
+    assert run.id in [one.run.id for one in office.deliver_all(app)]
+    assert app.runs.get(run.id).is_terminal
+    clock.advance(REDELIVERY)
+    app._runtime._next_sweep = 0.0
+    app.tick()
+    assert types_of(app, refused.id) == ["RunCreated", "RunDeliveryRequested"]
+
+
+@pytest.mark.parametrize("bounds_again", [False, True])
+def test_a_run_whose_queue_lost_its_limit_is_asked_for_again(
+    office: Office, clock: SettableClock, bounds_again: bool
+) -> None:
+    """Its reservation has ended, and the wakeup that came with it is of no use any more."""
+    bounded = Queue("work", default=True, concurrency_limit=1, dispatch_timeout="10s")
+    app = office.app(echo, queues=[bounded], clock=clock)
+    run = app.trigger(echo, 1).run
+    app.tick()
+    office.post.take()
+    app.trigger(echo, 2, priority=5)
+    clock.advance(timedelta(seconds=11))
+    app.tick()
+    assert types_of(app, run.id)[-1] == "RunDispatchReservationExpired"
+    app = office.app(echo, queues=[bounded if bounds_again else Queue("work", default=True)], clock=clock)
+    office.deliver_all(app)
+    clock.advance(REDELIVERY)
+    app.tick()
+    assert run.id in [one.run.id for one in office.deliver_all(app)]
 
 
 def test_pruning_takes_the_wakeups_along(office: Office, clock: SettableClock) -> None:

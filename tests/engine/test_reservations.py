@@ -8,10 +8,20 @@ from typing import Any
 
 import pytest
 
-from runlane import IgnoreReason, Queue, QueueCapacityExceeded, Runlane, SettableClock, Wakeup, task
+from runlane import (
+    IgnoreReason,
+    PublishOutcome,
+    PublishStatus,
+    Queue,
+    QueueCapacityExceeded,
+    Runlane,
+    SettableClock,
+    Wakeup,
+    task,
+)
 from runlane.errors import TransportUnavailable
 from runlane.events import RunDispatchReservationExpired, RunDispatchReserved, RunLeased
-from tests.engine.post import Office, office
+from tests.engine.post import DONE, Office, office
 from tests.engine.sessions import EXPIRY, take
 from tests.engine.tasks import HOUR, echo, patient
 from tests.support import SECOND, at_once, types_of
@@ -20,6 +30,7 @@ __all__ = ["office"]
 
 MINUTE = timedelta(minutes=1)
 ONE = Queue("one", default=True, concurrency_limit=1)
+REFUSED = PublishOutcome(PublishStatus.REJECTED, "never")
 TWO = Queue("two", default=True, concurrency_limit=2, dispatch_timeout="1m")
 
 
@@ -147,6 +158,49 @@ def test_without_a_dispatch_timeout_a_slot_is_kept(office: Office, clock: Settab
     clock.advance(100 * HOUR)
     assert app.tick().reservations_expired == 0
     assert app.runs.get(run.id).reservation.expires_at is None
+
+
+def test_the_slot_of_a_wakeup_that_was_refused_for_good_is_given_to_others(
+    office: Office, clock: SettableClock
+) -> None:
+    app = office.app(echo, queues=[ONE], clock=clock)
+    runs = [app.trigger(echo, n).run for n in range(3)]
+    office.post.answer = lambda wakeup: REFUSED if wakeup.run_id == runs[0].id else DONE
+    assert app.tick().wakeups_dead_lettered == 1
+    later = app.tick()
+    assert (later.reservations_expired, later.slots_reserved, later.wakeups_published) == (1, 1, 1)
+    for run in runs[1:]:
+        assert [one.run.id for one in office.deliver_all(app)] == [run.id]
+        clock.advance(HOUR)
+        app.tick()
+    assert types_of(app, runs[0].id)[1:] == [
+        "RunDispatchReserved",
+        "RunDeliveryRequested",
+        "RunDispatchReservationExpired",
+    ]
+    for _ in range(3):  # its history does not grow
+        clock.advance(HOUR)
+        assert app.tick().slots_reserved == 0
+    assert app.execute_next().id == runs[0].id  # whoever looks by himself takes it
+
+
+def test_the_slot_of_a_wakeup_that_could_not_be_published_is_reserved_anew(
+    office: Office, clock: SettableClock
+) -> None:
+    app = office.app(echo, queues=[ONE], clock=clock)
+    runs = [app.trigger(echo, n).run for n in range(2)]
+    office.post.refuse = TransportUnavailable("away")
+    given_up = 0
+    for _ in range(120):
+        given_up += app.tick().wakeups_dead_lettered
+        clock.advance(MINUTE)
+    assert given_up == 1
+    office.post.refuse = None
+    for run in runs:
+        clock.advance(6 * MINUTE)
+        app.tick()
+        assert [one.run.id for one in office.deliver_all(app)] == [run.id]
+    assert occupied_at_most(app, 1) == 1
 
 
 def test_a_cancelled_run_gives_its_slot_back(office: Office) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from attrs import evolve
 
 from runlane import Queue
 from runlane.errors import ConfigurationInvalid
@@ -83,10 +84,15 @@ def test_calls_stay_below_the_size_that_sqs_takes(transport: SqsTransport, sqs: 
     assert len(calls) == 3
 
 
-def test_a_wakeup_too_large_for_any_message_is_rejected_alone(transport: SqsTransport) -> None:
-    outcomes = transport.publish([wakeup(), wakeup(trace_carrier={"baggage": "x" * MOST_BYTES}), wakeup()])
-    assert statuses(outcomes) == [PUBLISHED, REJECTED, PUBLISHED]
-    assert str(MOST_BYTES) in (outcomes[1].detail or "")
+def test_a_trace_carrier_too_large_for_any_message_stays_behind(
+    transport: SqsTransport, url: str, received: Callable[[str], list[Body]]
+) -> None:
+    small, large = wakeup(trace_carrier={"traceparent": "00"}), wakeup(trace_carrier={"baggage": "x" * MOST_BYTES})
+    assert statuses(transport.publish([small, large])) == [PUBLISHED] * 2
+    assert {Wakeup.from_json(message["Body"]) for message in received(url)} == {
+        small,
+        evolve(large, trace_carrier=None),
+    }
 
 
 def test_characters_that_sqs_refuses_are_escaped(
@@ -281,12 +287,14 @@ class TestFifo:
         groups = {message["Attributes"]["MessageGroupId"] for message in received(fifo_url)}
         assert groups == {str(one.run_id) for one in sent}
 
-    def test_a_request_published_twice_arrives_once(
-        self, fifo: SqsTransport, fifo_url: str, received: Callable[[str], list[Body]]
+    def test_a_request_published_again_within_five_minutes_arrives_again(
+        self, fifo: SqsTransport, sqs: SqsServer
     ) -> None:
+        """As when its queue was paused, so that the first one was ignored, and is resumed."""
         one = wakeup()
         assert statuses([*fifo.publish([one]), *fifo.publish([one])]) == [PUBLISHED] * 2
-        assert len(received(fifo_url)) == 1
+        known = [entry["MessageDeduplicationId"] for call in sqs.made("SendMessageBatch") for entry in call["Entries"]]
+        assert len(set(known)) == 2
 
     def test_a_later_request_of_the_same_run_arrives_too(self, fifo: SqsTransport, fifo_url: str, client: Any) -> None:
         first = wakeup()

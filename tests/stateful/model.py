@@ -125,11 +125,18 @@ class Runs:
         limit = LIMITS.get(wanted.queue or "")
         return limit is not None and self.occupied()[wanted.queue, wanted.concurrency] >= limit
 
-    def claimable(self, queues: Collection[str], tasks: Collection[str], limit: int) -> list[ModelRun]:
-        """What a claim gets now, best first; a full partition never hides others."""
+    def claimable(
+        self, queues: Collection[str], tasks: Collection[str], limit: int, *, reserving: bool = False
+    ) -> list[ModelRun]:
+        """What a claim gets now, best first; a full partition never hides others.
+
+        Who sets slots aside passes over those that nobody can be woken for.
+        """
         due = (run for run in self.runs.values() if run.due_at is not None and run.due_at <= self.now)
         open_ = {queue for queue in queues if queue not in self.paused}
         mine = sorted((r for r in due if r.wanted.queue in open_ and r.wanted.task in tasks), key=lambda run: run.rank)
+        if reserving and self.outbox is not None:
+            mine = [run for run in mine if not self.outbox.was_refused(run)]
         occupied, found = self.occupied(), []
         for run in mine:
             has_slot = run.reserved is not None or occupied[run.place] < LIMITS.get(run.wanted.queue or "", math.inf)
@@ -242,8 +249,14 @@ class Runs:
     # -- deliveries
 
     def expire_reservations(self) -> int:
-        """Slots that nobody has claimed in time are given back; how many."""
-        late = [run for run in self.runs.values() if run.reserved and run.reserved[0] and run.reserved[0] <= self.now]
+        """Slots that nobody has claimed in time, or is woken for any more, are given back; how many."""
+        outbox, held = self.outbox, [run for run in self.runs.values() if run.reserved]
+        late = [
+            run
+            for run in held
+            if (run.reserved and run.reserved[0] and run.reserved[0] <= self.now)
+            or (outbox and outbox.has_given_up(run))
+        ]
         for run in late:
             run.reserved, run.updated_at = None, max(run.updated_at, self.now)
             self._tell(run, "run.dispatch_reservation_expired", SYSTEM)
@@ -259,7 +272,7 @@ class Runs:
 
     def reserve(self, tasks: Collection[str]) -> int:
         """Free slots of bounded queues are set aside for the best due runs, which ask for their wakeups; how many."""
-        best = self.claimable(LIMITS, tasks, len(self.runs))
+        best = self.claimable(LIMITS, tasks, len(self.runs), reserving=True)
         free = [run for run in best if run.reserved is None and len(run.history) + 6 <= self.max_events]
         for run in free:
             events = (self._ask, self._reserve) if run.status != "queued" else (self._reserve, self._ask)

@@ -50,6 +50,18 @@ class Outbox:
         key = (run.id, len(run.history))
         self.rows[key] = Row(run, key[1], "pending", run.updated_at)
 
+    def has_given_up(self, run: ModelRun) -> bool:
+        """Whether the wakeup that came with the run's reservation will not come."""
+        return any(row.status == "dead_lettered" for row in self._of(run, 1))
+
+    def was_refused(self, run: ModelRun) -> bool:
+        """Whether the transport will never take its wakeup, as it has said since the run waits."""
+        return any(row.status == "dead_lettered" and row.attempts < MOST_TRIES for row in self._of(run, 2))
+
+    def _of(self, run: ModelRun, events: int) -> list[Row]:
+        """The run's rows, with at most so many events since."""
+        return [row for row in self.rows.values() if row.run is run and row.sequence >= len(run.history) - events]
+
     def remove(self, run_id: UUID) -> None:
         """The run is pruned."""
         self.rows = {key: row for key, row in self.rows.items() if key[0] != run_id}
