@@ -18,7 +18,7 @@ from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.exc import DBAPIError
 
 from runlane import codec
-from runlane.errors import RunlaneError, StorageUnavailable
+from runlane.errors import ConfigurationInvalid, RunlaneError, StorageUnavailable
 from runlane.events import RunLeased
 from runlane.storage import faults, room
 from runlane.storage.dialect import EventRow
@@ -29,6 +29,13 @@ T = TypeVar("T")
 #: Seconds for which the database is asked whether a commit happened, unless the caller says otherwise.
 PATIENCE = 10.0
 _LEASED = codec.STORED_AS[RunLeased][0]
+#: What psycopg, as libpq, calls a transaction that can only be rolled back.
+_IN_ERROR = 3
+#: What to tell whoever has caught an error of the database and gone on.
+OVER = (
+    "an error of the database was caught within its transaction, which is over by that; "
+    "put a statement that may fail into a savepoint (connection.begin_nested())"
+)
 #: Under ``meta["outcome"]``: nobody knows whether it was committed; it is certain that it was not.
 UNKNOWN, UNDONE = "unknown", "not_committed"
 
@@ -37,10 +44,14 @@ def commit(ending: RootTransaction, tx: Transaction, where: str) -> None:
     """Commit `tx`.
 
     Raises:
+        ConfigurationInvalid: an error of the database was caught within, after which there is nothing to commit.
         StorageUnavailable: the answer never came, and ``meta["outcome"]`` is ``unknown``; or there is no room for what
             was to be written, which nothing was then.
         DBAPIError: the database refused, and nothing was written.
     """
+    if is_over(tx.connection):
+        ending.rollback()
+        raise ConfigurationInvalid(f"nothing was written to {where}: {OVER}")
     try:
         ending.commit()
     except DBAPIError as error:
@@ -54,6 +65,17 @@ def commit(ending: RootTransaction, tx: Transaction, where: str) -> None:
         if no_room is not None:
             raise StorageUnavailable(f"{where} is full: {no_room}; nothing was written") from error
         raise unknown((event[0] for event in tx.written), where) from error
+
+
+def is_over(connection: Connection) -> bool:
+    """Whether the database has given up the transaction, though nobody was told who would have passed it on.
+
+    PostgreSQL answers a commit with a rollback then, and calls that no error.
+    """
+    driver_connection: Any = connection.connection.driver_connection
+    if connection.dialect.name == "postgresql":
+        return int(driver_connection.info.transaction_status) == _IN_ERROR
+    return not getattr(driver_connection, "in_transaction", True)
 
 
 def is_anybodys(event: EventRow) -> bool:

@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from runlane.errors import ConfigurationInvalid, ProjectionFailed, RunlaneError, StorageConflict, StorageUnavailable
 from runlane.events import Recorded
-from runlane.storage import engines, faults, streams, tables
+from runlane.storage import commits, engines, faults, streams, tables
 from runlane.storage.direct import shortest
 from runlane.storage.tables import Guid
 from runlane.storage.transaction import Transaction
@@ -206,6 +206,8 @@ def fold(name: str, do: Fold, connection: Connection, records: Sequence[Recorded
     try:
         for start in range(0, len(records), _MOST):
             do(connection, records[start : start + _MOST])
+            if commits.is_over(connection):
+                raise ConfigurationInvalid(commits.OVER)
     except SQLAlchemyError as error:
         meant = faults.translate(error, where)
         if isinstance(meant, (StorageConflict, StorageUnavailable)) and meant.retryable:

@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, bindparam, create_engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from runlane import (
@@ -321,6 +322,30 @@ def test_a_statement_that_fails_is_the_projections_fault(lane_url: str) -> None:
         with pytest.raises(ProjectionFailed, match="no_such_table"):
             app.trigger(echo, 1)
         assert written(app) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("in_savepoint", [False, True])
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_fold_that_catches_an_error_of_the_database(shared_url: str, in_savepoint: bool, joins: bool) -> None:
+    """PostgreSQL rolls everything back then, and says so to nobody: not even to whoever commits."""
+
+    class Careless(Seen):
+        def fold(self, connection: Connection, records: Sequence[Recorded]) -> None:
+            super().fold(connection, records)
+            with suppress(SQLAlchemyError), connection.begin_nested() if in_savepoint else nullcontext():
+                connection.execute(text("insert into no_such_table values (1)"))
+
+    with made(shared_url, Careless()) as app:
+        app.project("seen")
+        is_over = shared_url.startswith("postgresql") and not in_savepoint
+        with callers(shared_url, "sqlalchemy") if joins else nullcontext() as connection:
+            if is_over:
+                with pytest.raises(ProjectionFailed, match=r"'seen' could not fold .* savepoint"):
+                    app.trigger(echo, 1, connection=connection)
+            else:
+                app.trigger(echo, 1, connection=connection)
+        assert written(app)[1] == (0 if is_over else 1)
+        assert seen(app) == stored(app)
 
 
 def test_a_worker_keeps_an_outcome_that_cannot_be_folded_and_stores_the_others(shared_url: str) -> None:

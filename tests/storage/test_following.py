@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -16,6 +17,7 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from runlane import ConfigurationInvalid, Runlane, StorageConflict
@@ -514,6 +516,20 @@ def restored_elsewhere(postgres_url: str, folder: Path) -> None:
             assert app.audit.verify().identical
     finally:
         fresh.cleanup()
+
+
+@pytest.mark.parametrize("in_savepoint", [False, True])
+def test_a_consumer_that_catches_an_error_of_the_database(shared_url: str, in_savepoint: bool) -> None:
+    """PostgreSQL rolls everything back then, and says so to nobody: not even to whoever commits."""
+    with Runlane(shared_url, tasks=[echo]) as app:
+        app.trigger(echo, 1)
+        is_over = shared_url.startswith("postgresql") and not in_savepoint
+        (batch,) = app.follow("name:careless", poll=None)
+        with pytest.raises(ConfigurationInvalid, match="savepoint") if is_over else nullcontext():
+            with batch.transaction() as connection:
+                with suppress(SQLAlchemyError), connection.begin_nested() if in_savepoint else nullcontext():
+                    connection.execute(text("insert into no_such_table values (1)"))
+        assert len(list(app.follow("name:careless", poll=None))) == (1 if is_over else 0)
 
 
 def test_a_consumer_has_longer_than_a_claim_between_two_statements(postgres_url: str) -> None:
