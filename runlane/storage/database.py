@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -41,11 +40,14 @@ from runlane.storage.postgres import Postgres
 from runlane.storage.sqlite import Sqlite
 from runlane.storage.tables import SCHEMA
 from runlane.storage.transaction import Transaction
+from runlane.storage.turns import Turns
 
 T = TypeVar("T")
 
 #: How often a transaction that the database ended for the sake of another one is run again.
 _ATTEMPTS = 8
+#: Seconds at least that a writer waits for another thread of this process.
+_TURN = 30.0
 #: Through which drivers a caller's connection may come: those that take our statements as they are.
 _DRIVERS = {"postgresql": ("psycopg", "psycopg_async"), "sqlite": ("pysqlite", "aiosqlite")}
 #: What every database here promises, wherever its state lives.
@@ -106,9 +108,9 @@ class Database:
         self._disposals = 0
         self._statements = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self.beat_engine = self.engine if self.is_memory else self._engine(parsed, 1)
-        # Threads of one process queue here rather than spinning on SQLite's file lock.
-        self.writer: AbstractContextManager[Any] = (
-            threading.Lock() if parsed.get_backend_name() == "sqlite" and not self.is_memory else nullcontext()
+        is_file = parsed.get_backend_name() == "sqlite" and not self.is_memory
+        self.writer: AbstractContextManager[None] = (
+            Turns(self.where, max(busy_timeout, _TURN)) if is_file else nullcontext()
         )
 
     @property

@@ -532,6 +532,19 @@ def test_a_consumer_that_catches_an_error_of_the_database(shared_url: str, in_sa
         assert len(list(app.follow("name:careless", poll=None))) == (1 if is_over else 0)
 
 
+def test_who_writes_inside_a_transaction_of_a_batch_does_not_wait_for_himself(sqlite_url: str) -> None:
+    """On a file writers take turns; it waited for ever, and every other writer of the process with it."""
+    with Runlane(sqlite_url, tasks=[echo]) as app:
+        app.trigger(echo, 1)
+        (batch,) = app.follow("name:nested", poll=None)
+        with pytest.raises(ConfigurationInvalid, match="connection="), batch.transaction():
+            app.trigger(echo, 2)
+        with batch.transaction() as connection:
+            app.trigger(echo, 3, connection=connection)
+            assert app.runs.count() == {"queued": 1}  # what reads goes on
+        assert app.runs.count() == {"queued": 2}
+
+
 def test_a_consumer_has_longer_than_a_claim_between_two_statements(postgres_url: str) -> None:
     with Runlane(postgres_url, tasks=[echo]) as app:
         app.trigger(echo, 1)
