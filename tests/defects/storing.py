@@ -216,4 +216,37 @@ DEFECTS = [
         "tests/storage/test_faults.py::test_a_file_that_is_no_database[trigger]",
         "no driver exception crosses the public surface",
     ),
+    Defect(
+        "commit: a transaction that PostgreSQL has given up is taken for committed",
+        "runlane/storage/commits.py",
+        "    if is_over(tx.connection):",
+        "    if False:",
+        "tests/storage/test_following.py::test_a_consumer_that_catches_an_error_of_the_database[postgres-False]",
+        "what was rolled back is not said to be stored",
+    ),
+    Defect(
+        "inline projections: a fold that has ended the transaction by an error it caught passes",
+        "runlane/storage/inlining.py",
+        "            if commits.is_over(connection):",
+        "            if False:",
+        "tests/engine/test_inline_projections.py::test_a_fold_that_catches_an_error_of_the_database[postgres-True-False]",
+        "what was rolled back is not said to be stored",
+    ),
+    Defect(
+        "reservations: the slot of a wakeup that was given up is kept",
+        "runlane/decisions.py",
+        "    return (RunDispatchReservationExpired(),) if is_late or given_up else ()",
+        "    return (RunDispatchReservationExpired(),) if is_late else ()",
+        "tests/engine/test_reservations.py::test_the_slot_of_a_wakeup_that_could_not_be_published_is_reserved_anew[memory]",
+        "no slot leaks, whatever dies",
+    ),
+    Defect(
+        "reservations: a run that nobody can be woken for goes first",
+        "runlane/storage/given_up.py",
+        '        and o.status = \'dead_lettered\' and o.attempts < {MOST_TRIES})"""',
+        '        and o.status = \'dead_lettered\' and o.attempts < 0)"""',
+        "tests/engine/test_reservations.py"
+        "::test_the_slot_of_a_wakeup_that_was_refused_for_good_is_given_to_others[memory]",
+        "what waits behind is delivered",
+    ),
 ]
