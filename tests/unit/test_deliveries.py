@@ -97,6 +97,12 @@ def test_nothing_is_given_back_before_the_time_or_where_nothing_is_reserved() ->
     assert decisions.expire_reservation(run_in("queued"), LATER) == ()
 
 
+@pytest.mark.parametrize("until", [None, LATER])
+def test_a_slot_is_given_back_early_where_its_wakeup_was_given_up(until: datetime | None) -> None:
+    assert decisions.expire_reservation(reserved(until), LATER - TICK, True) == (e.RunDispatchReservationExpired(),)
+    assert decisions.expire_reservation(run_in("queued"), LATER, True) == ()
+
+
 def test_a_run_that_is_queued_again_asks_for_its_delivery_if_it_is_to() -> None:
     run = run_in("running")
     lost, interrupted = e.RunLeaseExpired(SESSION, 1), e.RunInterrupted(SESSION, 1, "worker_stopping")
