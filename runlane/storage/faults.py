@@ -84,7 +84,7 @@ def _postgres(state: str, text: str, where: str) -> RunlaneError:
     if state == "25P01":
         return ConfigurationInvalid("no transaction is open on connection=: it commits each statement by itself")
     if state in ("42P01", "3F000"):
-        return not_migrated(where)
+        return not_migrated(where, text.splitlines()[0])
     if state in ("28P01", "28000", "3D000"):
         return ConfigurationInvalid(f"{where} refuses the connection: {text.splitlines()[0]}")
     if state in ("26000", "42P05"):  # a prepared statement that is not there, or is there already
@@ -117,7 +117,7 @@ def _sqlite(code: int, text: str, where: str) -> RunlaneError:
     if code == _SQLITE_CORRUPT:
         return InternalError(f"{where} is damaged: {text}")
     if text.startswith("no such table"):
-        return not_migrated(where)
+        return not_migrated(where, text)
     return InternalError(f"unexpected answer of {where}: {text}")
 
 
@@ -146,9 +146,10 @@ def is_duplicate(error: exc.IntegrityError) -> bool:
     )
 
 
-def not_migrated(where: str) -> ConfigurationInvalid:
-    """The database has no Runlane tables."""
-    return ConfigurationInvalid(f"{where} is not migrated; run `runlane migrate` or app.migrate() first")
+def not_migrated(where: str, said: str | None = None) -> ConfigurationInvalid:
+    """The database has no Runlane tables; or a statement of somebody else's names another one, as `said` tells."""
+    told = "" if said is None else f": {said}"
+    return ConfigurationInvalid(f"{where} is not migrated; run `runlane migrate` or app.migrate() first{told}")
 
 
 def _first_line(error: BaseException) -> str:

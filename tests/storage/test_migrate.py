@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from runlane import ConfigurationInvalid, Runlane, lanes
 from runlane.storage.tables import VERSION
@@ -83,8 +84,10 @@ def test_tables_that_vanish_under_a_running_program_name_the_remedy(shared_url: 
     with Runlane(shared_url) as app:
         database = app.lane.database
         execute(database, "drop table {runs}")
-        with pytest.raises(ConfigurationInvalid, match="not migrated"):
+        with pytest.raises(ConfigurationInvalid, match=r"not migrated.*runs"):
             app.runs.list()
+        with pytest.raises(ConfigurationInvalid, match="my_own_table"):
+            app.projections.read(lambda c: c.execute(text("select * from my_own_table")).all())
 
 
 def test_a_schema_that_is_no_plain_name_is_refused() -> None:
