@@ -1,0 +1,76 @@
+"""Commands whose output nobody reads: they do what they do, and end with the exit code that they have anyway."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import sqlalchemy
+
+from tests.acceptance.test_cli import Shell, shell, sqlite_shell
+from tests.support import PATIENCE
+
+__all__ = ["shell", "sqlite_shell"]
+
+
+def unread(shell: Shell, *arguments: str, errors: bool = False) -> tuple[int, str]:
+    """The exit code of a process whose reader has gone, and what it said on standard error.
+
+    Args:
+        errors: nobody reads standard error either.
+    """
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "runlane", *arguments],
+            cwd=shell.folder,
+            env={**os.environ, "RUNLANE_APP": "shop:app"},
+            stdout=writer,
+            stderr=subprocess.STDOUT if errors else subprocess.PIPE,
+            text=True,
+            timeout=2 * PATIENCE,
+        )
+    finally:
+        os.close(writer)
+    return done.returncode, done.stderr or ""
+
+
+@pytest.mark.parametrize("json", [(), ("--json",)], ids=["people", "json"])
+def test_work_is_done_to_its_end(sqlite_shell: Shell, json: tuple[str, ...]) -> None:
+    assert unread(sqlite_shell, "migrate", *json) == (0, "")
+    assert unread(sqlite_shell, "trigger", "emails.welcome", '{"user_id": "u1"}', *json) == (0, "")
+    assert unread(sqlite_shell, "worker", "--drain", *json) == (0, "")
+    assert [run["status"] for run in sqlite_shell.lines("runs", "list")] == ["succeeded"]
+    for command in (("tick",), ("runs", "list"), ("runs", "list", "--status", "running"), ("schedules",), ("--help",)):
+        assert unread(sqlite_shell, *command, *json) == (0, ""), command
+
+
+@pytest.mark.parametrize("json", [(), ("--json",)], ids=["people", "json"])
+def test_what_was_found_is_in_the_exit_code(sqlite_shell: Shell, sqlite_url: str, json: tuple[str, ...]) -> None:
+    sqlite_shell("trigger", "emails.welcome", '{"user_id": "u1"}')
+    assert unread(sqlite_shell, "audit", "verify", *json) == (0, "")
+    assert unread(sqlite_shell, "keys", "reset", "emails.welcome", "nothing", *json) == (1, "")
+    engine = sqlalchemy.create_engine(sqlite_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("update runs set failure_count = 7")
+    engine.dispose()
+    assert unread(sqlite_shell, "audit", "verify", *json) == (1, "")
+    assert unread(sqlite_shell, "audit", "rebuild", "--dry-run", *json) == (1, "")
+
+
+def test_an_error_that_nobody_reads_keeps_its_exit_code(sqlite_shell: Shell) -> None:
+    assert unread(sqlite_shell, "runs", "get", "nonsense", errors=True) == (2, "")
+    assert unread(sqlite_shell, "keys", "reset", "--nonsense", errors=True) == (2, "")
+
+
+@pytest.mark.parametrize("json", [(), ("--json",)], ids=["people", "json"])
+def test_to_follow_ends_and_its_cursor_stays_before_what_nobody_saw(shell: Shell, json: tuple[str, ...]) -> None:
+    shell("trigger", "emails.welcome", '{"user_id": "u1"}')
+    assert unread(shell, "follow", "--cursor", "name:mine", *json) == (0, "")
+    assert [event["type"] for event in shell.lines("follow", "--once", "--cursor", "name:mine")][-2:] == [
+        "run.created",
+        "run.delivery_requested",
+    ]
