@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import sqlalchemy
 
+from runlane import Queue, Runlane
 from tests.acceptance.test_cli import Shell, shell, sqlite_shell
+from tests.acceptance.test_dev import greet, source
 from tests.support import PATIENCE
 
 __all__ = ["shell", "sqlite_shell"]
@@ -64,6 +68,33 @@ def test_what_was_found_is_in_the_exit_code(sqlite_shell: Shell, sqlite_url: str
 def test_an_error_that_nobody_reads_keeps_its_exit_code(sqlite_shell: Shell) -> None:
     assert unread(sqlite_shell, "runs", "get", "nonsense", errors=True) == (2, "")
     assert unread(sqlite_shell, "keys", "reset", "--nonsense", errors=True) == (2, "")
+
+
+@pytest.mark.parametrize("options", [(), ("--no-reload",)], ids=["reloading", "not reloading"])
+def test_dev_goes_on(tmp_path: Path, sqlite_url: str, options: tuple[str, ...]) -> None:
+    (tmp_path / "shop.py").write_text(source("hello", sqlite_url))
+    reader, writer = os.pipe()
+    os.close(reader)
+    with Runlane(sqlite_url, queues=[Queue("main", default=True)], tasks=[greet]) as client:
+        dev = subprocess.Popen(
+            [sys.executable, "-m", "runlane", "dev", *options],
+            cwd=tmp_path,
+            env={**os.environ, "RUNLANE_APP": "shop:app"},
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.close(writer)
+        try:
+            for name in ("ann", "ben"):
+                run = client.trigger(greet, name).run
+                assert client.runs.wait(run.id, timeout=2 * PATIENCE).result == f"hello {name}"
+            dev.send_signal(signal.SIGINT)
+            assert dev.communicate(timeout=2 * PATIENCE)[1] == ""
+        finally:
+            dev.kill()
+            dev.wait()
+    assert dev.returncode == 0
 
 
 @pytest.mark.parametrize("json", [(), ("--json",)], ids=["people", "json"])
