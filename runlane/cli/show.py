@@ -195,13 +195,19 @@ def span(length: timedelta | None) -> str:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
-    parts = []
-    left = int(seconds)
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
-        if left >= size:
-            parts.append(f"{left // size} {unit}")
-            left %= size
-    return " ".join(parts[:2])
+    return " ".join(_parts(timedelta(seconds=int(seconds)))[:2])
+
+
+def _parts(length: timedelta) -> list[str]:
+    """A length of time unit by unit, with nothing left out."""
+    parts, left = [], length
+    for unit, size in (("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("min", timedelta(minutes=1))):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    if left:
+        parts.append(f"{left.total_seconds():.6f}".rstrip("0").rstrip(".") + " s")
+    return parts
 
 
 def cadence_text(rule: Cadence) -> str:
@@ -210,7 +216,7 @@ def cadence_text(rule: Cadence) -> str:
         case Once(at=at):
             return f"once at {moment(at)}"
         case Every(interval=interval):
-            return f"every {span(interval)}"
+            return f"every {' '.join(_parts(interval))}"
         case Cron(expression=expression, zone=zone):
             return f"cron {expression} ({zone})"
 
