@@ -30,7 +30,7 @@ from runlane.cli import (
     work,
 )
 from runlane.cli.program import Program, program_options
-from runlane.cli.show import complain
+from runlane.cli.show import complain, forsake, write
 from runlane.errors import ConfigurationInvalid, RunlaneError
 
 #: Exit codes.
@@ -107,7 +107,7 @@ def _run(program: Program, arguments: list[str]) -> int:
         return done.exit_code
     except click.UsageError as error:
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
-            click.echo(error.message, err=True)
+            write(error.message, err=True)
         else:
             complain(error.format_message(), error.ctx.command_path + " --help" if error.ctx else None)
         return USAGE
@@ -117,8 +117,8 @@ def _run(program: Program, arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         complain("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:  # as with `runlane runs list | head`
-        sys.stderr.close()
+    except BrokenPipeError:  # as with `runlane follow | head`
+        forsake(sys.stdout)
         return FINE
     except Exception as error:
         if program.debug:

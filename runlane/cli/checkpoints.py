@@ -69,7 +69,7 @@ def prove(program: Program, /, run: str, event: int | None, out: Path | None) ->
     """
     proof = program.started().audit.prove(run, event)
     if out is None:
-        click.echo(proof.dumps(), nl=False)
+        show.write(proof.dumps(), nl=False)
         return
     write_new(out, proof.dumps())
     events = {"events": len(proof.events), "checkpoint": proof.checkpoint.number}

@@ -16,6 +16,7 @@ from click.shell_completion import (
     split_arg_string,
 )
 
+from runlane.cli import show
 from runlane.cli.program import Program
 from runlane.registry import Registry
 
@@ -65,7 +66,7 @@ def answer(group: click.Group, asked: str) -> int:
     shell = asked.removesuffix("_complete")
     if shell not in _SHELLS:
         return 1
-    click.echo(_SHELLS[shell](group, {"obj": Program()}, "runlane", VARIABLE).complete())
+    show.write(_SHELLS[shell](group, {"obj": Program()}, "runlane", VARIABLE).complete())
     return 0
 
 
@@ -83,7 +84,7 @@ def completion(context: click.Context, /, shell: str) -> None:
     Tasks, queues and schedules are those of RUNLANE_APP, of pyproject.toml, or of the --app that was typed before.
     """
     made = _SHELLS[shell](context.find_root().command, {}, "runlane", VARIABLE)
-    click.echo(made.source_template % made.source_vars(), nl=False)
+    show.write(made.source_template % made.source_vars(), nl=False)
 
 
 def _names(of: Callable[[Registry], Iterable[str]]) -> Completer:

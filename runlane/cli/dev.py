@@ -228,8 +228,12 @@ def _filter(watched: Sequence[Path], default: Callable[[Any, str], bool]) -> Cal
     def wanted(change: Any, path: str) -> bool:
         if path in files:
             return True
-        is_source = path.endswith(".py") or Path(path).name == "pyproject.toml"
-        return is_source and default(change, path) and any(Path(path).is_relative_to(folder) for folder in folders)
+        changed = Path(path)
+        if changed.suffix != ".py" and changed.name != "pyproject.toml":
+            return False
+        # `default` ignores folders by their names; what is above those that are watched has none that matter.
+        below = [str(changed.relative_to(folder)) for folder in folders if changed.is_relative_to(folder)]
+        return any(default(change, one) for one in below)
 
     return wanted
 

@@ -61,7 +61,7 @@ class Teller:
         if self._as_json:
             show.json_lines([{"event": event, **facts}])
         else:
-            click.echo(text)
+            show.write(text)
 
 
 def work(program: Program, asked: Work) -> None:

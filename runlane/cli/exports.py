@@ -93,7 +93,7 @@ def fixture(program: Program, /, run: str, output: Path | None) -> None:
     """
     module = fixtures.module_of(program.started().runs.events(run))
     if output is None:
-        click.echo(module, nl=False)
+        show.write(module, nl=False)
         return
     try:
         with output.open("x", encoding="utf-8") as file:

@@ -39,11 +39,9 @@ def follow(program: Program, /, cursor: str, types: str | None, once: bool) -> N
     with until_interrupted() as stop:
         follower = app.follow(cursor, types=wanted, stop=stop, poll=None if once else 0.5)
         for batch in follower:
-            if program.json:
-                show.json_lines({**show.event_row(record), "cursor": batch.cursor_behind(record)} for record in batch)
-            else:
-                for record in batch:
-                    show.say(_line(record))
+            for record in batch:
+                # Not by `show.write`: it ends when nobody reads, and its cursor stays before what nobody saw.
+                click.echo(_json(record, batch.cursor_behind(record)) if program.json else _line(record))
             if follower.name is not None:
                 batch.commit()
         follower.settle()
@@ -70,7 +68,11 @@ def until_interrupted() -> Iterator[Callable[[], bool]]:
 def _line(record: Recorded) -> str:
     kind, _ = codec.STORED_AS[type(record.event)]
     at = record.occurred_at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
-    return f"{at}  {record.stream_id}  {record.sequence:>3}  {kind:<30}  {record.actor.text}"
+    return show.sentence(f"{at}  {record.stream_id}  {record.sequence:>3}  {kind:<30}  {record.actor.text}")
+
+
+def _json(record: Recorded, cursor: str) -> str:
+    return show.json_line({**show.event_row(record), "cursor": cursor})
 
 
 @click.group()

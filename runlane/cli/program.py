@@ -16,7 +16,7 @@ from attrs import define
 
 from runlane.aio import AsyncRunlane
 from runlane.app import Runlane
-from runlane.errors import ConfigurationInvalid
+from runlane.errors import ConfigurationInvalid, RunlaneError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,23 +65,29 @@ class Program:
         Raises:
             ConfigurationInvalid: there is none, or a database is named as well.
         """
+        return self._found(tasks)[0]
+
+    def _found(self, tasks: bool) -> tuple[str, Path]:
+        """The ``module:name`` of the program, and the folder from which it is imported."""
         if self.app and self.database:
             raise ConfigurationInvalid("give --app or --database, not both: an app has its own database")
         if self.database:
             raise ConfigurationInvalid("this command needs tasks, which live in a program: give --app module:name")
-        named = self.app or os.environ.get("RUNLANE_APP") or _of_pyproject(Path.cwd())
+        named, folder = self.app or os.environ.get("RUNLANE_APP"), Path.cwd()
+        if not named:
+            named, folder = _of_pyproject(folder)
         if not named:
             raise ConfigurationInvalid(
                 "say what to work on: --app module:name (or RUNLANE_APP, or app = … under [tool.runlane] in "
                 "pyproject.toml)" + ("" if tasks else ", or --database URL")
             )
-        return named
+        return named, folder
 
     def _make(self, tasks: bool) -> Runlane:
         if self.database and not self.app and not tasks:
             return Runlane(self.database, environment=self.environment or "default")
-        named = self.named(tasks=tasks)
-        app = load(named)
+        named, folder = self._found(tasks)
+        app = load(named, folder)
         if self.environment not in (None, app.environment):
             raise ConfigurationInvalid(
                 f"--environment is {self.environment!r}, but {named} works in {app.environment!r}; "
@@ -90,8 +96,11 @@ class Program:
         return app
 
 
-def load(named: str) -> Runlane:
+def load(named: str, folder: Path | None = None) -> Runlane:
     """The runtime at ``module:name``: a ``Runlane``, an ``AsyncRunlane``, or a function that returns one.
+
+    Args:
+        folder: where the module may be, besides the current folder and where Python looks anyway.
 
     Raises:
         ConfigurationInvalid: naming what could not be found.
@@ -101,22 +110,15 @@ def load(named: str) -> Runlane:
         raise ConfigurationInvalid(f"--app must look like module:name, for example shop.jobs:app; got {named!r}")
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name + ".").startswith(error.name + "."):
-            raise ConfigurationInvalid(f"--app {named}: there is no module {error.name!r} here") from error
-        raise ConfigurationInvalid(f"--app {named}: importing {module_name} failed: {error}") from error
-    except Exception as error:
-        raise ConfigurationInvalid(
-            f"--app {named}: importing {module_name} failed: {type(error).__name__}: {error}"
-        ) from error
+    if folder not in (None, Path.cwd()) and str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    found = _imported(named, module_name)
     for part in path.split("."):
         if not hasattr(found, part):
             raise ConfigurationInvalid(f"--app {named}: {module_name} has no {path!r}")
         found = getattr(found, part)
     if callable(found) and not isinstance(found, type):
-        found = found()
+        found = _called(named, path, found)
     if isinstance(found, AsyncRunlane):
         return found._app  # commands are sync; its own face is for asyncio programs
     if not isinstance(found, Runlane):
@@ -124,21 +126,49 @@ def load(named: str) -> Runlane:
     return found
 
 
-def _of_pyproject(folder: Path) -> str | None:
-    """``app`` under ``[tool.runlane]`` of the nearest pyproject.toml."""
+def _imported(named: str, module_name: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name + ".").startswith(error.name + "."):
+            raise ConfigurationInvalid(f"--app {named}: there is no module {error.name!r} here") from error
+        raise ConfigurationInvalid(f"--app {named}: importing {module_name} failed: {error}") from error
+    except (Exception, SystemExit) as error:  # a module that wants to exit is none that can be imported
+        raise _failed(named, f"importing {module_name}", error) from error
+
+
+def _called(named: str, path: str, factory: Callable[[], Any]) -> Any:
+    try:
+        return factory()
+    except RunlaneError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _failed(named, f"calling {path}", error) from error
+
+
+def _failed(named: str, doing: str, error: BaseException) -> ConfigurationInvalid:
+    return ConfigurationInvalid(f"--app {named}: {doing} failed: {type(error).__name__}: {error}")
+
+
+def _of_pyproject(folder: Path) -> tuple[str | None, Path]:
+    """``app`` under ``[tool.runlane]`` of the nearest pyproject.toml, and the folder of that."""
     for place in (folder, *folder.parents):
         file = place / "pyproject.toml"
         if not file.is_file():
             continue
         try:
-            options = tomllib.loads(file.read_text("utf-8")).get("tool", {}).get("runlane", {})
+            options: Any = tomllib.loads(file.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigurationInvalid(f"{file} cannot be read: {error}") from error
+        for name in ("tool", "runlane"):
+            options = options.get(name, {})
+            if not isinstance(options, dict):
+                raise ConfigurationInvalid(f"[tool.runlane] of {file} must be a table, with app = module:name")
         app = options.get("app")
         if app is not None and not isinstance(app, str):
             raise ConfigurationInvalid(f"app under [tool.runlane] of {file} must be text like module:name")
-        return app
-    return None
+        return app, place
+    return None, folder
 
 
 def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import orjson
@@ -65,19 +67,35 @@ def console(*, stderr: bool = False) -> Console:
     return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=_WIDE)
 
 
+def write(text: str | bytes, *, nl: bool = True, err: bool = False) -> None:
+    """Print `text`; a command whose reader has gone goes on, as it would with one, and says the rest to nobody."""
+    try:
+        click.echo(text, nl=nl, err=err)
+    except BrokenPipeError:
+        forsake(sys.stderr if err else sys.stdout)
+
+
+def forsake(stream: TextIO) -> None:
+    """Have what is printed there from now on, and what waits in its buffer, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
 def complain(message: str, see: str | None = None) -> None:
     """One line on standard error."""
     line = harmless(" ".join(message.split()))
-    click.echo(f"error: {line}" + (f" (see {see})" if see else ""), err=True)
+    write(f"error: {line}" + (f" (see {see})" if see else ""), err=True)
 
 
 def json_lines(rows: Iterable[Any]) -> None:
     """One JSON value a line."""
     for row in rows:
-        click.echo(_json(row))
+        write(json_line(row))
 
 
-def _json(row: Any) -> str:
+def json_line(row: Any) -> str:
+    """A value as JSON, on one line."""
     try:
         return orjson.dumps(row, default=str).decode()
     except TypeError:  # a name of a file that is no text
@@ -115,7 +133,7 @@ def _draw(grid: Table) -> None:
     with screen.capture() as printed:
         screen.print(grid)
     for line in printed.get().splitlines():
-        click.echo(line.rstrip())
+        write(line.rstrip())
 
 
 def _fitting(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int, spare: Sequence[str]) -> list[str]:
@@ -134,7 +152,15 @@ def _fitting(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int,
 
 def say(text: str) -> None:
     """A sentence for people."""
-    console().print(escape(harmless(text)), soft_wrap=True)
+    write(sentence(text))
+
+
+def sentence(text: str) -> str:
+    """What ``say`` prints."""
+    screen = console()
+    with screen.capture() as printed:  # it would end the process itself when nobody reads
+        screen.print(escape(harmless(text)), soft_wrap=True)
+    return printed.get().removesuffix("\n")
 
 
 def value(of_run: Any) -> str:
@@ -169,13 +195,19 @@ def span(length: timedelta | None) -> str:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
-    parts = []
-    left = int(seconds)
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
-        if left >= size:
-            parts.append(f"{left // size} {unit}")
-            left %= size
-    return " ".join(parts[:2])
+    return " ".join(_parts(timedelta(seconds=int(seconds)))[:2])
+
+
+def _parts(length: timedelta) -> list[str]:
+    """A length of time unit by unit, with nothing left out."""
+    parts, left = [], length
+    for unit, size in (("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("min", timedelta(minutes=1))):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    if left:
+        parts.append(f"{left.total_seconds():.6f}".rstrip("0").rstrip(".") + " s")
+    return parts
 
 
 def cadence_text(rule: Cadence) -> str:
@@ -184,7 +216,7 @@ def cadence_text(rule: Cadence) -> str:
         case Once(at=at):
             return f"once at {moment(at)}"
         case Every(interval=interval):
-            return f"every {span(interval)}"
+            return f"every {' '.join(_parts(interval))}"
         case Cron(expression=expression, zone=zone):
             return f"cron {expression} ({zone})"
 

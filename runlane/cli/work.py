@@ -158,6 +158,8 @@ def trigger(
 
 
 def _typed() -> str:
+    if sys.stdin is None:
+        raise PayloadInvalid("the payload cannot be read: standard input is closed")
     try:
         return sys.stdin.read()
     except ValueError:

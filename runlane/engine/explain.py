@@ -31,7 +31,9 @@ def why(tx: Transaction, environment: str, run: Run, known: Surroundings) -> tup
         return _ended(tx, run)
     if run.lease is not None:
         return (*_leased(tx, run, now), *_keeps(run))
-    waiting = _waiting(tx, environment, run, known, now) or ["nothing holds it back: a worker claims it next"]
+    # A session tells of a process and the tasks that it knows, not whether it works, or on which queues.
+    free = f"nothing holds it back: a worker of queue {run.queue} claims it next, if one is running"
+    waiting = _waiting(tx, environment, run, known, now) or [free]
     return (*waiting, *_reserved(run, now), *_keeps(run))
 
 

@@ -11,6 +11,8 @@ from runlane.errors import ConfigurationInvalid
 from runlane.shown import shown
 
 _ACCEPTED = "memory:, sqlite:///file.db or postgresql://user@host/database"
+#: What Python's driver of SQLite takes itself.
+_OF_DRIVER = frozenset({"uri", "timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"})
 
 
 def parsed(url: str) -> URL:
@@ -29,10 +31,33 @@ def parsed(url: str) -> URL:
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise ConfigurationInvalid(f"unknown database URL {shown(_redact(url))}; use {_ACCEPTED}") from None
     if found.drivername in ("sqlite", "sqlite+pysqlite"):
-        return found.set(drivername="sqlite+pysqlite")
+        return _heeded(found.set(drivername="sqlite+pysqlite"), url)
     if found.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return found.set(drivername="postgresql+psycopg")
     raise ConfigurationInvalid(f"unknown database {backend!r} in URL {shown(_redact(url))}; use {_ACCEPTED}")
+
+
+def _heeded(found: URL, url: str) -> URL:
+    """The URL of a SQLite database, if everything in it counts: SQLite's own options do in a URI only.
+
+    Raises:
+        ConfigurationInvalid: naming what would be ignored, or is not valid.
+    """
+    of_driver = {name: value for name, value in found.query.items() if name in _OF_DRIVER}
+    try:
+        _, options = found.get_dialect()().create_connect_args(found.set(query=of_driver))
+    except ArgumentError:  # it names a host
+        raise ConfigurationInvalid(f"unknown database URL {shown(_redact(url))}; use {_ACCEPTED}") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigurationInvalid(f"an option in database URL {shown(_redact(url))} is not valid: {error}") from None
+    is_uri = bool(options.get("uri")) and (found.database or "").startswith("file:")
+    ignored = [] if is_uri else sorted(set(found.query) - set(of_driver))
+    if ignored:
+        raise ConfigurationInvalid(
+            f"database URL {shown(_redact(url))} has options that would not count: {', '.join(map(shown, ignored))}; "
+            "SQLite's own need the form sqlite:///file:PATH?mode=ro&uri=true"
+        )
+    return found
 
 
 def _redact(url: str) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from runlane.cadence import Every
+from runlane.cli.show import cadence_text
 from tests.acceptance.test_cli import PROGRAM, Shell
 
 SCHEDULES = """
@@ -45,6 +47,22 @@ def made(folder: Path, url: str, patch: pytest.MonkeyPatch, streams: pytest.Capt
     assert shell("migrate").returncode == 0
     assert shell("tick").returncode == 0
     return shell
+
+
+@pytest.mark.parametrize(
+    ("interval", "told"),
+    [
+        (timedelta(seconds=1), "every 1 s"),
+        (timedelta(seconds=1.25), "every 1.25 s"),
+        (timedelta(seconds=59, microseconds=123456), "every 59.123456 s"),
+        (timedelta(minutes=10), "every 10 min"),
+        (timedelta(seconds=3661), "every 1 h 1 min 1 s"),
+        (timedelta(seconds=90061.5), "every 1 d 1 h 1 min 1.5 s"),
+        (timedelta(days=7), "every 7 d"),
+    ],
+)
+def test_an_interval_is_told_exactly(interval: timedelta, told: str) -> None:
+    assert cadence_text(Every(interval)) == told
 
 
 def one(shell: Shell, *arguments: str) -> Any:

@@ -338,6 +338,19 @@ def test_other_places_are_watched_where_they_are_named(folder: Path, tmp_path: P
         assert dev.ctrl_c() == 0
 
 
+def test_what_folders_further_up_are_called_does_not_matter(tmp_path: Path) -> None:
+    folder = tmp_path / ".venv" / "node_modules" / "project"
+    (folder / ".venv").mkdir(parents=True)
+    save(folder / "shop.py", source("hello", "memory:"))
+    with developing(folder) as dev:
+        dev.says("^working;")
+        save(folder / ".venv" / "library.py", "x = 1")
+        save(folder / "shop.py", source("welcome", "memory:"))
+        dev.says("^working;", times=2)
+        assert re.findall(r"^changed: (.*)$", dev.text, re.MULTILINE) == ["shop.py"]
+        assert dev.ctrl_c() == 0
+
+
 def run_dev(folder: Path, *options: str, code: str | None = None, app: str = "shop:app") -> Any:
     how = ["-m", "runlane"] if code is None else ["-c", code]
     return subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,9 +87,38 @@ DEFINITIONS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Runlane("nonsense"),
         "unknown database URL 'nonsense'; use memory:, sqlite:///file.db or postgr",
     ),
+    "an option that would not count": (
+        lambda: Runlane("sqlite:///app.db?mode=ro&password=pw-7"),
+        "database URL 'sqlite:///app.db?…' has options that would not count: 'mode', 'password'; SQLite's own need the",
+    ),
+    "an option of a URI without one": (
+        lambda: Runlane("sqlite:////a.db?mode=ro&uri=true"),
+        "would not count: 'mode'; SQLite's own need",
+    ),
+    "a URI without being one": (
+        lambda: Runlane("sqlite:///file:a.db?mode=ro&uri=false"),
+        "would not count: 'mode'; SQLite's own need",
+    ),
+    "an option of the memory lane": (lambda: Runlane("sqlite://?cache=shared"), "would not count: 'cache'"),
+    "an option that is no number": (
+        lambda: Runlane("sqlite:///app.db?timeout=soon"),
+        "an option in database URL 'sqlite:///app.db?…' is not valid: could not convert string to float: 'soon'",
+    ),
+    "an option twice": (lambda: Runlane("sqlite:///a.db?timeout=1&timeout=2"), "an option in database URL"),
+    "two slashes": (
+        lambda: Runlane("sqlite://app.db"),
+        "unknown database URL 'sqlite://app.db'; use memory:, sqlite:///",
+    ),
     "empty URL": (lambda: Runlane(""), "the database must be a URL such as memory:"),
     "a lane that is none": (lambda: Runlane(7), "lane must be a Lane or a database URL, not int"),
 }
+
+
+@pytest.mark.parametrize("options", ["timeout=5", "cached_statements=7&check_same_thread=false", "uri=true"])
+def test_what_the_driver_of_sqlite_takes_is_accepted(tmp_path: Path, options: str) -> None:
+    with Runlane(f"sqlite:///{tmp_path}/app.db?{options}") as app:
+        assert app.runs.list().data == ()
+    assert (tmp_path / "app.db").exists()
 
 
 @pytest.mark.parametrize(("make", "text"), DEFINITIONS.values(), ids=DEFINITIONS)

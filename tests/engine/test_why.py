@@ -20,6 +20,11 @@ Make = Callable[..., Runlane]
 narrow = Queue("narrow", default=True, concurrency_limit=1)
 
 
+def free(queue: str) -> str:
+    """What is said of a run that only needs a worker."""
+    return f"nothing holds it back: a worker of queue {queue} claims it next, if one is running"
+
+
 def test_what_waits_says_until_when(make_app: Make, clock: SettableClock) -> None:
     app = make_app(echo, flaky, patient, clock=clock)
     later = app.trigger(echo, 1, delay=HOUR).run
@@ -38,7 +43,7 @@ def test_what_is_due_says_what_holds_it_back(make_app: Make, clock: SettableCloc
     assert app.runs.why(first.id) == ("no worker is alive in this environment",)
     app.tick()
     app._runtime.session()
-    assert app.runs.why(first.id) == ("nothing holds it back: a worker claims it next",)
+    assert app.runs.why(first.id) == (free("narrow"),)
     assert app.runs.why(second.id) == ("one due run of queue narrow comes before it",)
     app.queues.pause(narrow, reason="night", actor=Actor.operator("ann"))
     clock.advance(HOUR)
@@ -72,9 +77,8 @@ def test_a_reserved_slot_is_taken_and_its_holder_says_until_when(make_app: Make,
     other = app.trigger(echo, 3, concurrency_key="other").run
     reserve(app, holder, START + HOUR)
     clock.advance(SECOND)
-    free = "nothing holds it back: a worker claims it next"
     held = "it holds a slot of queue narrow, reserved 1 s ago until 2026-01-01 01:00:00Z"
-    assert app.runs.why(holder.id) == (free, held)
+    assert app.runs.why(holder.id) == (free("narrow"), held)
     full = f"queue narrow has reached its limit of 1: taken by {holder.id} (reserved)"
     assert app.runs.why(waiting.id) == (full,)
     assert "limit" not in " ".join(app.runs.why(other.id)), "another key has slots of its own"
@@ -146,6 +150,6 @@ def test_a_task_that_no_worker_knows_is_named(make_app: Make, clock: SettableClo
     session_of(other)
     assert app.runs.why(run.id) == ("no worker that is alive knows task echo",)
     session_of(app)
-    assert app.runs.why(run.id) == ("nothing holds it back: a worker claims it next",)
+    assert app.runs.why(run.id) == (free("default"),)
     assert other.runs.why(run.id) == app.runs.why(run.id), "whoever asks: a worker knows it"
     other._runtime.session().close()
