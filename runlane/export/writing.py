@@ -28,7 +28,7 @@ from runlane.export import formats, manifest
 from runlane.export.formats import Envelope
 from runlane.export.manifest import Manifest
 from runlane.export.signing import Signer
-from runlane.storage import extracts
+from runlane.storage import epochs, extracts
 from runlane.storage.database import Database
 from runlane.storage.tables import VERSION, instant_to_text
 from runlane.storage.transaction import Transaction
@@ -98,6 +98,7 @@ class Plan:
     made_at: str
     made_by: str
     export_version: int = manifest.VERSION
+    epoch: str = ""
 
     def dumps(self) -> bytes:
         """The text of its file."""
@@ -223,13 +224,14 @@ def _gather(database: Database, clock: Clock | None, asked: Asked, tally: Tally,
     """Write the lines that are not there yet."""
     with database.snapshot() as tx:
         plan = _resumed(tx, asked) if asked.resume and asked.plan.exists() else None
+        earlier = None if plan is None else plan.horizon
         if plan is None:
             plan = _begun(evolve(tx, clock=clock), asked)
             tally.begin()
         else:
             tally.read_again()
         last = None if tally.last is None else (UUID(tally.last[0]), tally.last[1])
-        with closing(extracts.read(tx, asked.environment, plan.horizon, asked.since, last)) as rows:
+        with closing(extracts.read(tx, asked.environment, earlier, asked.since, last)) as rows:
             for row in rows:
                 tally.write(formats.envelope(row))
                 if progress is not None and tally.events % _STEP == 0:
@@ -247,6 +249,7 @@ def _begun(tx: Transaction, asked: Asked) -> Plan:
         extracts.horizon(tx),
         instant_to_text(tx.now()),
         asked.made_by,
+        epoch=epochs.token(tx),
     )
     put(asked.plan, plan.dumps())
     return plan
@@ -269,6 +272,8 @@ def _resumed(tx: Transaction, asked: Asked) -> Plan:
                 f"the interrupted export has {name} {getattr(plan, name)!r}, not {value!r}; "
                 "ask for the same, or export anew"
             )
+    if not epochs.is_still(tx, plan.epoch):
+        raise ConfigurationInvalid("the database was restored since this export was interrupted; export anew")
     if extracts.pruned_since(tx, asked.environment, plan.horizon):
         raise ConfigurationInvalid("runs were pruned since this export was interrupted; export anew")
     return plan
