@@ -115,6 +115,9 @@ def write(database: Database, clock: Clock | None, asked: Asked, progress: Progr
     if asked.path.exists():
         return _finished(asked)
     with _files(asked), _locked(asked.partial) as lines:
+        if asked.path.exists():  # another process has finished it meanwhile
+            asked.partial.unlink()
+            return _finished(asked)
         try:
             with open(asked.digests, "wb", buffering=_BUFFER) as digests:
                 tally = Tally(lines, digests)
@@ -154,12 +157,23 @@ def _files(asked: Asked) -> Iterator[None]:
 @contextmanager
 def _locked(partial: Path) -> Iterator[BinaryIO]:
     """The file of lines, ours alone."""
-    with open(partial, "a+b", buffering=_BUFFER) as lines:
-        try:
-            fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationInvalid(f"another process is writing {partial}") from None
-        yield lines
+    while True:
+        with open(partial, "a+b", buffering=_BUFFER) as lines:
+            try:
+                fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigurationInvalid(f"another process is writing {partial}") from None
+            if _is_at(lines, partial):
+                yield lines
+                return
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file still has this name: who had it locked before may have renamed or removed it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 class Tally:
