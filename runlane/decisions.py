@@ -333,12 +333,13 @@ def pruned(
     heads: Iterable[Head] = (),
     reason: str | None = None,
     archive: str | None = None,
+    epoch: str | None = None,
 ) -> RunsPruned:
     """The event that tells which runs are removed; `sequences` has the last one of each."""
     lines = "\n".join(f"{run_id}:{sequences[run_id]}" for run_id in sorted(sequences))
     digest = hashlib.sha256(lines.encode()).hexdigest()
     counts = (len(sequences), sum(sequences.values()))
-    return RunsPruned(*counts, before, tuple(sorted(statuses)), digest, tuple(heads), reason, archive)
+    return RunsPruned(*counts, before, tuple(sorted(statuses)), digest, tuple(heads), reason, archive, epoch)
 
 
 def pause_queue(state: QueueControl | None, name: str, reason: str | None) -> tuple[QueueEvent, ...]:

@@ -240,7 +240,7 @@ class RunsPruned:
 
     `heads` are what is left of them: of each run its last event in each stretch between two checkpoints that it has
     events in, and its last one of all.  Events of version 1 have none.  `archive` is the SHA-256, in hex, of what they
-    were kept in, if anything.
+    were kept in, if anything.  `epoch` is the token of the history that positions belong to; older events have none.
     """
 
     runs: int
@@ -251,6 +251,7 @@ class RunsPruned:
     heads: tuple[Head, ...] = ()
     reason: str | None = None
     archive: str | None = None
+    epoch: str | None = None
 
 
 @struct

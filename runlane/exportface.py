@@ -76,7 +76,8 @@ class Exports:
         digests hold, and of exactly the runs that were removed, each up to the event that was its last one.
 
         Args:
-            path: their folder; or one of them, then only that one is checked.
+            path: their folder; or one of them, then only that one is checked, by what is in it and by its name: a file
+                that the log does not tell of is not intact.
             public_key: whose signature the manifests must have, a PEM file; needs the package cryptography.
             progress: called with the number of archives checked so far.
 

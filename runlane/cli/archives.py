@@ -21,8 +21,8 @@ from runlane.export import Archives
 def archives(program: Program, /, path: Path, public_key: Path | None) -> None:
     """Check a folder of archives (runs prune --archive), or one of them, against what the log tells of them.
 
-    Exit code 0 if every archive that the log tells of is there, intact, and of exactly the runs that were removed; 1 if
-    not, 2 if it could not be checked.
+    Exit code 0 if every archive that the log tells of is there, intact, and of exactly the runs that were removed (of
+    one file: if it is such an archive); 1 if not, 2 if it could not be checked.
     """
     with counting(program, "checking", "archives") as progress:
         found = program.started().audit.archives(path, public_key=public_key, progress=progress)
@@ -44,6 +44,8 @@ def _report(program: Program, found: Archives) -> None:
         show.table(("archive", "what is wrong"), wrong)
     bad = sum(bool(one.problems) for one in found.kept)
     verdict = "archives intact" if found.intact else f"{show.counted(bad, 'archive')} not as the log tells"
+    if found.alone and found.untold:
+        verdict = "no archive of this log"
     counts = ((len(found.kept), "archive"), (sum(one.runs for one in found.kept), "run"))
     show.say(f"{verdict}: {', '.join(show.counted(number, what) for number, what in counts)}")
     if found.unarchived:

@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 
 from runlane import decisions
 from runlane.errors import ConfigurationInvalid
-from runlane.storage import checkpoints, log, prune
+from runlane.storage import checkpoints, epochs, log, prune
 from runlane.storage.transaction import Transaction
 from runlane.values import Actor, RunStatus
 
@@ -85,10 +85,11 @@ def remove(
     ids = list(sequences)
     bounds = checkpoints.bounds(tx, environment, prune.lowest_position(tx, ids) - 1) if ids else []
     archive = keep(tx, ids) if keep is not None and ids else None
+    epoch = epochs.token(tx) or None
     for some in (ids[start : start + _TOLD_AT_ONCE] for start in range(0, len(ids), _TOLD_AT_ONCE)):
         part = {run_id: sequences[run_id] for run_id in some}
         heads = prune.read_heads(tx, part, bounds)
-        event = decisions.pruned(part, found.cutoff, old.statuses, heads, reason, archive)
+        event = decisions.pruned(part, found.cutoff, old.statuses, heads, reason, archive, epoch)
         prune.remove(tx, log.append_environment(tx, environment, event, now, actor), part)
     return evolve(found, archive=archive)
 

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from uuid import UUID
 
-from attrs import frozen
+from attrs import field, frozen
 
 from runlane.decisions import environment_stream
 from runlane.errors import ConfigurationInvalid
@@ -60,16 +60,19 @@ class Archives:
         kept: one for each archive that the log tells of, oldest first.
         untold: files that it does not tell of: left over where a prune did not come to its end, or of other logs.
         unarchived: how many runs were pruned without an archive.
+        alone: whether one file was checked, not a folder.
     """
 
     kept: tuple[Kept, ...]
     untold: tuple[Path, ...]
     unarchived: int
+    alone: bool = field(default=False, eq=False)
 
     @property
     def intact(self) -> bool:
-        """Whether every archive that the log tells of is there, and exactly what was removed."""
-        return not any(one.problems for one in self.kept)
+        """Whether every archive that the log tells of is there, and exactly what was removed; of one file, whether it
+        is such an archive."""
+        return not any(one.problems for one in self.kept) and not (self.alone and self.untold)
 
 
 def told(reading: Callable[[], AbstractContextManager[Transaction]], environment: str) -> Iterator[Recorded]:
@@ -94,7 +97,8 @@ def check(
     """Compare archives with the ``environment.pruned`` events among `told`, in the order of their stream.
 
     Args:
-        path: the folder of archives, or one of them; then only what the log tells of that one is checked.
+        path: the folder of archives, or one of them; then only what the log tells of that one is checked, by what is in
+            it and by its name.
         public_key: whose signature the manifests must have, a PEM file.
         progress: called with the number of archives so far.
 
@@ -110,20 +114,21 @@ def check(
         raise ConfigurationInvalid(f"{place} is neither a folder of archives nor an archive")
     if public_key is not None:
         Checker(public_key)
-    only = None if place.is_dir() else _sha256(place)
+    only = None if place.is_dir() else {_sha256(place), place.stem}
     kept: list[Kept] = []
     unarchived = 0
     # What is removed in one transaction goes into one archive, so its events stand one behind the other.
     for digest, group in groupby(_prunings(told), key=lambda pruning: pruning[1].archive):
         if digest is None:
             unarchived += sum(event.runs for _, event in group)
-        elif only in (None, digest):
+        elif only is None or digest in only:
             file = place if only is not None else archiving.path_of(place, digest)
             kept.append(_check(digest, file, list(group), public_key))
             if progress is not None:
                 progress(len(kept))
     files = {place} if only is not None else set(place.glob(f"*{archiving.SUFFIX}"))
-    return Archives(tuple(kept), tuple(sorted(files - {one.path for one in kept})), unarchived)
+    untold = tuple(sorted(files - {one.path for one in kept}))
+    return Archives(tuple(kept), untold, unarchived, only is not None)
 
 
 def _prunings(told: Iterable[Recorded]) -> Iterator[tuple[Recorded, RunsPruned]]:

@@ -180,7 +180,7 @@ class _Import:
         with self._database.snapshot() as tx:
             if not restore.holds(tx, self._told.environment):
                 return _Standing(0)
-            with closing(extracts.read(tx, self._told.environment, extracts.horizon(tx))) as rows:
+            with closing(extracts.read(tx, self._told.environment)) as rows:
                 stored = map(formats.envelope, rows)
                 return self._compared(stored)
 

@@ -28,7 +28,7 @@ from runlane.export import formats, manifest
 from runlane.export.formats import Envelope
 from runlane.export.manifest import Manifest
 from runlane.export.signing import Signer
-from runlane.storage import extracts
+from runlane.storage import epochs, extracts
 from runlane.storage.database import Database
 from runlane.storage.tables import VERSION, instant_to_text
 from runlane.storage.transaction import Transaction
@@ -98,6 +98,7 @@ class Plan:
     made_at: str
     made_by: str
     export_version: int = manifest.VERSION
+    epoch: str = ""
 
     def dumps(self) -> bytes:
         """The text of its file."""
@@ -114,6 +115,9 @@ def write(database: Database, clock: Clock | None, asked: Asked, progress: Progr
     if asked.path.exists():
         return _finished(asked)
     with _files(asked), _locked(asked.partial) as lines:
+        if asked.path.exists():  # another process has finished it meanwhile
+            asked.partial.unlink()
+            return _finished(asked)
         try:
             with open(asked.digests, "wb", buffering=_BUFFER) as digests:
                 tally = Tally(lines, digests)
@@ -153,12 +157,23 @@ def _files(asked: Asked) -> Iterator[None]:
 @contextmanager
 def _locked(partial: Path) -> Iterator[BinaryIO]:
     """The file of lines, ours alone."""
-    with open(partial, "a+b", buffering=_BUFFER) as lines:
-        try:
-            fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationInvalid(f"another process is writing {partial}") from None
-        yield lines
+    while True:
+        with open(partial, "a+b", buffering=_BUFFER) as lines:
+            try:
+                fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigurationInvalid(f"another process is writing {partial}") from None
+            if _is_at(lines, partial):
+                yield lines
+                return
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file still has this name: who had it locked before may have renamed or removed it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 class Tally:
@@ -223,13 +238,14 @@ def _gather(database: Database, clock: Clock | None, asked: Asked, tally: Tally,
     """Write the lines that are not there yet."""
     with database.snapshot() as tx:
         plan = _resumed(tx, asked) if asked.resume and asked.plan.exists() else None
+        earlier = None if plan is None else plan.horizon
         if plan is None:
             plan = _begun(evolve(tx, clock=clock), asked)
             tally.begin()
         else:
             tally.read_again()
         last = None if tally.last is None else (UUID(tally.last[0]), tally.last[1])
-        with closing(extracts.read(tx, asked.environment, plan.horizon, asked.since, last)) as rows:
+        with closing(extracts.read(tx, asked.environment, earlier, asked.since, last)) as rows:
             for row in rows:
                 tally.write(formats.envelope(row))
                 if progress is not None and tally.events % _STEP == 0:
@@ -247,6 +263,7 @@ def _begun(tx: Transaction, asked: Asked) -> Plan:
         extracts.horizon(tx),
         instant_to_text(tx.now()),
         asked.made_by,
+        epoch=epochs.token(tx),
     )
     put(asked.plan, plan.dumps())
     return plan
@@ -269,6 +286,8 @@ def _resumed(tx: Transaction, asked: Asked) -> Plan:
                 f"the interrupted export has {name} {getattr(plan, name)!r}, not {value!r}; "
                 "ask for the same, or export anew"
             )
+    if not epochs.is_still(tx, plan.epoch):
+        raise ConfigurationInvalid("the database was restored since this export was interrupted; export anew")
     if extracts.pruned_since(tx, asked.environment, plan.horizon):
         raise ConfigurationInvalid("runs were pruned since this export was interrupted; export anew")
     return plan

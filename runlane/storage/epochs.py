@@ -37,7 +37,7 @@ from runlane.storage.transaction import Transaction
 _TABLE = tables.log_epochs
 _C = _TABLE.c
 _ALL = select(_C.epoch, _C.token, _C.identity, _C.since).order_by(_C.epoch)
-#: A part of an identity that the role may not know.
+#: A part of an identity that the role may not know, or that a standby does not have.
 _UNKNOWN = "-"
 #: The timeline of a primary; null on a standby.
 TIMELINE = "case when not pg_is_in_recovery() then substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end"
@@ -62,20 +62,36 @@ def history(tx: Transaction) -> list[Epoch]:
     return [Epoch(row.epoch, row.token, row.identity, row.since) for row in found]
 
 
+def token(tx: Transaction) -> str:
+    """That of the last epoch; empty if none was ever opened."""
+    return next((epoch.token for epoch in reversed(history(tx))), "")
+
+
+def is_still(tx: Transaction, token: str) -> bool:
+    """Whether this is the database that the last epoch was opened for, and that one has this token."""
+    known = history(tx)
+    return bool(known) and known[-1].token == token and is_same(known[-1].identity, _identity(tx))
+
+
 def identity(tx: Transaction) -> str:
     """What tells this database from another one with the same content: cluster, timeline, database.
 
     Raises:
         StorageUnavailable: it is a standby, whose positions are not settled.
     """
+    found = _identity(tx)
+    if found.split("/")[1:2] == [_UNKNOWN]:
+        raise StorageUnavailable("this is a standby; the log can be followed on the primary only")
+    return found
+
+
+def _identity(tx: Transaction) -> str:
     if tx.dialect.name != "postgresql":
         return "file"
     ask = tx.statements.exec_driver_sql
     system = ask(_SYSTEM).scalar_one() if ask(_MAY_ASK).scalar_one() else _UNKNOWN
     (row,) = ask(_PLACE).all()
-    if row[0] is None:
-        raise StorageUnavailable("this is a standby; the log can be followed on the primary only")
-    return f"{system}/{row[0]}/{row[1]}"
+    return f"{system}/{row[0] or _UNKNOWN}/{row[1]}"
 
 
 def is_same(one: str, other: str) -> bool:

@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, ColumnElement, Select, Text, bindparam, cast,
 from runlane import codec
 from runlane.decisions import environment_stream
 from runlane.events import RunsPruned
-from runlane.storage import tables
+from runlane.storage import epochs, tables
 from runlane.storage.transaction import Transaction
 
 _EVENTS = tables.events
@@ -30,9 +30,12 @@ _COLUMNS = (
     _EVENTS.c.digest,
     cast(_EVENTS.c.data, Text),
 )
-#: Events of transactions that had committed by a horizon.  The unqualified name means the table next to it.
+#: Events of transactions that had committed by a horizon of this epoch; those up to where it began may have their ids
+#: from another cluster, whose snapshots say nothing of them here.  The unqualified names mean the table next to it.
 _BEFORE: dict[str, Any] = {
-    "postgresql": text("pg_visible_in_snapshot(tx, cast(:horizon as pg_snapshot))"),
+    "postgresql": text(
+        "(pg_visible_in_snapshot(tx, cast(:horizon as pg_snapshot)) or position <= cast(:common as bigint))"
+    ),
     "sqlite": text("position <= cast(:horizon as integer)"),
 }
 _BATCH = 1000
@@ -46,7 +49,10 @@ _HISTORIES = (
 
 
 def horizon(tx: Transaction) -> str:
-    """This moment of the log: which transactions have committed, as a text that a later transaction can go by."""
+    """This moment of the log: which transactions have committed, as a text that a later transaction can go by.
+
+    It holds within the epoch that it was asked for in.
+    """
     if tx.schema is not None:
         return str(tx.statements.exec_driver_sql("select pg_current_snapshot()::text").scalar_one())
     newest = tx.execute(select(func.coalesce(func.max(_EVENTS.c.position, type_=BigInteger), 0))).scalar_one()
@@ -56,7 +62,7 @@ def horizon(tx: Transaction) -> str:
 def read(
     tx: Transaction,
     environment: str,
-    until: str,
+    until: str | None = None,
     since: datetime | None = None,
     after: tuple[UUID, int] | None = None,
 ) -> Generator[Any, None, None]:
@@ -64,29 +70,40 @@ def read(
     environment, actor, digest, data (text).
 
     Args:
-        until: the horizon: what was committed later is left out.
+        until: an earlier horizon: what was committed later is left out.
         since: of runs, only those with an event at or after this instant, and of those all; all other streams.
         after: only events behind this place.
     """
-    asked: dict[str, Any] = {"environment": environment, "horizon": until}
+    asked: dict[str, Any] = {"environment": environment}
+    if until is not None:
+        asked |= _at(tx, until)
     if since is not None:
         asked["since"] = since
     if after is not None:
         asked |= {"after_stream": after[0], "after_sequence": after[1]}
-    statement = _reading(tx.dialect.name, since is not None, after is not None)
+    statement = _reading(None if until is None else tx.dialect.name, since is not None, after is not None)
     with tx.execute(statement, asked) as found:
         yield from found
 
 
+def _at(tx: Transaction, moment: str) -> dict[str, Any]:
+    """What the condition of a horizon asks for."""
+    if tx.schema is None:
+        return {"horizon": moment}
+    return {"horizon": moment, "common": max((epoch.since for epoch in epochs.history(tx)), default=0)}
+
+
 @cache
-def _reading(dialect: str, recent: bool, behind: bool) -> Select[Any]:
+def _reading(earlier: str | None, recent: bool, behind: bool) -> Select[Any]:
+    """What ``read`` asks for; `earlier` is the dialect of a horizon that is not that of the transaction itself."""
     c = _EVENTS.c
-    chosen: Any = select(*_COLUMNS).where(c.environment == bindparam("environment"), _BEFORE[dialect])
+    before = () if earlier is None else (_BEFORE[earlier],)
+    chosen: Any = select(*_COLUMNS).where(c.environment == bindparam("environment"), *before)
     if recent:
         moved = (
             select(1)
             .select_from(_LATER)
-            .where(_LATER.c.stream_id == c.stream_id, _LATER.c.occurred_at >= bindparam("since"), _BEFORE[dialect])
+            .where(_LATER.c.stream_id == c.stream_id, _LATER.c.occurred_at >= bindparam("since"), *before)
             .correlate(_EVENTS)
             .exists()
         )
@@ -118,7 +135,7 @@ def pruned_since(tx: Transaction, environment: str, moment: str) -> bool:
     asked = {
         "environment_stream": environment_stream(environment),
         "pruned": codec.STORED_AS[RunsPruned][0],
-        "horizon": moment,
+        **_at(tx, moment),
     }
     return tx.execute(_pruned_since(tx.dialect.name), asked).first() is not None
 

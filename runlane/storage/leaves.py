@@ -7,7 +7,7 @@ runs, so they are sorted in a temporary file.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import closing
 from heapq import merge
 from operator import attrgetter
@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from runlane import checkpoints, codec
 from runlane.decisions import environment_stream
 from runlane.errors import InvariantViolation
-from runlane.events import RunsPruned
+from runlane.events import Head, RunsPruned
+from runlane.storage import epochs
 from runlane.storage.scan import flow
 from runlane.storage.transaction import Transaction
 
@@ -35,8 +36,12 @@ _HEADS = {
         where environment = ? and position > ? and position <= ? group by stream_id order by 3""",
 }
 _TOLD = {
-    "postgresql": "select version, data::text from {events} where stream_id = %s and type = %s and position > %s",
-    "sqlite": "select version, data from {events} where stream_id = ? and type = ? and position > ?",
+    "postgresql": """
+        select version, data::text, position from {events}
+        where stream_id = %s and type = %s and position > %s order by sequence desc""",
+    "sqlite": """
+        select version, data, position from {events}
+        where stream_id = ? and type = ? and position > ? order by sequence desc""",
 }
 
 
@@ -64,8 +69,21 @@ def statement(tx: Transaction, statements: dict[str, str]) -> str:
     return statements[tx.dialect.name].format(events="events" if tx.schema is None else f'"{tx.schema}".events')
 
 
+def is_of(known: Collection[str], event: RunsPruned, position: int) -> bool:
+    """Whether runs were pruned in the log with these epochs, not in another one that was imported.
+
+    Older events do not tell their epoch: one speaks of another log if what is told does not lie before it.
+    """
+    if event.epoch is not None:
+        return event.epoch in known
+    return all(head.position < position for head in event.heads)
+
+
 class Gone:
-    """The last events of pruned runs behind a position, as the log tells of them; what cannot be read is left out."""
+    """The last events of pruned runs behind a position, as the log tells of them; what cannot be read is left out.
+
+    What was pruned in another log, before that was imported, had positions of that one, and never stood in this one.
+    """
 
     def __init__(self, tx: Transaction, environment: str, behind: int = 0) -> None:
         self._kept = sqlite3.connect("", isolation_level=None)  # a file without a name, which goes with it
@@ -74,22 +92,21 @@ class Gone:
             "create table head (stream text, sequence int, position int, digest text); begin"
         )
         stream: Any = environment_stream(environment)
+        known = {epoch.token for epoch in epochs.history(tx)}
         asked = [stream if tx.schema is not None else str(stream), _PRUNED, behind]
         with closing(flow(tx, statement(tx, _TOLD), asked, _BATCH)) as rows:
-            for version, data in rows:
-                self._keep(version, data, behind)
+            for version, data, position in rows:
+                event = _read(version, data)
+                if event is not None and not is_of(known, event, position):
+                    break  # streams are imported as a whole: all before it came with it
+                self._keep(() if event is None else event.heads, behind)
         self._kept.executescript("create index by_position on head (position)")
         #: The highest position of them.
         self.highest: int = self._kept.execute("select coalesce(max(position), 0) from head").fetchone()[0]
 
-    def _keep(self, version: int, data: str, behind: int) -> None:
-        try:
-            event = codec.decode(_PRUNED, version, data)
-        except InvariantViolation:  # the check of its stream names it
-            return
-        assert isinstance(event, RunsPruned)
-        heads = ((str(h.stream_id), h.sequence, h.position, h.digest) for h in event.heads if h.position > behind)
-        self._kept.executemany("insert into head values (?, ?, ?, ?)", heads)
+    def _keep(self, heads: Iterable[Head], behind: int) -> None:
+        kept = ((str(h.stream_id), h.sequence, h.position, h.digest) for h in heads if h.position > behind)
+        self._kept.executemany("insert into head values (?, ?, ?, ?)", kept)
 
     def between(self, behind: int, until: int) -> Iterator[Leaf]:
         """Those behind a position, up to another one."""
@@ -103,6 +120,15 @@ class Gone:
     def close(self) -> None:
         """Forget them."""
         self._kept.close()
+
+
+def _read(version: int, data: str) -> RunsPruned | None:
+    try:
+        event = codec.decode(_PRUNED, version, data)
+    except InvariantViolation:  # the check of its stream names it
+        return None
+    assert isinstance(event, RunsPruned)
+    return event
 
 
 def plan(tx: Transaction) -> None:

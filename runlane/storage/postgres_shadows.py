@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 
 from runlane.storage.folding import Row
 from runlane.storage.install import quoted
-from runlane.storage.shadows import LIVE, PREFIX, RESETS, Shadows
+from runlane.storage.shadows import LIVE, PREFIX, PRUNED, RESETS, Shadows
 from runlane.storage.tables import SCHEMA
 from runlane.storage.transaction import Transaction
 
@@ -130,15 +130,17 @@ class PostgresShadows:
         return horizon
 
     def touched(self, tx: Transaction, mark: str) -> Generator[Sequence[Any], None, None]:
-        """The streams that may have been appended to since: id, and the least of the new events' types."""
+        """The streams that may have been appended to since: id, the least of the new events' types, and whether one
+        of these tells of pruned runs."""
         with tx.connection.execute(self._touched, {"mark": mark}) as found:
             yield from found
 
     @cached_property
     def _touched(self) -> Any:
         return text(
-            f"select stream_id, min(type) from {self._live('events')} where tx >= cast(:mark as xid8)"
-            " and tx < (select pg_snapshot_xmax(pg_current_snapshot())) group by stream_id"
+            f"select stream_id, min(type), bool_or(type = '{PRUNED}') from {self._live('events')}"
+            " where tx >= cast(:mark as xid8) and tx < (select pg_snapshot_xmax(pg_current_snapshot()))"
+            " group by stream_id"
         ).execution_options(yield_per=2000)
 
     def can_wait(self, tx: Transaction, milliseconds: int) -> None:

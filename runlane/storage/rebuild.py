@@ -285,8 +285,8 @@ class _Rebuild:
         pruned = owning
         with closing(self.place.touched(tx, since)) as touched:
             while some := list(islice(touched, _STREAMS)):
-                pruned |= any(least == "environment.pruned" for _, least in some)
-                ids = [stream for stream, least in some if not least.startswith("environment.")]
+                pruned |= any(tells for _, _, tells in some)
+                ids = [stream for stream, least, _ in some if not least.startswith("environment.")]
                 self._fold_again(tx, ids, settle=not owning)
         if pruned:
             self.shadows.forget_pruned(tx)

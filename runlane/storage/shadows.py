@@ -28,6 +28,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 
+from runlane import codec
+from runlane.events import RunsPruned
 from runlane.schedule_decisions import schedule_stream
 from runlane.storage import engines, install, ownership, rows, tables
 from runlane.storage.findings import Difference
@@ -36,6 +38,8 @@ from runlane.storage.transaction import Transaction
 
 #: How the names of shadows begin.
 PREFIX = "rebuilt_"
+#: The stored name of the event that tells of pruned runs: rows go that no stream of theirs tells of any more.
+PRUNED = codec.STORED_AS[RunsPruned][0]
 #: The tables that are folded from the log, in the order in which they are locked: as the engine locks their rows.
 LIVE: dict[str, Table] = {
     "schedules": tables.schedules,

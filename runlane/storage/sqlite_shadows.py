@@ -15,13 +15,13 @@ from sqlalchemy import bindparam, func, select
 
 from runlane.storage import tables
 from runlane.storage.folding import Row
-from runlane.storage.shadows import LIVE, PREFIX, RESETS, Shadows
+from runlane.storage.shadows import LIVE, PREFIX, PRUNED, RESETS, Shadows
 from runlane.storage.transaction import Transaction
 
 _EVENTS = tables.events.c
 _MARK = select(func.coalesce(func.max(_EVENTS.position), 0))
 _TOUCHED = (
-    select(_EVENTS.stream_id, func.min(_EVENTS.type))
+    select(_EVENTS.stream_id, func.min(_EVENTS.type), func.max(_EVENTS.type == PRUNED))
     .where(_EVENTS.position > bindparam("mark"))
     .group_by(_EVENTS.stream_id)
 )
@@ -67,7 +67,8 @@ class SqliteShadows:
         return str(tx.execute(_MARK).scalar_one())
 
     def touched(self, tx: Transaction, mark: str) -> Generator[Sequence[Any], None, None]:
-        """The streams that were appended to since: id, and the least of the new events' types."""
+        """The streams that were appended to since: id, the least of the new events' types, and whether one of these
+        tells of pruned runs."""
         with tx.execute(_TOUCHED, {"mark": int(mark)}) as found:
             yield from found
 

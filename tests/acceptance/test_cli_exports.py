@@ -96,6 +96,12 @@ def test_what_is_pruned_can_be_archived_first(shell: Shell) -> None:
     Path(path).write_bytes(b"")
     found = shell("audit", "archives", "old")
     assert (found.returncode, "1 archive not as the log tells" in found.stdout) == (1, True)
+    found = shell("audit", "archives", path)
+    assert (found.returncode, "1 archive not as the log tells" in found.stdout) == (1, True)
+    Path("strange").write_text("no archive")
+    found = shell("audit", "archives", "strange")
+    assert (found.returncode, found.stdout.startswith("no archive of this log: 0 archives")) == (1, True)
+    assert "the log does not tell of strange" in found.stdout
     assert shell("audit", "archives", "nowhere").returncode == 2
     refused = shell(*old, "--archive", "nowhere")
     assert (refused.returncode, refused.stderr) == (2, "error: archive nowhere is no folder; make it first\n")

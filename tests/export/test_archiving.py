@@ -313,7 +313,31 @@ def test_an_archive_of_another_log_is_told_of_by_nobody(here: Runlane, folder: P
         strange = other.runs.prune("1m", archive=folder).archive
     assert strange is not None
     found = here.audit.archives(strange)
-    assert (found.kept, found.untold) == ((), (Path(strange),))
+    assert (found.kept, found.untold, found.intact) == ((), (Path(strange),), False)
+    assert here.audit.archives(folder).intact, "of its own there is nothing that could be missing"
+
+
+@pytest.mark.parametrize("harm", ["a byte", "the last line", "a whole run", "another in its place"])
+def test_one_file_is_checked_against_what_the_log_tells_of_its_name(here: Runlane, folder: Path, harm: str) -> None:
+    done = here.runs.prune("1m", archive=folder).archive
+    assert done is not None
+    do, expected = HARM[harm]
+    do(Path(done))
+    found = here.audit.archives(done)
+    assert (found.intact, found.untold, len(found.kept)) == (False, (), 1)
+    assert any(expected in problem for problem in found.kept[0].problems), found.kept[0].problems
+
+
+def test_one_file_under_another_name_is_known_by_what_is_in_it(here: Runlane, folder: Path, tmp_path: Path) -> None:
+    done = here.runs.prune("1m", archive=folder).archive
+    assert done is not None
+    copy = tmp_path / "copy.jsonl"
+    for of in (Path, manifest.path_of, manifest.lines_of):
+        of(copy).write_bytes(of(Path(done)).read_bytes())
+    assert here.audit.archives(copy).intact
+    _byte(copy)
+    found = here.audit.archives(copy)
+    assert (found.intact, found.kept, found.untold) == (False, (), (copy,))
 
 
 def test_signed_archives(here: Runlane, folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -173,6 +174,39 @@ def test_two_processes_do_not_write_the_same_export(tmp_path: Path) -> None:
     with Runlane("memory:") as app:
         assert app.audit.export(path, progress=again).events == 0
     assert set(files_of(path)) == {"data", "manifest", "lines"}
+
+
+@pytest.mark.parametrize("format", ["jsonl", "csv"])
+def test_what_another_process_finishes_in_between_is_not_written_over(
+    in_memory: Runlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """Between the look whether it is there and the lock; by then the file that was opened may have another name."""
+    path = tmp_path / "log"
+    written: dict[str, bytes] = {}
+
+    def late(file: Any, how: int) -> None:
+        monkeypatch.undo()
+        written.update(uninterrupted(in_memory, path, format=format))
+        in_memory.trigger(work, "later")
+        fcntl.flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(ConfigurationInvalid, match="exists already; exports are not written over each other"):
+        in_memory.audit.export(path, format=format)
+    assert files_of(path) == written
+
+
+def test_what_another_process_gives_up_in_between_is_begun_anew(
+    in_memory: Runlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(file: Any, how: int) -> None:
+        monkeypatch.undo()
+        (tmp_path / "log.partial").unlink()
+        fcntl.flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    in_memory.audit.export(tmp_path / "log")
+    assert replay(tmp_path / "log").clean
 
 
 def test_a_disk_that_is_full_is_told_and_the_export_resumed(

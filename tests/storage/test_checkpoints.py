@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 from uuid import UUID, uuid4
 
+import orjson
 import pytest
 from attrs import evolve
 from hypothesis import given, settings
@@ -571,3 +572,54 @@ def test_checkpoints_that_came_with_an_import_are_told_apart(
         assert copy.runs.prune("1h").runs == 3
         assert len(own(copy)[-1].heads) == 3
         assert copy.audit.verify().differences == ()
+
+
+@pytest.mark.parametrize("later", [0, 40])
+def test_what_was_pruned_before_an_import_is_no_part_of_checkpoints_behind_it(
+    shared: Runlane, clock: SettableClock, tmp_path: Path, request: pytest.FixtureRequest, later: int
+) -> None:
+    """Its last events had positions of the other log: here they lie behind the end, or amid other events."""
+    ended(shared)
+    shared.trigger_many(echo, [1, 2, 3])
+    shared.worker(mode="drain").run()
+    clock.advance(DAY)
+    assert [shared.runs.prune("1h", limit=most).runs for most in (1, 2)] == [1, 2]
+    unguard(shared)
+    rewrite(shared, OWN, _without_epoch)
+    shared.trigger_many(echo, list(range(later)))
+    shared.audit.export(tmp_path / "log.jsonl")
+    url = another(shared, tmp_path, request)
+    import_events(tmp_path / "log.jsonl", url)
+    with Runlane(url, tasks=[echo], clock=clock) as copy:
+        left = copy.audit.verify()
+        assert sealed(copy).leaves == left.runs + 1
+        ended(copy)
+        clock.advance(DAY)
+        assert copy.runs.prune("1h", limit=2).runs == 2
+        (run,) = ended(copy)
+        sealed(copy)
+        found = copy.audit.verify()
+        assert (found.differences, found.checkpoints) == ((), 2)
+        assert copy.audit.prove(run).checkpoint.number == 2
+        copy.audit.export(tmp_path / "again.jsonl")
+    url = f"sqlite:///{tmp_path / 'third.db'}"
+    import_events(tmp_path / "again.jsonl", url)
+    with Runlane(url, tasks=[echo], clock=clock) as third:
+        assert sealed(third).number == 3
+        found = third.audit.verify()
+        assert (found.differences, found.checkpoints, found.foreign_checkpoints) == ((), 1, 2)
+
+
+def _without_epoch(events: list[Forged]) -> None:
+    """As the first prune would be if an older version had told of it."""
+    data = orjson.loads(events[0].data)
+    del data["epoch"]
+    events[0].data = orjson.dumps(data).decode()
+
+
+def another(app: Runlane, folder: Path, request: pytest.FixtureRequest) -> str:
+    """The URL of an empty database of the same kind."""
+    if database_of(app).schema is None:
+        return f"sqlite:///{folder / 'another.db'}"
+    url: str = request.getfixturevalue("postgres").empty()
+    return url

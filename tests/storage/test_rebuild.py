@@ -304,6 +304,7 @@ def test_what_happens_meanwhile_is_in_it(
             other.queues.resume("slow")
             clock.advance(timedelta(days=60))
             assert other.runs.prune("30d", limit=2).runs == 2
+            assert other.audit.checkpoint().new
             other.run_now(echo, 1, idempotency_key="k0")
 
     if step == "can_wait" and database_of(app).schema is None:

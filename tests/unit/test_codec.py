@@ -198,14 +198,14 @@ GOLDEN = [
     ),
     (
         "environment.pruned",
-        e.RunsPruned(1, 4, NOON, ("failed",), "5e0f", (e.Head(ONE, 4, 17, "ab" * 32),), "old", "cd" * 32),
+        e.RunsPruned(1, 4, NOON, ("failed",), "5e0f", (e.Head(ONE, 4, 17, "ab" * 32),), "old", "cd" * 32, "5e0f"),
         (
             '{"runs":1,"events":4,"before":"2026-01-02T12:00:00+00:00","statuses":["failed"],"digest":"5e0f",'
             '"heads":[{"stream_id":"00000000-0000-4000-8000-000000000001","sequence":4,"position":17,"digest":"'
             + "ab" * 32
             + '"}],"reason":"old","archive":"'
             + "cd" * 32
-            + '"}'
+            + '","epoch":"5e0f"}'
         ),
     ),
     (

@@ -112,10 +112,10 @@ def test_what_is_pruned_is_counted_and_digested_in_the_order_of_ids() -> None:
     first, second = UUID(int=1), UUID(int=2)
     heads = [Head(first, 4, 9, "ab")]
     told = decisions.pruned(
-        {second: 7, first: 4}, LATER, [RunStatus.SUCCEEDED, RunStatus.FAILED], heads, "old", "archive"
+        {second: 7, first: 4}, LATER, [RunStatus.SUCCEEDED, RunStatus.FAILED], heads, "old", "archive", "ab12"
     )
     digest = hashlib.sha256(f"{first}:4\n{second}:7".encode()).hexdigest()
-    assert told == e.RunsPruned(2, 11, LATER, ("failed", "succeeded"), digest, tuple(heads), "old", "archive")
+    assert told == e.RunsPruned(2, 11, LATER, ("failed", "succeeded"), digest, tuple(heads), "old", "archive", "ab12")
 
 
 def test_pruning_need_not_say_why_nor_keep_anything() -> None:
