@@ -142,11 +142,19 @@ class Tick:
         tasks = [task.id for task in self._registry.tasks.values() if task.schedules]
         if not tasks:
             return
-        with self._database.read(self._clock) as tx:
-            due = schedules.due_schedules(tx, self._environment, tasks, tx.now(), BATCH)
-        self._more |= len(due) >= BATCH
-        for stream_id in self._fire_together(due) if len(due) > 1 else due:
-            self._guard(partial(self._fire_these, [stream_id]), f"firing schedule {stream_id}")
+        until, last = None, None
+        # Those that cannot fire stay due and stand in front: page by page, until a batch of others has fired.
+        while self._counts["schedules_fired"] < BATCH:
+            with self._database.read(self._clock) as tx:
+                until = until or tx.now()
+                found = schedules.due_schedules(tx, self._environment, tasks, until, BATCH, last)
+            due = [one.stream_id for one in found]
+            for stream_id in self._fire_together(due) if len(due) > 1 else due:
+                self._guard(partial(self._fire_these, [stream_id]), f"firing schedule {stream_id}")
+            if len(found) < BATCH:
+                return
+            last = found[-1]
+        self._more = True
 
     def _fire_together(self, due: Sequence[UUID]) -> Sequence[UUID]:
         """Fire schedules in one transaction; those that have to be fired by themselves."""

@@ -12,6 +12,7 @@ import pytest
 
 from runlane import Queue, Runlane, RunStatus, Schedule, SettableClock, Task, task
 from runlane.engine import schedule
+from runlane.engine.tick import BATCH
 from runlane.schedule_decisions import schedule_stream
 from runlane.storage import schedules
 from runlane.storage.database import Database
@@ -376,6 +377,32 @@ def test_among_many_that_are_due_one_that_cannot_fire_is_left_out(
     assert (report.schedules_fired, len(report.errors)) == (19, 1)
     assert sorted(run.payload for run in app.runs.list(limit=500).data) == [n for n in range(20) if n != 7]
     assert app.audit.verify().differences == ()
+
+
+def test_more_than_a_batch_that_cannot_fire_stop_none_behind_them(make_app: Make, clock: SettableClock) -> None:
+    broken: list[str] = []
+
+    def key(payload: Any) -> str | None:
+        if broken:
+            raise RuntimeError("no key today")
+        return None
+
+    bad = scheduled(*(Schedule(f"bad-{n}", every="1m") for n in range(BATCH + 1)), id="bad", idempotency_key=key)
+    good = scheduled(*(Schedule(f"good-{n}", every="2m") for n in range(2 * BATCH)), id="good")
+    app = make_app(bad, good, clock=clock)
+    app.tick()
+    broken.append("today")
+    clock.advance(2 * MINUTE)
+    reports = [app.tick() for _ in range(3)]
+    assert [(report.schedules_fired, report.more, len(report.errors)) for report in reports] == [
+        (2 * BATCH - 1, True, BATCH + 1),
+        (1, False, BATCH + 1),
+        (0, False, BATCH + 1),
+    ]
+    assert due_times(app) == [2 * MINUTE] * 2 * BATCH
+    broken.clear()
+    assert app.tick().schedules_fired == BATCH
+    assert app.tick().schedules_fired == 1
 
 
 def test_a_schedule_that_somebody_holds_keeps_nobody_waiting(postgres_url: str, clock: SettableClock) -> None:
