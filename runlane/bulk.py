@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Set
 from typing import Any, Unpack
 from uuid import UUID
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from runlane import reading
 from runlane.capabilities import Capability
@@ -15,7 +15,7 @@ from runlane.projections.runs import Run
 from runlane.reading import Where
 from runlane.runtime import Runtime
 from runlane.shown import shown
-from runlane.values import RunStatus
+from runlane.values import RunStatus, new_run_id
 
 #: The most runs of one call, unless it says otherwise.
 LIMIT = 100
@@ -26,7 +26,7 @@ class Bulk:
     """What a bulk operation came to.
 
     `changed` are the runs it cancelled, or the new ones it made; `refused` says why others were left as they are.
-    Pass `next_cursor` to the same call to go on; None means that no run is left.
+    Pass `next_cursor` to the same call to go on; None means that no run is left of those that there were at the first.
     """
 
     changed: tuple[Run, ...]
@@ -44,6 +44,8 @@ def each(
 ) -> Bulk:
     """Change each run of a page, oldest first; one that refuses does not stop the rest.
 
+    Calls that go on with a cursor are for the runs that there were at the first of them.
+
     Raises:
         ConfigurationInvalid: a condition is not valid, or asks for a status that the operation is not for.
         StorageUnavailable: the database went away; what was changed until then stays changed.
@@ -51,8 +53,14 @@ def each(
     runtime.lane.require(Capability.OPERATOR_READS, "choosing runs by filter")
     options: dict[str, Any] = {**where}
     wanted = reading.run_filter(**{**options, "statuses": _statuses(options.get("statuses"), allowed)})
+    kept = reading.kept(cursor)
+    wanted = evolve(wanted, made_until=kept.get("made_until"), last_made=kept.get("last_made"))
     with runtime.reading() as tx:
         page = reading.list_runs(tx, runtime.environment, wanted, limit, cursor, "oldest")
+        if wanted.made_until is None:
+            # Calls after this one take nothing newer, or a retry would go on with its own repeats.
+            newest = max([tx.now(), *(run.created_at for run in page.data)])
+            wanted = evolve(wanted, made_until=newest, last_made=new_run_id())
     changed: list[Run] = []
     refused: dict[UUID, str] = {}
     for run in page.data:
@@ -62,7 +70,9 @@ def each(
             if error.retryable or "denied" in error.meta:  # the role may not, whichever run it is
                 raise
             refused[run.id] = error.message
-    return Bulk(tuple(changed), refused, page.next_cursor)
+    more = page.next_cursor is not None
+    behind = reading.behind(page.data[-1].id, runtime.environment, wanted, "oldest") if more else None
+    return Bulk(tuple(changed), refused, behind)
 
 
 def _statuses(asked: Any, allowed: Set[RunStatus]) -> list[str]:

@@ -25,7 +25,7 @@ def _operation(name: str, summary: str, one: Callable[..., Run], many: Callable[
         program: Program, /, run: tuple[str, ...], every: bool, actor: str, reason: str | None, **options: Any
     ) -> None:
         limit, cursor = options.pop("limit"), options.pop("cursor")
-        where = conditions_of(options)
+        where = conditions_of(options, cursor)
         if bool(run) == bool(where or every):
             raise click.UsageError("name runs, or give conditions such as --task (or --all for every run)")
         api, by = program.started(tasks=tasks).runs, operator(actor)

@@ -42,6 +42,26 @@ def test_cancel_by_condition_is_bounded_and_goes_on(sqlite_shell: Shell) -> None
     assert statuses(shell) == ["cancelled"] * 3 + ["queued"]
 
 
+def test_an_age_counts_from_the_first_page(sqlite_shell: Shell) -> None:
+    shell = sqlite_shell
+    runs = [trigger(shell, f"u{n}") for n in range(3)]
+    aged = ("--after", "2h", "--before", "1ms")
+
+    def pages(*command: str) -> list[str]:
+        first, cursor = shell.lines("runs", *command, *aged, "--limit", "1")
+        *rest, last = shell.lines("runs", *command, *aged, "--limit", "2", "--cursor", cursor["next_cursor"])
+        assert "next_cursor" not in last
+        return [(one["source"]["source_run_id"] or one["id"]) for one in (first, *rest, last)]
+
+    assert pages("list") == runs[::-1]
+    assert pages("list", "--oldest") == runs
+    assert pages("cancel") == runs
+    assert pages("rerun") == runs
+    _, cursor = shell.lines("runs", "list", "--limit", "1")
+    mixed = shell("runs", "list", *aged, "--limit", "1", "--cursor", cursor["next_cursor"])
+    assert (mixed.returncode, "another filter" in mixed.stderr) == (2, True)
+
+
 def test_retry_and_rerun_make_linked_runs(shell: Shell) -> None:
     shell("migrate")
     good, bad = trigger(shell, "u1"), trigger(shell, "bad", "--idempotency-key", "k")

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from runlane import Actor, ConfigurationInvalid, Runlane, RunStatus
-from tests.engine.tasks import echo, hopeless
+from runlane import Actor, ConfigurationInvalid, Runlane, RunStatus, SettableClock
+from tests.engine.tasks import HOUR, echo, hopeless
 
 Make = Callable[..., Runlane]
 ANN = Actor.operator("ann")
@@ -60,6 +60,41 @@ def test_one_that_refuses_does_not_stop_the_rest(make_app: Make) -> None:
     assert [run.payload for run in done.changed] == [0, 2]
     (reason,) = done.refused.values()
     assert str(owner.id) in reason
+
+
+@pytest.mark.parametrize("stands_still", [False, True])
+@pytest.mark.parametrize("name", ["retry_many", "rerun_many"])
+def test_going_on_repeats_no_repeats(make_app: Make, clock: SettableClock, name: str, stands_still: bool) -> None:
+    app = make_app(hopeless, clock=clock if stands_still else None)
+    wanted = [one.run.id for one in app.trigger_many(hopeless, range(5))]
+    app.worker("drain").run()
+    sources, cursor, calls = [], None, 0
+    while calls == 0 or (cursor is not None and calls < 9):
+        done = getattr(app.runs, name)(tasks=[hopeless], limit=2, cursor=cursor)
+        sources += [run.source.source_run_id for run in done.changed]
+        cursor, calls = done.next_cursor, calls + 1
+        app.trigger(hopeless, "later")
+        app.worker("drain").run()  # the repeats end as their sources did
+    assert (sources, cursor, calls) == (wanted, None, 3)
+    assert len(getattr(app.runs, name)(tasks=[hopeless]).changed) == 5 + 5 + 3, "anew it is for all that there are"
+
+
+def test_a_clock_that_is_set_back_hides_no_run(make_app: Make, clock: SettableClock) -> None:
+    app = make_app(echo, clock=clock)
+    wanted = [one.run.id for one in app.trigger_many(echo, range(4))]
+    clock.advance(-HOUR)
+    first = app.runs.cancel_many(limit=3)
+    second = app.runs.cancel_many(limit=3, cursor=first.next_cursor)
+    assert [run.id for run in (*first.changed, *second.changed)] == wanted
+
+
+def test_a_cursor_belongs_to_its_conditions(make_app: Make) -> None:
+    app = make_app(echo)
+    app.trigger_many(echo, range(3))
+    cursor = app.runs.cancel_many(limit=1).next_cursor
+    for call in (lambda: app.runs.cancel_many(tasks=[echo], cursor=cursor), lambda: app.runs.list(cursor=cursor)):
+        with pytest.raises(ConfigurationInvalid, match="another filter"):
+            call()
 
 
 def test_a_status_that_the_operation_is_not_for_is_refused(make_app: Make) -> None:
