@@ -19,6 +19,8 @@ from runlane.values import RunStatus, new_run_id
 
 #: The most runs of one call, unless it says otherwise.
 LIMIT = 100
+#: Under which name an error carries what was done before it.
+_DONE = "runlane_bulk"
 
 
 @frozen
@@ -48,7 +50,8 @@ def each(
 
     Raises:
         ConfigurationInvalid: a condition is not valid, or asks for a status that the operation is not for.
-        StorageUnavailable: the database went away; what was changed until then stays changed.
+        StorageUnavailable: the database went away; what was changed until then stays changed, and the error's meta says
+            how many those are, and with which cursor to go on.
     """
     runtime.lane.require(Capability.OPERATOR_READS, "choosing runs by filter")
     options: dict[str, Any] = {**where}
@@ -61,18 +64,39 @@ def each(
             # Calls after this one take nothing newer, or a retry would go on with its own repeats.
             newest = max([tx.now(), *(run.created_at for run in page.data)])
             wanted = evolve(wanted, made_until=newest, last_made=new_run_id())
+
+    def behind(last: Run) -> str:
+        return reading.behind(last.id, runtime.environment, wanted, "oldest")
+
     changed: list[Run] = []
     refused: dict[UUID, str] = {}
-    for run in page.data:
-        try:
-            changed.append(change(run.id))
-        except RunlaneError as error:
-            if error.retryable or "denied" in error.meta:  # the role may not, whichever run it is
-                raise
-            refused[run.id] = error.message
-    more = page.next_cursor is not None
-    behind = reading.behind(page.data[-1].id, runtime.environment, wanted, "oldest") if more else None
-    return Bulk(tuple(changed), refused, behind)
+    last: Run | None = None
+    try:
+        for run in page.data:
+            try:
+                changed.append(change(run.id))
+            except RunlaneError as error:
+                if error.retryable or "denied" in error.meta:  # the role may not, whichever run it is
+                    raise
+                refused[run.id] = error.message
+            last = run
+    except BaseException as error:
+        tell(error, Bulk(tuple(changed), refused, cursor if last is None else behind(last)))
+        raise
+    return Bulk(tuple(changed), refused, None if page.next_cursor is None else behind(page.data[-1]))
+
+
+def done_before(error: BaseException) -> Bulk | None:
+    """What a bulk operation had done when this error ended it; its `next_cursor` goes on from there."""
+    found = vars(error).get(_DONE)
+    return found if isinstance(found, Bulk) else None
+
+
+def tell(error: BaseException, done: Bulk) -> None:
+    """Let an error carry what was done before it."""
+    vars(error)[_DONE] = done
+    if isinstance(error, RunlaneError):
+        error.meta |= {"changed": len(done.changed), "refused": len(done.refused), "next_cursor": done.next_cursor}
 
 
 def _statuses(asked: Any, allowed: Set[RunStatus]) -> list[str]:

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from runlane import Actor, ConfigurationInvalid, Runlane, RunStatus, SettableClock
+from runlane import (
+    Actor,
+    ConfigurationInvalid,
+    Run,
+    Runlane,
+    RunlaneError,
+    RunStatus,
+    SettableClock,
+    StorageUnavailable,
+)
+from runlane.bulk import Bulk, done_before
+from runlane.engine import operate
 from tests.engine.tasks import HOUR, echo, hopeless
 
 Make = Callable[..., Runlane]
@@ -95,6 +107,39 @@ def test_a_cursor_belongs_to_its_conditions(make_app: Make) -> None:
     for call in (lambda: app.runs.cancel_many(tasks=[echo], cursor=cursor), lambda: app.runs.list(cursor=cursor)):
         with pytest.raises(ConfigurationInvalid, match="another filter"):
             call()
+
+
+@pytest.mark.parametrize("cut", [StorageUnavailable("away"), KeyboardInterrupt(), ValueError("a codec's")], ids=repr)
+def test_what_is_cut_short_tells_what_it_did_and_where_to_go_on(
+    make_app: Make, monkeypatch: pytest.MonkeyPatch, cut: BaseException
+) -> None:
+    app = make_app(echo)
+    wanted = [one.run.id for one in app.trigger_many(echo, range(5))]
+    app.worker("drain").run()
+    first = app.runs.rerun_many(limit=1)
+    run_again, left = operate.run_again, [None, None]
+
+    def cuts(*arguments: Any) -> Run:
+        if not left:
+            raise cut
+        left.pop()
+        return run_again(*arguments)
+
+    monkeypatch.setattr(operate, "run_again", cuts)
+    with pytest.raises(type(cut)) as caught:
+        app.runs.rerun_many(cursor=first.next_cursor)
+    done = done_before(caught.value)
+    assert done is not None
+    assert [run.source.source_run_id for run in done.changed] == wanted[1:3]
+    if isinstance(cut, RunlaneError):
+        assert cut.meta == {"changed": 2, "refused": 0, "next_cursor": done.next_cursor}
+    with pytest.raises(type(cut)) as caught:
+        app.runs.rerun_many(cursor=done.next_cursor)
+    assert done_before(caught.value) == Bulk((), {}, done.next_cursor), "nothing was done, so that it begins there"
+    monkeypatch.undo()
+    rest = app.runs.rerun_many(cursor=done.next_cursor)
+    assert [run.source.source_run_id for run in rest.changed] == wanted[3:]
+    assert done_before(ValueError()) is None
 
 
 def test_a_status_that_the_operation_is_not_for_is_refused(make_app: Make) -> None:
