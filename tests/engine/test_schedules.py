@@ -12,7 +12,7 @@ import pytest
 
 from runlane import Queue, Runlane, RunStatus, Schedule, SettableClock, Task, task
 from runlane.engine import schedule
-from runlane.engine.tick import BATCH
+from runlane.engine.tick import BATCH, TickReport
 from runlane.schedule_decisions import schedule_stream
 from runlane.storage import schedules
 from runlane.storage.database import Database
@@ -440,3 +440,44 @@ def test_a_drained_schedule_runs_like_any_other(make_app: Make, clock: SettableC
     app.worker("drain").run()
     (run,) = app.runs.list().data
     assert (run.status, run.result) == (RunStatus.SUCCEEDED, "p")
+
+
+def test_a_drain_makes_the_runs_of_all_that_are_due(make_app: Make, clock: SettableClock) -> None:
+    count = 2 * BATCH + 50
+    app = make_app(scheduled(*(Schedule(f"s-{n}", every="10m") for n in range(count))), clock=clock)
+    app.tick()
+    clock.advance(10 * MINUTE)
+    worker = app.worker("drain", maintenance_interval=3600)
+    worker.run()
+    assert worker.completed == count
+    assert app.runs.count() == {RunStatus.SUCCEEDED: count}
+
+
+def test_a_drain_that_is_told_to_stop_makes_no_more_passes(
+    make_app: Make, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(scheduled(), clock=clock)
+    worker, passes = app.worker("drain", maintenance_interval=3600), []
+
+    def tick() -> TickReport:
+        passes.append(1)
+        if len(passes) == 3:
+            worker._stop.set()
+        return TickReport(schedules_fired=100, more=True)
+
+    monkeypatch.setattr(app._runtime, "tick", tick)
+    worker.start()
+    assert worker.wait(PATIENCE)
+    assert len(passes) == 3
+
+
+def test_a_drain_does_not_wait_for_what_does_not_get_on(
+    make_app: Make, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(scheduled(), clock=clock)
+    passes: list[int] = []
+    monkeypatch.setattr(
+        app._runtime, "tick", lambda: passes.append(1) or TickReport(wakeups_failed=100, errors=("x",), more=True)
+    )
+    app.worker("drain", maintenance_interval=3600).run()
+    assert len(passes) == 1
