@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import random
 import threading
+from collections.abc import Callable
+
+from attrs import asdict
 
 from runlane.engine.tick import TickReport
 from runlane.errors import RunlaneError
@@ -28,13 +31,17 @@ class Housekeeper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="runlane-maintenance", daemon=True)
 
-    def start(self) -> None:
+    def start(self, again: Callable[[], bool] = lambda: False) -> None:
         """Make one pass now and go on in the background.
+
+        Args:
+            again: whether to make another pass first, where the one before has left work and got on.
 
         Raises:
             StorageUnavailable: the database cannot be reached.
         """
-        self._runtime.tick()
+        while (report := self._runtime.tick()).more and _got_on(report) and again():
+            pass
         self._thread.start()
 
     def close(self) -> None:
@@ -70,3 +77,7 @@ class Housekeeper:
         except Exception:
             log.exception("maintenance failed")
         return None
+
+
+def _got_on(report: TickReport) -> bool:
+    return any(count for name, count in asdict(report).items() if name not in ("wakeups_failed", "errors", "more"))

@@ -43,6 +43,9 @@ class Where(TypedDict, total=False):
 
 Order = Literal["newest", "oldest"]
 DEFAULT_LIMIT, MOST = 50, 500
+#: What a cursor says of its conditions: those that a caller cannot know, and those that a command line counts from now.
+_KEPT = ("created_after", "created_before", "made_until", "last_made")
+_NO_CURSOR = (binascii.Error, ValueError, TypeError, AttributeError)
 _STATUSES = frozenset(status.value for status in RunStatus)
 
 
@@ -173,16 +176,36 @@ def _fingerprint(environment: str, wanted: RunFilter, order: str) -> str:
 
 
 def _seal(last: UUID, environment: str, wanted: RunFilter, order: str) -> str:
-    return seal(last, _fingerprint(environment, wanted, order))
+    kept = {name: str(value) for name in _KEPT if (value := getattr(wanted, name)) is not None}
+    return seal(last, _fingerprint(environment, wanted, order), kept)
 
 
 def _open(cursor: str, environment: str, wanted: RunFilter, order: str) -> UUID:
     return unseal(cursor, _fingerprint(environment, wanted, order), "runs.list")
 
 
-def seal(last: UUID, bound_to: str) -> str:
-    """A cursor: the last id seen, bound to the fingerprint of what was asked."""
-    value = jsontext.dumps([bound_to, str(last)])
+def behind(last: UUID, environment: str, wanted: RunFilter, order: Order) -> str:
+    """The cursor of a page that ends with this run."""
+    return _seal(last, environment, wanted, order)
+
+
+def kept(cursor: str | None) -> dict[str, Any]:
+    """The instants, and the id, among the conditions that a cursor of runs belongs to; nothing of what is no cursor."""
+    try:
+        _, _, *rest = _decoded(cursor) if isinstance(cursor, str) else ("", "")
+        found = rest[0] if rest else {}
+        return {
+            name: UUID(found[name]) if name == "last_made" else datetime.fromisoformat(found[name])
+            for name in _KEPT
+            if name in found
+        }
+    except _NO_CURSOR:
+        return {}
+
+
+def seal(last: UUID, bound_to: str, kept: Mapping[str, str] | None = None) -> str:
+    """A cursor: the last id seen, bound to the fingerprint of what was asked; `kept` is what it tells of that."""
+    value = jsontext.dumps([bound_to, str(last), kept] if kept else [bound_to, str(last)])
     return base64.urlsafe_b64encode(value.encode()).decode().rstrip("=")
 
 
@@ -193,11 +216,15 @@ def unseal(cursor: str, bound_to: str, call: str) -> UUID:
         ConfigurationInvalid: it is no cursor, or one of another question.
     """
     try:
-        padded = cursor.encode() + b"=" * (-len(cursor) % 4)
-        found, last = jsontext.decode(base64.urlsafe_b64decode(padded))
+        found, last, *_ = _decoded(cursor)
         place = UUID(last)
-    except (binascii.Error, ValueError, TypeError, AttributeError):
+    except _NO_CURSOR:
         raise ConfigurationInvalid(f"the cursor is not one that {call} returned") from None
     if found != bound_to:
         raise ConfigurationInvalid("the cursor belongs to another filter or order; start without a cursor")
     return place
+
+
+def _decoded(cursor: str) -> Any:
+    padded = cursor.encode() + b"=" * (-len(cursor) % 4)
+    return jsontext.decode(base64.urlsafe_b64decode(padded))

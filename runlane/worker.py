@@ -66,7 +66,8 @@ class Worker:
         # SQLite has one writer at a time: a second transaction would only wait for the first.
         lanes = 1 if runtime.lane.database.dialect.name == "sqlite" else 2
         wanted = list(dict.fromkeys(runtime.registry.queues if queues is None else queues))
-        self._exchange = Exchange(runtime, wanted, concurrency, poll_interval, lanes, mode == WorkerMode.DRAIN)
+        self._drains = mode == WorkerMode.DRAIN
+        self._exchange = Exchange(runtime, wanted, concurrency, poll_interval, lanes, self._drains)
         self._stop = threading.Event()
         self._closed = threading.Event()
         self._closing = threading.Lock()
@@ -98,7 +99,8 @@ class Worker:
                 return
             self._runtime.session()
             if self._housekeeper is not None:
-                self._housekeeper.start()
+                # A poll worker has the rest of a pile made beside its work; a drain would end without it.
+                self._housekeeper.start(lambda: self._drains and not self._stop.is_set())
             self._started = True
             try:
                 self._exchange.start()

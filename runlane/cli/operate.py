@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from runlane.bulk import LIMIT, Bulk
+from runlane.bulk import LIMIT, Bulk, done_before, tell
 from runlane.cli import completion, show
 from runlane.cli.options import actor_option, conditions_of, filter_options, operator, reason_option
 from runlane.cli.program import Program, program_options
@@ -25,14 +25,22 @@ def _operation(name: str, summary: str, one: Callable[..., Run], many: Callable[
         program: Program, /, run: tuple[str, ...], every: bool, actor: str, reason: str | None, **options: Any
     ) -> None:
         limit, cursor = options.pop("limit"), options.pop("cursor")
-        where = conditions_of(options)
+        where = conditions_of(options, cursor)
         if bool(run) == bool(where or every):
             raise click.UsageError("name runs, or give conditions such as --task (or --all for every run)")
         api, by = program.started(tasks=tasks).runs, operator(actor)
-        if run:
-            _tell(program, Bulk(*_each(api, one, run, by, reason), None))
-        else:
-            _tell(program, many(api, actor=by, reason=reason, limit=limit, cursor=cursor, **where))
+        try:
+            if run:
+                done = Bulk(*_each(api, one, run, by, reason), None)
+            else:
+                done = many(api, actor=by, reason=reason, limit=limit, cursor=cursor, **where)
+        except BaseException as error:
+            if (done_so_far := done_before(error)) is not None:
+                _show(program, done_so_far, "cut short; go on with")
+            raise
+        _show(program, done, "more: add")
+        if done.refused:
+            raise click.exceptions.Exit(1)
 
     decorated: Any = command
     decorated.__doc__ = summary
@@ -56,33 +64,36 @@ def _each(
 ) -> tuple[tuple[Run, ...], dict[Any, str]]:
     changed: list[Run] = []
     refused: dict[Any, str] = {}
-    for run_id in ids:
-        try:
-            changed.append(one(api, run_id, actor=actor, reason=reason))
-        except RunlaneError as error:
-            if error.retryable or len(ids) == 1:
-                raise
-            refused[run_id] = error.message
+    try:
+        for run_id in ids:
+            try:
+                changed.append(one(api, run_id, actor=actor, reason=reason))
+            except RunlaneError as error:
+                if error.retryable or len(ids) == 1:
+                    raise
+                refused[run_id] = error.message
+    except BaseException as error:
+        if changed or refused:
+            tell(error, Bulk(tuple(changed), refused, None))
+        raise
     return tuple(changed), refused
 
 
-def _tell(program: Program, done: Bulk) -> None:
+def _show(program: Program, done: Bulk, to_go_on: str) -> None:
     if program.json:
         show.json_lines(show.run_row(run) for run in done.changed)
         show.json_lines({"refused": run_id, "reason": reason} for run_id, reason in done.refused.items())
         if done.next_cursor:
             show.json_lines([{"next_cursor": done.next_cursor}])
+        return
+    if done.changed:
+        show.table(("id", "task", "status"), [(run.id, run.task_id, run.status) for run in done.changed])
     else:
-        if done.changed:
-            show.table(("id", "task", "status"), [(run.id, run.task_id, run.status) for run in done.changed])
-        else:
-            show.say("no run was changed")
-        if done.next_cursor:
-            show.say(f"\nmore: add --cursor {done.next_cursor}")
-        for reason in done.refused.values():
-            show.complain(reason)
-    if done.refused:
-        raise click.exceptions.Exit(1)
+        show.say("no run was changed")
+    if done.next_cursor:
+        show.say(f"\n{to_go_on} --cursor {done.next_cursor}")
+    for reason in done.refused.values():
+        show.complain(reason)
 
 
 _operation(

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from runlane import reading
 from runlane.app import Runlane
 from runlane.cli import completion
 from runlane.errors import ConfigurationInvalid
@@ -86,6 +87,18 @@ class Instant(Moment):
             return super().convert(value, param, ctx)
 
 
+class Since(Instant):
+    """The same, but an age stays one: what it counts from is said by a cursor, if there is one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The age or the instant of what was typed."""
+        at = super().convert(value, param, ctx)
+        try:
+            return duration("age", value)
+        except ConfigurationInvalid:
+            return at
+
+
 class AgeOrInstant(Moment):
     """An age as it was typed, for the database's clock to subtract, or an aware instant."""
 
@@ -142,9 +155,9 @@ def filter_options(command: F) -> F:
         click.option("--source-run", "source_run_id", metavar="RUN", help="Reruns and manual retries of this run."),
         click.option("--parent-run", "parent_run_id", metavar="RUN", help="Runs that this run's handler triggered."),
         click.option("--schedule", "schedule_id", metavar="ID", help="Runs that this schedule made."),
-        click.option("--after", "created_after", type=Instant(), help="Created after an instant, or within an age."),
+        click.option("--after", "created_after", type=Since(), help="Created after an instant, or within an age."),
         click.option(
-            "--before", "created_before", type=Instant(), help="Created before an instant, or longer ago than an age."
+            "--before", "created_before", type=Since(), help="Created before an instant, or longer ago than an age."
         ),
     )
     for option in reversed(options):
@@ -152,6 +165,10 @@ def filter_options(command: F) -> F:
     return command
 
 
-def conditions_of(options: dict[str, Any]) -> dict[str, Any]:
-    """The conditions that were given."""
-    return {name: value for name, value in options.items() if value not in (None, ())}
+def conditions_of(options: dict[str, Any], cursor: str | None = None) -> dict[str, Any]:
+    """The conditions that were given; an age counts from the first of the calls that go on with a cursor."""
+    kept, now = reading.kept(cursor), datetime.now(UTC)
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    return {
+        name: kept.get(name, now - value) if isinstance(value, timedelta) else value for name, value in given.items()
+    }

@@ -32,7 +32,8 @@ def runs() -> None:
 @click.pass_obj
 def list_(program: Program, /, oldest: bool, **conditions: Any) -> None:
     """A page of runs, newest first."""
-    page = program.started().runs.list(order="oldest" if oldest else "newest", **conditions_of(conditions))
+    where = conditions_of(conditions, conditions["cursor"])
+    page = program.started().runs.list(order="oldest" if oldest else "newest", **where)
     if program.json:
         show.json_lines(show.run_row(run) for run in page.data)
         if page.next_cursor:

@@ -234,13 +234,18 @@ def recover_session(
     max_events: int,
     wakes: Wakes = no_wakeups,
     limit: int = 500,
+    run_ids: Sequence[UUID] | None = None,
 ) -> Recovered:
-    """Take the runs of a session whose time has run out, or that has no row, away from it."""
+    """Take the runs of a session whose time has run out, or that has no row, away from it.
+
+    Args:
+        run_ids: only these of its runs; the session stays then.
+    """
     expires_at = sessions.lock_expired(tx, session_id)
     now = tx.now()
     if expires_at is not None and expires_at > now:
         return Recovered()
-    runs = claims.lock_leased(tx, session_id, limit)
+    runs = claims.lock_leased(tx, session_id, limit, run_ids)
     changes = [
         decisions.advance(run, events, now, SYSTEM)
         for run in runs
@@ -248,7 +253,7 @@ def recover_session(
     ]
     lost = log.append_runs(tx, changes) if changes else set()
     done = [change.after for change in changes if change.after.id not in lost]
-    if expires_at is not None and len(runs) < limit:
+    if expires_at is not None and len(runs) < limit and run_ids is None:
         sessions.close_session(tx, session_id)
     cancelled = sum(run.status is RunStatus.CANCELLED for run in done)
     return Recovered(len(done) - cancelled, cancelled, len(runs) == limit)

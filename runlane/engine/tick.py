@@ -104,25 +104,44 @@ class Tick:
             if sweep:
                 self._sweep()
             self._reserve()
-        return TickReport(**self._counts, errors=tuple(self._errors), more=self._more)
+        return TickReport(**self._counts, errors=tuple(dict.fromkeys(self._errors)), more=self._more)
 
     def _recover(self) -> None:
         with self._database.read(self._clock) as tx:
             found = sessions.expired_sessions(tx, self._environment, tx.now(), BATCH)
             found += claims.orphaned_sessions(tx, self._environment, BATCH)
-        self._more |= len(found) >= BATCH
+        before = self._progress("sessions_expired", "runs_recovered", "cancellations_finalized")
         for session_id in found:
             self._guard(partial(self._recover_session, session_id), f"recovering session {session_id}")
+        after = self._progress("sessions_expired", "runs_recovered", "cancellations_finalized")
+        self._more |= len(found) >= BATCH and after > before
 
     def _recover_session(self, session_id: UUID) -> None:
-        done = Recovered(more=True)
-        while done.more:
-            done = self._transact(
-                lambda tx: lease.recover_session(tx, session_id, self._max_lost, self._max_events, self._registry.wakes)
+        try:
+            while self._take_back(session_id).more:
+                pass
+        except Exception as error:
+            if _is_away(error):
+                raise
+            with self._database.read(self._clock) as tx:
+                held = [one.run_id for one in claims.leases_of(tx, session_id)]
+            if not held:
+                raise
+            log.warning("the %d runs of session %s are recovered in parts: %s", len(held), session_id, error)
+            for start in range(0, len(held), BATCH):
+                self._by_halves(partial(self._take_back, session_id), held[start : start + BATCH], "recovering")
+        else:
+            self._counts["sessions_expired"] += 1
+
+    def _take_back(self, session_id: UUID, run_ids: Sequence[UUID] | None = None) -> Recovered:
+        done = self._transact(
+            lambda tx: lease.recover_session(
+                tx, session_id, self._max_lost, self._max_events, self._registry.wakes, run_ids=run_ids
             )
-            self._counts["runs_recovered"] += done.runs
-            self._counts["cancellations_finalized"] += done.cancelled
-        self._counts["sessions_expired"] += 1
+        )
+        self._counts["runs_recovered"] += done.runs
+        self._counts["cancellations_finalized"] += done.cancelled
+        return done
 
     def _max_lost(self, task_id: str) -> int:
         task = self._registry.tasks.get(task_id)
@@ -139,11 +158,19 @@ class Tick:
         tasks = [task.id for task in self._registry.tasks.values() if task.schedules]
         if not tasks:
             return
-        with self._database.read(self._clock) as tx:
-            due = schedules.due_schedules(tx, self._environment, tasks, tx.now(), BATCH)
-        self._more |= len(due) >= BATCH
-        for stream_id in self._fire_together(due) if len(due) > 1 else due:
-            self._guard(partial(self._fire_these, [stream_id]), f"firing schedule {stream_id}")
+        until, last = None, None
+        # Those that cannot fire stay due and stand in front: page by page, until a batch of others has fired.
+        while self._counts["schedules_fired"] < BATCH:
+            with self._database.read(self._clock) as tx:
+                until = until or tx.now()
+                found = schedules.due_schedules(tx, self._environment, tasks, until, BATCH, last)
+            due = [one.stream_id for one in found]
+            for stream_id in self._fire_together(due) if len(due) > 1 else due:
+                self._guard(partial(self._fire_these, [stream_id]), f"firing schedule {stream_id}")
+            if len(found) < BATCH:
+                return
+            last = found[-1]
+        self._more = True
 
     def _fire_together(self, due: Sequence[UUID]) -> Sequence[UUID]:
         """Fire schedules in one transaction; those that have to be fired by themselves."""
@@ -166,9 +193,16 @@ class Tick:
         for queue in filter(self._registry.wakes, self._registry.queues):
             with self._database.read(self._clock) as tx:
                 due = waiting.due_waiting(tx, self._environment, queue, tx.now(), BATCH)
-            self._more |= len(due) >= BATCH
-            if due:
-                self._count("deliveries_requested", partial(deliver.request_deliveries, run_ids=due))
+            before = self._counts["deliveries_requested"]
+            self._request(deliver.request_deliveries, due)
+            self._more |= len(due) >= BATCH and self._counts["deliveries_requested"] > before
+
+    def _request(self, ask: Callable[[Transaction, Sequence[UUID]], int], run_ids: Sequence[UUID]) -> None:
+        def request(some: Sequence[UUID]) -> None:
+            self._counts["deliveries_requested"] += self._transact(lambda tx: ask(tx, some))
+
+        if run_ids:
+            self._by_halves(request, run_ids, "requesting the delivery of")
 
     def _sweep(self) -> None:
         for queue in filter(self._registry.wakes, self._registry.queues):
@@ -178,9 +212,7 @@ class Tick:
                 with self._database.read(self._clock) as tx:
                     now = tx.now()
                     ids = waiting.unasked(tx, self._environment, queue, now, now - REDELIVERY, BATCH)
-                if ids:
-                    again = partial(deliver.request_again, run_ids=ids, max_events=self._max_events)
-                    self._count("deliveries_requested", again)
+                self._request(lambda tx, some: deliver.request_again(tx, some, self._max_events), ids)
 
     def _reserve(self) -> None:
         limits, tasks = self._registry.limits(), list(self._registry.tasks)
@@ -199,6 +231,25 @@ class Tick:
             self._counts[what] += self._transact(work)
 
         self._guard(counted, what.replace("_", " "))
+
+    def _by_halves(self, work: Callable[[Sequence[UUID]], object], run_ids: Sequence[UUID], what: str) -> None:
+        """Do `work` to runs at once; where that fails to each half of them, so that a bad run stops no other."""
+        middle = len(run_ids) // 2
+        if not middle:
+            self._guard(partial(work, run_ids), f"{what} run {run_ids[0]}")
+            return
+        try:
+            work(run_ids)
+        except StorageConflict:
+            log.debug("%s %d runs was done by somebody else", what, len(run_ids))
+        except Exception as error:
+            if _is_away(error):
+                raise
+            self._by_halves(work, run_ids[:middle], what)
+            self._by_halves(work, run_ids[middle:], what)
+
+    def _progress(self, *what: str) -> int:
+        return sum(self._counts[one] for one in what)
 
     def _transact(self, work: Callable[[Transaction], T]) -> T:
         return self._database.transact(work, self._clock)

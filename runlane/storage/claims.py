@@ -31,6 +31,7 @@ _LOCKED_LEASED = (
     .limit(bindparam("most"))
     .with_for_update(of=_RUNS, skip_locked=True)
 )
+_LOCKED_LEASED_AMONG = _LOCKED_LEASED.where(_RUNS.c.id.in_(bindparam("ids", expanding=True)))
 _ONE: ColumnElement[int] = literal_column("1")  # of a parameter the planner believes that it is a tenth of the table
 _LEASES = select(_RUNS.c.id, _RUNS.c.attempt_count, _RUNS.c.status).where(
     _RUNS.c.lease_session_id == bindparam("session_id")
@@ -125,9 +126,12 @@ def lock_runs(tx: Transaction, ids: Sequence[UUID]) -> list[Run]:
     return queries.load(tx, _LOCKED, {"ids": list(ids)})
 
 
-def lock_leased(tx: Transaction, session_id: UUID, limit: int) -> list[Run]:
+def lock_leased(tx: Transaction, session_id: UUID, limit: int, among: Sequence[UUID] | None = None) -> list[Run]:
     """Up to `limit` runs leased to a session, locked; those that others hold at the moment are left out."""
-    return queries.load(tx, _LOCKED_LEASED, {"session_id": session_id, "most": limit})
+    asked = {"session_id": session_id, "most": limit}
+    if among is None:
+        return queries.load(tx, _LOCKED_LEASED, asked)
+    return queries.load(tx, _LOCKED_LEASED_AMONG, {**asked, "ids": list(among)})
 
 
 @frozen

@@ -85,6 +85,8 @@ _CONDITIONS: dict[str, ColumnElement[bool]] = {
     "schedule_id": _RUNS.c.schedule_id == bindparam("schedule_id"),
     "created_after": _RUNS.c.created_at > bindparam("created_after"),
     "created_before": _RUNS.c.created_at < bindparam("created_before"),
+    "made_until": _RUNS.c.created_at <= bindparam("made_until"),
+    "last_made": or_(_RUNS.c.created_at < bindparam("made_until"), _RUNS.c.id <= bindparam("last_made")),
 }
 _SEVERAL = ("statuses", "tasks", "queues")
 _BY_QUEUE = (
@@ -107,7 +109,10 @@ _BY_TYPE = (
 
 @frozen
 class RunFilter:
-    """Which runs to list; None means no restriction."""
+    """Which runs to list; None means no restriction.
+
+    `made_until` and `last_made` go together: of the runs of that very instant those up to that id.
+    """
 
     statuses: Sequence[RunStatus] | None = None
     tasks: Sequence[str] | None = None
@@ -121,6 +126,8 @@ class RunFilter:
     schedule_id: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    made_until: datetime | None = None
+    last_made: UUID | None = None
 
 
 def load(tx: Transaction, statement: Select[Any], parameters: Mapping[str, Any] | None = None) -> list[Run]:

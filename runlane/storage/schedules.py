@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import bindparam, select, text
+from attrs import frozen
+from sqlalchemy import bindparam, select, text, tuple_
 
 from runlane.projections.schedules import ScheduleState
 from runlane.storage import tables
@@ -30,7 +31,7 @@ _OCCURRENCE = select(tables.occurrences.c.id).where(
     tables.occurrences.c.scheduled_for == bindparam("scheduled_for"),
 )
 _DUE = (
-    select(_SCHEDULES.c.stream_id)
+    select(_SCHEDULES.c.next_at, _SCHEDULES.c.stream_id)
     .where(
         _SCHEDULES.c.environment == bindparam("environment"),
         _SCHEDULES.c.next_at <= bindparam("now"),
@@ -41,6 +42,21 @@ _DUE = (
     .order_by(_SCHEDULES.c.next_at, _SCHEDULES.c.stream_id)
     .limit(bindparam("most"))
 )
+_DUE_BEHIND = _DUE.where(
+    tuple_(_SCHEDULES.c.next_at, _SCHEDULES.c.stream_id)
+    > tuple_(
+        bindparam("behind_at", type_=_SCHEDULES.c.next_at.type),
+        bindparam("behind", type_=_SCHEDULES.c.stream_id.type),
+    )
+)
+
+
+@frozen
+class Due:
+    """A schedule that is due since `at`."""
+
+    at: datetime
+    stream_id: UUID
 
 
 def schedules_of(tx: Transaction, environment: str) -> list[ScheduleState]:
@@ -48,10 +64,16 @@ def schedules_of(tx: Transaction, environment: str) -> list[ScheduleState]:
     return [ScheduleState(**row._mapping) for row in tx.execute(_OF_ENVIRONMENT, {"environment": environment})]
 
 
-def due_schedules(tx: Transaction, environment: str, tasks: Sequence[str], now: datetime, limit: int) -> list[UUID]:
-    """Up to `limit` streams of schedules of these tasks that are due, the longest waiting first."""
+def due_schedules(
+    tx: Transaction, environment: str, tasks: Sequence[str], now: datetime, limit: int, behind: Due | None = None
+) -> list[Due]:
+    """Up to `limit` schedules of these tasks that are due, the longest waiting first; only those that come `behind`."""
     asked = {"environment": environment, "now": now, "tasks": list(tasks), "most": limit}
-    return list(tx.execute(_DUE, asked).scalars())
+    if behind is None:
+        found = tx.execute(_DUE, asked)
+    else:
+        found = tx.execute(_DUE_BEHIND, {**asked, "behind_at": behind.at, "behind": behind.stream_id})
+    return [Due(row.next_at, row.stream_id) for row in found]
 
 
 def get_schedule(tx: Transaction, stream_id: UUID) -> ScheduleState | None:

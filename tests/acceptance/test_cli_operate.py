@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from runlane import Run, StorageUnavailable
+from runlane.engine import operate
 from tests.acceptance.test_cli import Shell, shell, sqlite_shell
 
 __all__ = ["shell", "sqlite_shell"]
@@ -40,6 +44,59 @@ def test_cancel_by_condition_is_bounded_and_goes_on(sqlite_shell: Shell) -> None
     rest = shell.lines("runs", "cancel", "--correlation-id", "batch", "--cursor", cursor["next_cursor"])
     assert len(rest) == 1
     assert statuses(shell) == ["cancelled"] * 3 + ["queued"]
+
+
+def test_an_age_counts_from_the_first_page(sqlite_shell: Shell) -> None:
+    shell = sqlite_shell
+    runs = [trigger(shell, f"u{n}") for n in range(3)]
+    aged = ("--after", "2h", "--before", "1ms")
+
+    def pages(*command: str) -> list[str]:
+        first, cursor = shell.lines("runs", *command, *aged, "--limit", "1")
+        *rest, last = shell.lines("runs", *command, *aged, "--limit", "2", "--cursor", cursor["next_cursor"])
+        assert "next_cursor" not in last
+        return [(one["source"]["source_run_id"] or one["id"]) for one in (first, *rest, last)]
+
+    assert pages("list") == runs[::-1]
+    assert pages("list", "--oldest") == runs
+    assert pages("cancel") == runs
+    assert pages("rerun") == runs
+    _, cursor = shell.lines("runs", "list", "--limit", "1")
+    mixed = shell("runs", "list", *aged, "--limit", "1", "--cursor", cursor["next_cursor"])
+    assert (mixed.returncode, "another filter" in mixed.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("cut", "code", "says"),
+    [(StorageUnavailable("it went away"), 1, "it went away"), (KeyboardInterrupt(), 130, "interr")],
+)
+def test_what_is_cut_short_says_where_to_go_on(
+    sqlite_shell: Shell, monkeypatch: pytest.MonkeyPatch, cut: BaseException, code: int, says: str
+) -> None:
+    shell = sqlite_shell
+    runs = [trigger(shell, f"u{n}") for n in range(4)]
+    cancel, calls = operate.cancel, []
+
+    def cuts(*arguments: Any) -> Run:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise cut
+        return cancel(*arguments)
+
+    monkeypatch.setattr(operate, "cancel", cuts)
+    done = shell("runs", "cancel", "--task", "emails.welcome", "--after", "2h")
+    assert (done.returncode, says in done.stderr) == (code, True)
+    assert all(run in done.stdout for run in runs[:2])
+    _, _, cursor = done.stdout.partition("cut short; go on with --cursor ")
+    rest = shell.lines("runs", "cancel", "--task", "emails.welcome", "--after", "2h", "--cursor", cursor.strip())
+    assert [run["id"] for run in rest] == runs[2:]
+    calls.clear()
+    named = shell("runs", "rerun", *runs)  # which is another function: nothing is cut
+    assert named.returncode == 0
+    again = [line.split()[0] for line in named.stdout.splitlines()[1:]]
+    cut_by_name = shell("runs", "cancel", *again)
+    assert (cut_by_name.returncode, says in cut_by_name.stderr) == (code, True)
+    assert [run in cut_by_name.stdout for run in again] == [True, True, False, False]
 
 
 def test_retry_and_rerun_make_linked_runs(shell: Shell) -> None:

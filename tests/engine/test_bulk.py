@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from runlane import Actor, ConfigurationInvalid, Runlane, RunStatus
-from tests.engine.tasks import echo, hopeless
+from runlane import (
+    Actor,
+    ConfigurationInvalid,
+    Run,
+    Runlane,
+    RunlaneError,
+    RunStatus,
+    SettableClock,
+    StorageUnavailable,
+)
+from runlane.bulk import Bulk, done_before
+from runlane.engine import operate
+from tests.engine.tasks import HOUR, echo, hopeless
 
 Make = Callable[..., Runlane]
 ANN = Actor.operator("ann")
@@ -60,6 +72,74 @@ def test_one_that_refuses_does_not_stop_the_rest(make_app: Make) -> None:
     assert [run.payload for run in done.changed] == [0, 2]
     (reason,) = done.refused.values()
     assert str(owner.id) in reason
+
+
+@pytest.mark.parametrize("stands_still", [False, True])
+@pytest.mark.parametrize("name", ["retry_many", "rerun_many"])
+def test_going_on_repeats_no_repeats(make_app: Make, clock: SettableClock, name: str, stands_still: bool) -> None:
+    app = make_app(hopeless, clock=clock if stands_still else None)
+    wanted = [one.run.id for one in app.trigger_many(hopeless, range(5))]
+    app.worker("drain").run()
+    sources, cursor, calls = [], None, 0
+    while calls == 0 or (cursor is not None and calls < 9):
+        done = getattr(app.runs, name)(tasks=[hopeless], limit=2, cursor=cursor)
+        sources += [run.source.source_run_id for run in done.changed]
+        cursor, calls = done.next_cursor, calls + 1
+        app.trigger(hopeless, "later")
+        app.worker("drain").run()  # the repeats end as their sources did
+    assert (sources, cursor, calls) == (wanted, None, 3)
+    assert len(getattr(app.runs, name)(tasks=[hopeless]).changed) == 5 + 5 + 3, "anew it is for all that there are"
+
+
+def test_a_clock_that_is_set_back_hides_no_run(make_app: Make, clock: SettableClock) -> None:
+    app = make_app(echo, clock=clock)
+    wanted = [one.run.id for one in app.trigger_many(echo, range(4))]
+    clock.advance(-HOUR)
+    first = app.runs.cancel_many(limit=3)
+    second = app.runs.cancel_many(limit=3, cursor=first.next_cursor)
+    assert [run.id for run in (*first.changed, *second.changed)] == wanted
+
+
+def test_a_cursor_belongs_to_its_conditions(make_app: Make) -> None:
+    app = make_app(echo)
+    app.trigger_many(echo, range(3))
+    cursor = app.runs.cancel_many(limit=1).next_cursor
+    for call in (lambda: app.runs.cancel_many(tasks=[echo], cursor=cursor), lambda: app.runs.list(cursor=cursor)):
+        with pytest.raises(ConfigurationInvalid, match="another filter"):
+            call()
+
+
+@pytest.mark.parametrize("cut", [StorageUnavailable("away"), KeyboardInterrupt(), ValueError("a codec's")], ids=repr)
+def test_what_is_cut_short_tells_what_it_did_and_where_to_go_on(
+    make_app: Make, monkeypatch: pytest.MonkeyPatch, cut: BaseException
+) -> None:
+    app = make_app(echo)
+    wanted = [one.run.id for one in app.trigger_many(echo, range(5))]
+    app.worker("drain").run()
+    first = app.runs.rerun_many(limit=1)
+    run_again, left = operate.run_again, [None, None]
+
+    def cuts(*arguments: Any) -> Run:
+        if not left:
+            raise cut
+        left.pop()
+        return run_again(*arguments)
+
+    monkeypatch.setattr(operate, "run_again", cuts)
+    with pytest.raises(type(cut)) as caught:
+        app.runs.rerun_many(cursor=first.next_cursor)
+    done = done_before(caught.value)
+    assert done is not None
+    assert [run.source.source_run_id for run in done.changed] == wanted[1:3]
+    if isinstance(cut, RunlaneError):
+        assert cut.meta == {"changed": 2, "refused": 0, "next_cursor": done.next_cursor}
+    with pytest.raises(type(cut)) as caught:
+        app.runs.rerun_many(cursor=done.next_cursor)
+    assert done_before(caught.value) == Bulk((), {}, done.next_cursor), "nothing was done, so that it begins there"
+    monkeypatch.undo()
+    rest = app.runs.rerun_many(cursor=done.next_cursor)
+    assert [run.source.source_run_id for run in rest.changed] == wanted[3:]
+    assert done_before(ValueError()) is None
 
 
 def test_a_status_that_the_operation_is_not_for_is_refused(make_app: Make) -> None:

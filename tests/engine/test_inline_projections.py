@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -35,6 +35,9 @@ from runlane.events import Recorded, RunCreated, RunSucceeded
 from runlane.readmodels import TaskHours
 from runlane.storage import inlining
 from runlane.storage.database import Database
+from runlane.storage.outbox import REDELIVERY
+from tests.engine.post import Office
+from tests.engine.sessions import EXPIRY, take
 from tests.engine.tasks import HOUR, echo, flaky, hopeless
 from tests.faults.driver import Moment, Nth, engines_of, struck
 from tests.faults.test_commits import lose_commit
@@ -115,7 +118,7 @@ def stored(app: Runlane, environment: str = "default") -> list[int]:
     return [row[0] for row in execute(database_of(app), of)]
 
 
-def made(url: str, *projections: Any, **options: Any) -> Runlane:
+def made(url: str | Lane, *projections: Any, **options: Any) -> Runlane:
     return Runlane(url, tasks=TASKS, queues=QUEUES, inline_projections=projections, **options)
 
 
@@ -345,6 +348,54 @@ def test_a_fold_that_catches_an_error_of_the_database(shared_url: str, in_savepo
             else:
                 app.trigger(echo, 1, connection=connection)
         assert written(app)[1] == (0 if is_over else 1)
+        assert seen(app) == stored(app)
+
+
+def test_a_run_that_cannot_be_folded_holds_up_no_other_of_a_vanished_session(
+    lane_url: str, clock: SettableClock
+) -> None:
+    broken: set[UUID] = set()
+    with made(lane_url, Seen(refuses=lambda r: r.stream_id in broken), clock=clock) as app:
+        app.project("seen")
+        runs = [one.run.id for one in app.trigger_many(echo, range(600))]
+        assert len(take(app, clock, 600)) == 600
+        app.runs.cancel(runs[0])
+        broken |= {runs[2], runs[599]}
+        clock.advance(EXPIRY)
+        reports = [app.tick() for _ in range(2)]
+        assert [(one.runs_recovered, one.cancellations_finalized) for one in reports] == [(597, 1), (0, 0)]
+        assert [(len(one.errors), one.sessions_expired, one.more) for one in reports] == [(2, 0, False)] * 2
+        assert all(any(str(run) in error for error in reports[0].errors) for run in broken)
+        assert app.runs.count() == {"queued": 597, "cancelled": 1, "running": 2}
+        broken.clear()
+        last = app.tick()
+        assert (last.runs_recovered, last.sessions_expired, last.errors) == (2, 1, ())
+        assert seen(app) == stored(app)
+
+
+@pytest.mark.parametrize("swept", [False, True], ids=["that was due later", "that nobody asked for"])
+def test_a_run_that_cannot_be_folded_holds_up_no_other_delivery(
+    shared_url: str, clock: SettableClock, swept: bool
+) -> None:
+    broken: set[UUID] = set()
+    office = Office(shared_url)
+    projection = Seen(refuses=lambda r: r.stream_id in broken)
+    with made(shared_url, Seen(), clock=clock) as plain, made(office.lane, projection, clock=clock) as app:
+        plain.project("seen")
+        if swept:
+            runs = [one.run.id for one in plain.trigger_many(echo, range(150))]
+        else:
+            runs = [app.trigger(echo, n, delay="1m").run.id for n in range(150)]
+        broken |= {runs[7]}
+        clock.advance(REDELIVERY)
+        reports = [app.tick() for _ in range(1 if swept else 3)]
+        assert sum(one.deliveries_requested for one in reports) == 149
+        assert all(len(one.errors) == 1 and str(runs[7]) in one.errors[0] for one in reports)
+        assert swept or not reports[-1].more
+        app.tick()  # publishes what the one before has left
+        assert {wakeup.run_id for wakeup in office.post.take()} == set(runs) - broken
+        broken.clear()
+        assert swept or app.tick().deliveries_requested == 1
         assert seen(app) == stored(app)
 
 

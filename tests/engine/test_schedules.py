@@ -12,6 +12,7 @@ import pytest
 
 from runlane import Queue, Runlane, RunStatus, Schedule, SettableClock, Task, task
 from runlane.engine import schedule
+from runlane.engine.tick import BATCH, TickReport
 from runlane.schedule_decisions import schedule_stream
 from runlane.storage import schedules
 from runlane.storage.database import Database
@@ -378,6 +379,32 @@ def test_among_many_that_are_due_one_that_cannot_fire_is_left_out(
     assert app.audit.verify().differences == ()
 
 
+def test_more_than_a_batch_that_cannot_fire_stop_none_behind_them(make_app: Make, clock: SettableClock) -> None:
+    broken: list[str] = []
+
+    def key(payload: Any) -> str | None:
+        if broken:
+            raise RuntimeError("no key today")
+        return None
+
+    bad = scheduled(*(Schedule(f"bad-{n}", every="1m") for n in range(BATCH + 1)), id="bad", idempotency_key=key)
+    good = scheduled(*(Schedule(f"good-{n}", every="2m") for n in range(2 * BATCH)), id="good")
+    app = make_app(bad, good, clock=clock)
+    app.tick()
+    broken.append("today")
+    clock.advance(2 * MINUTE)
+    reports = [app.tick() for _ in range(3)]
+    assert [(report.schedules_fired, report.more, len(report.errors)) for report in reports] == [
+        (2 * BATCH - 1, True, BATCH + 1),
+        (1, False, BATCH + 1),
+        (0, False, BATCH + 1),
+    ]
+    assert due_times(app) == [2 * MINUTE] * 2 * BATCH
+    broken.clear()
+    assert app.tick().schedules_fired == BATCH
+    assert app.tick().schedules_fired == 1
+
+
 def test_a_schedule_that_somebody_holds_keeps_nobody_waiting(postgres_url: str, clock: SettableClock) -> None:
     used = scheduled(*(Schedule(name, every="10m") for name in ("a", "b", "c")))
     with Runlane(postgres_url, tasks=[used], clock=clock) as app:
@@ -413,3 +440,44 @@ def test_a_drained_schedule_runs_like_any_other(make_app: Make, clock: SettableC
     app.worker("drain").run()
     (run,) = app.runs.list().data
     assert (run.status, run.result) == (RunStatus.SUCCEEDED, "p")
+
+
+def test_a_drain_makes_the_runs_of_all_that_are_due(make_app: Make, clock: SettableClock) -> None:
+    count = 2 * BATCH + 50
+    app = make_app(scheduled(*(Schedule(f"s-{n}", every="10m") for n in range(count))), clock=clock)
+    app.tick()
+    clock.advance(10 * MINUTE)
+    worker = app.worker("drain", maintenance_interval=3600)
+    worker.run()
+    assert worker.completed == count
+    assert app.runs.count() == {RunStatus.SUCCEEDED: count}
+
+
+def test_a_drain_that_is_told_to_stop_makes_no_more_passes(
+    make_app: Make, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(scheduled(), clock=clock)
+    worker, passes = app.worker("drain", maintenance_interval=3600), []
+
+    def tick() -> TickReport:
+        passes.append(1)
+        if len(passes) == 3:
+            worker._stop.set()
+        return TickReport(schedules_fired=100, more=True)
+
+    monkeypatch.setattr(app._runtime, "tick", tick)
+    worker.start()
+    assert worker.wait(PATIENCE)
+    assert len(passes) == 3
+
+
+def test_a_drain_does_not_wait_for_what_does_not_get_on(
+    make_app: Make, clock: SettableClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(scheduled(), clock=clock)
+    passes: list[int] = []
+    monkeypatch.setattr(
+        app._runtime, "tick", lambda: passes.append(1) or TickReport(wakeups_failed=100, errors=("x",), more=True)
+    )
+    app.worker("drain", maintenance_interval=3600).run()
+    assert len(passes) == 1

@@ -77,7 +77,8 @@ class OccurrenceCases(StorageCases):
 
     def test_due_schedules_are_found_and_others_are_not(self, store: Store) -> None:
         def due() -> list[object]:
-            return list(store.read(lambda tx: schedules.due_schedules(tx, ENVIRONMENT, [TASK], tx.now(), 10)))
+            found = store.read(lambda tx: schedules.due_schedules(tx, ENVIRONMENT, [TASK], tx.now(), 10))
+            return [one.stream_id for one in found]
 
         deploy(store)
         assert due() == [], "its first occurrence lies ahead"
