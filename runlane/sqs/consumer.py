@@ -12,8 +12,10 @@ from uuid import UUID
 
 from runlane.aio import AsyncRunlane
 from runlane.app import Runlane
+from runlane.capabilities import Capability
 from runlane.errors import ConfigurationInvalid, RunlaneError
 from runlane.housekeeping import Housekeeper
+from runlane.inline import Unwanted
 from runlane.shown import shown, told
 from runlane.sqs.backoff import Backoff
 from runlane.sqs.faces import runlane_of, transport_of
@@ -72,8 +74,10 @@ class SqsConsumer:
             raise ConfigurationInvalid(f"wait_seconds must be an integer from 1 to 20; got {shown(wait_seconds)}")
         self._visibility = _whole_seconds(visibility_timeout)
         self._app = runlane_of(app)
+        self._app.lane.require(Capability.LEASES_RUNS, "SqsConsumer")
         self._transport = transport_of(self._app)
         self._queues = _queues_of(self._app, queues)
+        self._names = [queue.name for queue in self._queues]
         self._concurrency = concurrency
         self._wait = wait_seconds
         self._housekeeper = Housekeeper(self._app._runtime, _MAINTENANCE) if maintenance else None
@@ -268,9 +272,15 @@ class SqsConsumer:
                 self._changed.wait(pause or None)
             return None
 
+    def _is_wanted(self) -> bool:
+        return not self._stopping
+
     def _deliver(self, message: Message, wakeup: Wakeup) -> None:
         try:
-            delivery = self._app.execute_delivery(wakeup, self._queues)
+            delivery = self._app._inline.execute_delivery(wakeup, self._names, self._is_wanted)
+        except Unwanted:
+            self._in_flight.give_back([message])
+            return
         except Exception as error:
             log.warning("run %s: message %s is left to be delivered again: %s", wakeup.run_id, told(message.id), error)
             self._storage.failed()

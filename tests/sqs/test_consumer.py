@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from runlane import AsyncRunlane, Context, Fixed, Queue, Retry, Runlane, RunStatus, SettableClock, Trigger, task
+from runlane.engine import deliver
 from runlane.errors import ConfigurationInvalid
 from runlane.lanes import Lane
 from runlane.projections.runs import Run
@@ -60,6 +61,25 @@ class Gate:
             assert self.go.wait(PATIENCE)
 
         self.task = gate
+
+
+class Slow:
+    """Something that a delivery waits for while its consumer stops."""
+
+    def __init__(self) -> None:
+        self._inside, self._go = threading.Event(), threading.Event()
+
+    def wait(self) -> None:
+        self._inside.set()
+        assert self._go.wait(PATIENCE)
+
+    def stop_meanwhile(self, consumer: SqsConsumer) -> None:
+        """Once the delivery waits, stop the consumer, then let it go on and come to an end."""
+        assert self._inside.wait(PATIENCE)
+        consumer.stop(timeout=0.05)
+        assert consumer.closed
+        self._go.set()
+        eventually(lambda: not consumer._executing, "the end of the delivery")
 
 
 @pytest.fixture
@@ -439,6 +459,56 @@ class TestStopping:
         consumer.stop(timeout=0.05)
         assert consumer.closed
         assert app.runs.get(run.id).status is RunStatus.QUEUED
+        assert types_of(app, run.id)[-2:] == ["RunInterrupted", "RunDeliveryRequested"]
+
+    def test_what_is_being_accepted_is_left_to_others(
+        self,
+        make_sqs_app: MakeApp,
+        shared_url: str,
+        consume: Consume,
+        url: str,
+        gate: Gate,
+        client: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The database is slow: the stop has returned before the lease is written."""
+        accept, slow = deliver.accept, Slow()
+
+        def slowly(*args: Any) -> Any:
+            slow.wait()
+            return accept(*args)
+
+        monkeypatch.setattr(deliver, "accept", slowly)
+        app = make_sqs_app(shared_url, url, gate.task)
+        consumer = consume(app)
+        run = app.trigger(gate.task).run
+        slow.stop_meanwhile(consumer)
+        eventually(lambda: _visible(client, url) == 1, "it is given back")
+        assert gate.calls == 0
+        assert types_of(app, run.id) == ["RunCreated", "RunDeliveryRequested"]
+
+    def test_what_was_accepted_and_has_not_begun_is_queued_again(
+        self,
+        make_sqs_app: MakeApp,
+        shared_url: str,
+        consume: Consume,
+        url: str,
+        gate: Gate,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        app = make_sqs_app(shared_url, url, gate.task)
+        unlock, slow = app._runtime.vault.unlock, Slow()
+
+        def slowly(*args: Any) -> Any:
+            slow.wait()
+            return unlock(*args)
+
+        monkeypatch.setattr(app._runtime.vault, "unlock", slowly)
+        consumer = consume(app)
+        run = app.trigger(gate.task).run
+        slow.stop_meanwhile(consumer)
+        eventually(lambda: app.runs.get(run.id).status is RunStatus.QUEUED)
+        assert gate.calls == 0
         assert types_of(app, run.id)[-2:] == ["RunInterrupted", "RunDeliveryRequested"]
 
     def test_handlers_are_told(self, make_sqs_app: MakeApp, sqlite_url: str, consume: Consume, url: str) -> None:
