@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
+from time import monotonic
 from uuid import UUID, uuid4
 
 from attrs import frozen
 
 from runlane.clock import Clock
 from runlane.errors import AdapterContractViolation, RunlaneError, TransportUnavailable
+from runlane.shown import shown, words_of
 from runlane.storage import outbox
 from runlane.storage.database import Database
 from runlane.storage.outbox import Claimed
@@ -21,6 +23,8 @@ log = logging.getLogger("runlane.dispatch")
 
 #: The most wakeups that are claimed at once.
 BATCH = 100
+#: Seconds for trying wakeups each by itself: others may take them over after ``outbox.CLAIM``.
+_ALONE = 10.0
 
 
 @frozen
@@ -71,6 +75,8 @@ class Dispatcher:
                     break
         except RunlaneError as error:
             log.warning("wakeups are left to maintenance: %s", error)
+        except Exception:  # the runs are there: nothing of a publisher makes a failure of it
+            log.exception("wakeups are left to maintenance")
 
     def _publish(self, run_ids: Collection[UUID] | None) -> Flushed:
         claimed, more = self._database.transact(
@@ -79,7 +85,7 @@ class Dispatcher:
         )
         if not claimed:
             return Flushed(more=more)
-        outcomes = list(zip(claimed, self._hand_over(claimed), strict=True))
+        outcomes = list(zip(claimed, self._hand_over(claimed, alone=run_ids is None), strict=True))
         counts = self._database.transact(lambda tx: outbox.settle(tx, self._me, outcomes, tx.now()), self._clock)
         for one, outcome in outcomes:
             if outcome.status is PublishStatus.REJECTED:
@@ -89,19 +95,41 @@ class Dispatcher:
             found[OutboxStatus.PUBLISHED], found[OutboxStatus.FAILED], found[OutboxStatus.DEAD_LETTERED], more
         )
 
-    def _hand_over(self, claimed: Sequence[Claimed]) -> Sequence[PublishOutcome]:
-        """What the transport made of them; whatever it raises, they are tried again."""
+    def _hand_over(self, claimed: Sequence[Claimed], alone: bool) -> Sequence[PublishOutcome]:
+        """What the transport made of them; whatever it raises, they are tried again.
+
+        Args:
+            alone: where it fails for no reason that all of them share, try each by itself, as one may be to blame.
+        """
         try:
-            outcomes = list(self._transport.publish([one.wakeup for one in claimed]))
-            if len(outcomes) != len(claimed):
-                raise AdapterContractViolation(
-                    f"transport {self._transport.name} answered {len(outcomes)} times for {len(claimed)} wakeups"
-                )
-            return outcomes
+            return self._answers(claimed)
         except TransportUnavailable as error:
             log.warning("%d wakeups have to wait: %s", len(claimed), error)
-            reason = str(error)
+            return _failed(claimed, words_of(error))
         except Exception as error:
             log.exception("transport %s failed", self._transport.name)
-            reason = f"{type(error).__name__}: {error}"
-        return [PublishOutcome(PublishStatus.FAILED, reason)] * len(claimed)
+            reason = f"{type(error).__name__}: {words_of(error)}"
+        if not alone or len(claimed) == 1:
+            return _failed(claimed, reason)
+        outcomes: list[PublishOutcome] = []
+        until = monotonic() + _ALONE
+        for one in claimed:
+            outcomes += self._hand_over([one], alone) if monotonic() < until else _failed([one], reason)
+        return outcomes
+
+    def _answers(self, claimed: Sequence[Claimed]) -> Sequence[PublishOutcome]:
+        answers = list(self._transport.publish([one.wakeup for one in claimed]))
+        if len(answers) != len(claimed):
+            raise AdapterContractViolation(
+                f"transport {self._transport.name} answered {len(answers)} times for {len(claimed)} wakeups"
+            )
+        for answer in answers:
+            if not isinstance(answer, PublishOutcome):
+                raise AdapterContractViolation(
+                    f"transport {self._transport.name} must answer with PublishOutcome(…); got {shown(answer)}"
+                )
+        return answers
+
+
+def _failed(claimed: Sequence[Claimed], reason: str) -> list[PublishOutcome]:
+    return [PublishOutcome(PublishStatus.FAILED, reason)] * len(claimed)

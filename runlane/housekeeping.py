@@ -62,8 +62,10 @@ class Housekeeper:
         while not self._stop.wait(wait * random.uniform(0.9, 1.1)):  # noqa: S311
             report = self._keep_house()
             wait = 0.001 if report is not None and report.more else self._interval
-            failed = report is None or (report.wakeups_failed > 0 and not report.wakeups_published)
-            failures = failures + 1 if failed else 0
+            if report is None or (report.wakeups_failed > 0 and not report.wakeups_published):
+                failures += 1
+            elif report.wakeups_published or report is _ELSEWHERE:  # a pass with nothing to publish says nothing
+                failures = 0
             if failures == _ENOUGH:  # what fails here may work elsewhere
                 self._leave()
                 wait, failures = _ENOUGH * self._interval, 0

@@ -38,6 +38,14 @@ class Executed:
     executed: bool
 
 
+class Unwanted(Exception):
+    """Who asked for an attempt no longer wants it; it has not begun, and its run is queued."""
+
+
+def _always() -> bool:
+    return True
+
+
 class Inline:
     """Attempts that callers of this process execute themselves."""
 
@@ -101,38 +109,54 @@ class Inline:
         claimed = self._in_session(claim)
         return self.execute(claimed[0]) if claimed else None
 
-    def execute_delivery(self, wakeup: Wakeup, queues: Sequence[str]) -> Delivery:
-        """See ``Runlane.execute_delivery``."""
+    def execute_delivery(self, wakeup: Wakeup, queues: Sequence[str], wanted: Callable[[], bool] = _always) -> Delivery:
+        """See ``Runlane.execute_delivery``.
+
+        Args:
+            wanted: whether the attempt may still begin; asked before the run is leased, and once more before it begins.
+
+        Raises:
+            Unwanted: it may not.
+        """
         runtime = self._runtime
         runtime.start_to_work()
         registry = runtime.registry
         consumer = Consumer(frozenset(queues), registry.tasks.keys(), registry.limits())
 
         def accept(tx: Transaction, holder: Holder) -> list[Run | Delivery] | None:
+            _require(wanted)  # before another session is opened, which nobody would end
             if not lease.is_open(tx, holder):
                 return None
-            return [deliver.accept(tx, runtime.environment, holder, wakeup, consumer)]
+            accepted = deliver.accept(tx, runtime.environment, holder, wakeup, consumer)
+            _require(wanted)  # locks may have been waited for
+            return [accepted]
 
         (found,) = self._in_session(accept)
         if isinstance(found, Delivery):
             return found if found.run is None else evolve(found, run=runtime.vault.reveal(found.run))
         try:
-            return Delivery(DeliveryOutcome.EXECUTED, None, self.execute(found))
+            return Delivery(DeliveryOutcome.EXECUTED, None, self.execute(found, wanted))
         except LeaseLost:
             return Delivery(DeliveryOutcome.IGNORED, IgnoreReason.LOST_RACE, found)
 
-    def execute(self, run: Run) -> Run:
+    def execute(self, run: Run, wanted: Callable[[], bool] = _always) -> Run:
         """Execute the attempt that `run` is leased for, and store its outcome; the run as it is then.
 
         Raises:
+            Unwanted: it was not `wanted` any more; the run is queued again.
             LeaseLost: the attempt took longer than the session lived; its outcome was dropped.
             KeyboardInterrupt: it came while the handler was executed in the main thread; the run is queued again.
         """
         opened = self._runtime.vault.unlock([run])[0]
         execution = Execution(opened.run, self._runtime.registry.tasks[run.task_id], opened.seal, opened.problem)
         place = (run.id, execution.context.attempt)
-        with self._lock:
-            self._active[place] = execution
+        with self._lock:  # whoever wants it no more finds it among these afterwards, or it finds out here
+            begins = wanted()
+            if begins:
+                self._active[place] = execution
+        if not begins:
+            self._store([Finished(opened.run, Interrupted("worker_stopping"), execution.task.retry)])
+            raise Unwanted
         try:
             outcome = self._executor.execute(execution)
             after = self._keep(opened.run, outcome, execution.task.retry)
@@ -185,3 +209,8 @@ class Inline:
 
     def _transact(self, work: Callable[[Transaction], T]) -> T:
         return self._runtime.database.transact(work, self._runtime.clock)
+
+
+def _require(wanted: Callable[[], bool]) -> None:
+    if not wanted():
+        raise Unwanted

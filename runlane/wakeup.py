@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 
 from runlane import jsontext
 from runlane.errors import ConfigurationInvalid
@@ -88,12 +88,29 @@ class PublishStatus(StrEnum):
     REJECTED = "rejected"
 
 
+def _status(value: PublishStatus | str) -> PublishStatus:
+    try:
+        return PublishStatus(value)
+    except ValueError:
+        known = ", ".join(PublishStatus)
+        raise ConfigurationInvalid(f"status of a PublishOutcome must be one of {known}; got {shown(value)}") from None
+
+
+def _is_detail(_: object, __: Attribute[str | None], value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise ConfigurationInvalid(f"detail of a PublishOutcome must be text or None; got {shown(value)}")
+
+
 @frozen
 class PublishOutcome:
-    """What became of one wakeup: handed over, to be tried again, or never to be taken; and the provider's words."""
+    """What became of one wakeup: handed over, to be tried again, or never to be taken; and the provider's words.
 
-    status: PublishStatus
-    detail: str | None = None
+    Raises:
+        ConfigurationInvalid: there is no such status, or the words are no text.
+    """
+
+    status: PublishStatus = field(converter=_status)
+    detail: str | None = field(default=None, validator=_is_detail)
 
 
 class OutboxStatus(StrEnum):

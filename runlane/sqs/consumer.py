@@ -12,8 +12,10 @@ from uuid import UUID
 
 from runlane.aio import AsyncRunlane
 from runlane.app import Runlane
+from runlane.capabilities import Capability
 from runlane.errors import ConfigurationInvalid, RunlaneError
 from runlane.housekeeping import Housekeeper
+from runlane.inline import Unwanted
 from runlane.shown import shown, told
 from runlane.sqs.backoff import Backoff
 from runlane.sqs.faces import runlane_of, transport_of
@@ -30,10 +32,13 @@ log = logging.getLogger("runlane.sqs")
 
 #: The longest that SQS keeps a message to one consumer.
 _LONGEST = timedelta(hours=12)
-#: Seconds for the last deletions of a graceful stop; what they miss is delivered once more, and ignored.
-_LAST = 5.0
+#: Seconds for the last deletions of a stop, least (where its time is over) and most; what they miss is delivered once
+#: more, and ignored.
+_LAST = (0.5, 5.0)
 #: Seconds between the times that handlers are told to stop: one may have begun just after the last.
 _TELL = 0.5
+#: Seconds for which what no handler is free for is kept from other consumers.
+_LATE = 1.0
 #: Seconds between maintenance passes.
 _MAINTENANCE = 1.0
 
@@ -72,17 +77,20 @@ class SqsConsumer:
             raise ConfigurationInvalid(f"wait_seconds must be an integer from 1 to 20; got {shown(wait_seconds)}")
         self._visibility = _whole_seconds(visibility_timeout)
         self._app = runlane_of(app)
+        self._app.lane.require(Capability.LEASES_RUNS, "SqsConsumer")
         self._transport = transport_of(self._app)
         self._queues = _queues_of(self._app, queues)
+        self._names = [queue.name for queue in self._queues]
         self._concurrency = concurrency
         self._wait = wait_seconds
         self._housekeeper = Housekeeper(self._app._runtime, _MAINTENANCE) if maintenance else None
         self._changed = threading.Condition()
-        self._waiting: deque[tuple[Message, Wakeup]] = deque()
+        self._waiting: deque[tuple[Message, Wakeup, float]] = deque()  # and since when
         self._executing: list[UUID] = []
         self._handlers = 0
         self._polling = 0
         self._stopping = self._cut = False
+        self._until = 0.0  # when a stop is to have ended
         self._starting = threading.Lock()
         self._started = False
         self._closed = threading.Event()
@@ -148,8 +156,9 @@ class SqsConsumer:
         self._app._runtime._in_this_process()
         deadline = monotonic() + timeout
         with self._changed:
+            self._until = deadline
             self._stopping = True
-            unbegun = [message for message, _ in self._waiting]
+            unbegun = [message for message, _, _ in self._waiting]
             self._waiting.clear()
             self._changed.notify_all()
         with self._starting:  # a start under way ends first; a later one finds that it is not wanted
@@ -179,6 +188,7 @@ class SqsConsumer:
 
     def _cut_off(self) -> None:
         with self._changed:
+            self._until = monotonic()
             self._stopping = self._cut = True
             self._changed.notify_all()
 
@@ -186,19 +196,36 @@ class SqsConsumer:
         """Wait for the end, and clear up; whatever fails in that, who waits for the end hears of it."""
         try:
             with self._changed:
-                self._changed.wait_for(lambda: self._cut or (self._stopping and not (self._executing or self._polling)))
+                while not (self._cut or (self._stopping and not (self._executing or self._polling))):
+                    self._changed.wait(self._return_late())
             if self._cut:
                 try:
                     self._app._inline.cut_off(self._begun())
                 except RunlaneError as error:
                     log.warning("attempts could not be given back, their leases will expire: %s", error)
-            self._in_flight.close(timeout=_LAST)
+            least, most = _LAST
+            self._in_flight.close(timeout=max(least, min(most, self._until - monotonic())))
             if self._housekeeper is not None:
                 self._housekeeper.close()
         except BaseException:
             log.exception("the consumer could not clear up")
         finally:
             self._closed.set()
+
+    def _return_late(self) -> float | None:
+        """Give back what has waited for long while all handlers are busy; seconds until there may be more of it.
+
+        Called with the lock held.
+        """
+        while self._waiting:
+            message, _, since = self._waiting[0]
+            if (left := since + _LATE - monotonic()) > 0:
+                return left
+            if len(self._executing) < self._concurrency:  # it is the database that they wait for
+                return _LATE
+            self._waiting.popleft()
+            self._in_flight.give_back([message])
+        return None
 
     def _poll(self, poller: Poller) -> None:
         try:
@@ -216,7 +243,8 @@ class SqsConsumer:
     def _room(self, polls: Backoff) -> int:
         """How many handlers are free, once some are and nothing failed lately; 0 to end.
 
-        Queues do not share them out: what several polls bring at once may wait here for a moment, kept invisible.
+        Queues do not share them out: what several polls bring at once may wait here for a moment, kept invisible; what
+        waits for longer goes back.
         Otherwise an idle queue's poll would hold handlers that a busy queue could use.
         """
         with self._changed:
@@ -232,7 +260,8 @@ class SqsConsumer:
         with self._changed:
             stopping = self._stopping
             if not stopping:
-                self._waiting.extend(received)
+                now = monotonic()
+                self._waiting.extend((message, wakeup, now) for message, wakeup in received)
                 self._grow()
                 self._changed.notify_all()
         if stopping:
@@ -249,7 +278,7 @@ class SqsConsumer:
 
     def _handle(self) -> None:
         while (taken := self._next()) is not None:
-            message, wakeup = taken
+            message, wakeup, _ = taken
             try:
                 self._deliver(message, wakeup)
             finally:
@@ -257,7 +286,7 @@ class SqsConsumer:
                     self._executing.remove(wakeup.run_id)
                     self._changed.notify_all()
 
-    def _next(self) -> tuple[Message, Wakeup] | None:
+    def _next(self) -> tuple[Message, Wakeup, float] | None:
         with self._changed:
             while not self._stopping:
                 pause = self._storage.left()
@@ -268,9 +297,15 @@ class SqsConsumer:
                 self._changed.wait(pause or None)
             return None
 
+    def _is_wanted(self) -> bool:
+        return not self._stopping
+
     def _deliver(self, message: Message, wakeup: Wakeup) -> None:
         try:
-            delivery = self._app.execute_delivery(wakeup, self._queues)
+            delivery = self._app._inline.execute_delivery(wakeup, self._names, self._is_wanted)
+        except Unwanted:
+            self._in_flight.give_back([message])
+            return
         except Exception as error:
             log.warning("run %s: message %s is left to be delivered again: %s", wakeup.run_id, told(message.id), error)
             self._storage.failed()

@@ -38,9 +38,11 @@ class InFlight:
         self._changed = threading.Condition()
         self._held: dict[Message, float] = {}  # until when nobody else sees it, by the monotonic clock
         self._done: list[Message] = []
+        self._returned: list[Message] = []
         self._closed = threading.Event()
         self._threads = [
             threading.Thread(target=self._delete, name="runlane-sqs-delete", daemon=True),
+            threading.Thread(target=self._return, name="runlane-sqs-return", daemon=True),
             threading.Thread(target=self._extend, name="runlane-sqs-extend", daemon=True),
         ]
 
@@ -50,12 +52,13 @@ class InFlight:
             thread.start()
 
     def close(self, timeout: float) -> None:
-        """Delete what is still to be deleted, for `timeout` seconds at most, and end; what is held is left as it is."""
+        """Delete and return what is to be, for `timeout` seconds at most, and end; what is held is left as it is."""
+        until = monotonic() + timeout
         with self._changed:
             self._closed.set()
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join(timeout)
+            thread.join(max(0.0, until - monotonic()))
 
     def hold(self, messages: Collection[Message], asked: float) -> None:
         """Keep messages invisible that were asked for at `asked`, by the monotonic clock, until they are let go."""
@@ -75,12 +78,16 @@ class InFlight:
             self._held.pop(message, None)
 
     def give_back(self, messages: Collection[Message]) -> None:
-        """Make messages visible at once."""
+        """Make messages visible to others, as soon as SQS hears of it; nobody waits for that."""
         with self._changed:
             for message in messages:
                 self._held.pop(message, None)
-        for url, some in _by_url(messages):
-            self._change(url, some, 0)
+            closed = self._closed.is_set()
+            if not closed:
+                self._returned += messages
+                self._changed.notify_all()
+        if closed:  # its consumer has been cut off: whoever comes late has time
+            self._send_back(messages)
 
     def _delete(self) -> None:
         while True:
@@ -94,6 +101,19 @@ class InFlight:
                 refused = self._call(self._client.delete_message_batch, url, entries)
                 if refused:
                     log.warning("%d messages could not be deleted and will be delivered again", len(refused))
+
+    def _return(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._returned or self._closed.is_set())
+                if not self._returned:
+                    return
+                returned, self._returned = self._returned, []
+            self._send_back(returned)
+
+    def _send_back(self, messages: Collection[Message]) -> None:
+        for url, some in _by_url(messages):
+            self._change(url, some, 0)
 
     def _extend(self) -> None:
         # Three looks in the time: one that fails is followed by another before a message becomes visible.

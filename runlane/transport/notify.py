@@ -22,15 +22,17 @@ from typing import TYPE_CHECKING, Any
 from runlane.storage import poolers
 from runlane.transport import Bell
 from runlane.transport.local import LocalTransport
-from runlane.transport.sender import Sender, discard
+from runlane.transport.sender import Sender, discard, is_done
 
 if TYPE_CHECKING:
     import psycopg
+    from psycopg.pq.abc import PGconn
 
 log = logging.getLogger("runlane.transport")
 
 #: Seconds without a word after which a listener asks whether the server is there still.
 CHECK = 15.0
+_PATIENCE = 10.0  # seconds for the answer
 _RETRY = (0.2, 10.0)  # seconds between attempts to connect, least and most
 _DEAF = 60.0  # the same where only another pooler, or another setting of it, could help
 
@@ -84,17 +86,18 @@ class NotifyTransport(LocalTransport):
     def unlisten(self, bell: Bell) -> None:
         """The inverse of ``listen``; nobody listens for nobody."""
         super().unlisten(bell)
-        if not self.is_listening:
-            self._end_listener()
+        self._end_listener()
 
     def close(self) -> None:
         """Send what waits, for a moment at most, and end; those who still listen go on hearing."""
-        if not self.is_listening:
-            self._end_listener()
+        self._end_listener()
         self._sender.close()
 
     def _end_listener(self) -> None:
+        """End the thread if nobody listens, which somebody may begin at any moment outside of the lock."""
         with self._lock:
+            if self.is_listening:
+                return
             listener, self._listener = self._listener, None
             if self._stop is not None:
                 self._stop.set()
@@ -141,16 +144,30 @@ class NotifyTransport(LocalTransport):
             self.is_deaf.set()
 
     def _hear(self, connection: psycopg.Connection[Any], stop: _Stop) -> None:
+        # Not by ``execute``, which waits for an answer for ever: a proxy that has lost the server says nothing.
+        wire, asked = connection.pgconn, False
         with selectors.DefaultSelector() as selector:
             for readable in (connection, stop):
                 selector.register(readable, selectors.EVENT_READ)
             while not stop.is_set():
-                if not selector.select(CHECK):
-                    connection.execute("select 1")
-                for notice in connection.notifies(timeout=0):
-                    self._dispatch(notice.payload)
+                if selector.select(_PATIENCE if asked else CHECK):
+                    wire.consume_input()
+                    self._dispatch_all(wire)
+                    if is_done(connection):
+                        asked = False
+                        self._dispatch_all(wire)  # what came behind the answer
+                elif asked:
+                    raise TimeoutError("the server does not answer")
+                else:
+                    wire.send_query(b"select 1")
+                    wire.flush()
+                    asked = True
 
-    def _dispatch(self, payload: str) -> None:
+    def _dispatch_all(self, wire: PGconn) -> None:
+        while (notice := wire.notifies()) is not None:
+            self._dispatch(notice.extra)
+
+    def _dispatch(self, payload: bytes) -> None:
         try:
             sender, environment, queues = json.loads(payload)
             if sender != self._me:

@@ -79,7 +79,7 @@ class Sender:
             wire = line.pgconn
             for _ in range(2):  # the second time it shows if the server has hung up behind its last words
                 wire.consume_input()
-            if not _is_done(line):
+            if not is_done(line):
                 return False
             payload = self._payload(environment, queues)
             wire.send_query_params(_NOTIFY, (self._channel.encode(), payload.encode()))
@@ -137,7 +137,7 @@ class Sender:
 def _settle(line: psycopg.Connection[Any]) -> None:
     """Wait for what came of a ring that was sent and not waited for."""
     deadline = monotonic() + _PATIENCE
-    while not _is_done(line):
+    while not is_done(line):
         with selectors.DefaultSelector() as selector:
             selector.register(line.pgconn.socket, selectors.EVENT_READ)
             if not selector.select(max(0.0, deadline - monotonic())):
@@ -145,7 +145,7 @@ def _settle(line: psycopg.Connection[Any]) -> None:
         line.pgconn.consume_input()
 
 
-def _is_done(line: psycopg.Connection[Any]) -> bool:
+def is_done(line: psycopg.Connection[Any]) -> bool:
     """Whether nothing is under way on a connection, as far as has been read from it."""
     wire = line.pgconn
     while not wire.is_busy():

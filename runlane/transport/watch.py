@@ -51,14 +51,13 @@ class FileTransport(LocalTransport):
     def unlisten(self, bell: Bell) -> None:
         """The inverse of ``listen``; nobody watches for nobody."""
         super().unlisten(bell)
-        if not self.is_listening:
-            self.close()
+        self.close()
 
     def close(self) -> None:
         """Stop watching, unless somebody still listens."""
-        if self.is_listening:
-            return
         with self._lock:
+            if self.is_listening:  # as somebody may begin to at any moment outside of the lock
+                return
             watcher, self._watcher = self._watcher, None
             self._stop.set()
         if watcher is not None and watcher is not threading.current_thread():

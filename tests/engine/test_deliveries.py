@@ -29,7 +29,7 @@ from runlane import (
     task,
 )
 from runlane.errors import TransportUnavailable
-from runlane.storage import sessions, tables
+from runlane.storage import outbox, sessions, tables
 from runlane.storage.outbox import CLAIM, MOST_TRIES, REDELIVERY
 from tests.engine.post import DONE, Office, office
 from tests.engine.sessions import EXPIRY, session_of, take
@@ -177,6 +177,65 @@ def test_a_transport_that_answers_too_little_breaks_its_contract_and_nothing_is_
     assert statuses(app) == ["failed", "failed"]
 
 
+@pytest.mark.parametrize("nonsense", [None, True, "published", DONE.status, (DONE,)])
+def test_a_transport_that_answers_nonsense_fails_no_trigger_and_nothing_is_taken_as_published(
+    office: Office, clock: SettableClock, nonsense: Any
+) -> None:
+    app = office.app(echo, clock=clock)
+    publish, office.post.answer = office.post.publish, lambda _: nonsense
+    assert app.trigger(echo, 1).run.status is RunStatus.QUEUED
+    assert statuses(app) == ["failed"]
+    clock.advance(SECOND)
+    assert app.tick().wakeups_failed == 1
+    office.post.answer, office.post.publish = lambda _: DONE, publish  # type: ignore[method-assign]
+    clock.advance(HOUR)
+    assert app.tick().wakeups_published == 1
+
+
+def test_an_error_that_cannot_say_what_it_is_fails_no_trigger(office: Office) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("mute")
+
+    app = office.app(echo)
+    office.post.refuse = Mute()
+    assert app.trigger(echo, 1).run.status is RunStatus.QUEUED
+    assert statuses(app) == ["failed"]
+
+
+def test_a_publisher_that_breaks_fails_no_trigger(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = office.app(echo)
+
+    def breaks(*_: Any) -> Any:
+        raise TypeError("broken")
+
+    monkeypatch.setattr(outbox, "settle", breaks)
+    assert app.trigger(echo, 1).run.status is RunStatus.QUEUED
+    assert statuses(app) == ["claimed"]
+
+
+def test_a_wakeup_that_a_transport_breaks_at_takes_no_others_along(office: Office, clock: SettableClock) -> None:
+    app = office.app(echo, clock=clock, dispatch="deferred")
+    bad = app.trigger_many(echo, range(5))[2].run.id
+
+    def breaks_at(wakeup: Wakeup) -> PublishOutcome:
+        if wakeup.run_id == bad:
+            raise ValueError("cannot be written")
+        return DONE
+
+    office.post.answer = breaks_at
+    report = app.tick()
+    assert (report.wakeups_published, report.wakeups_failed) == (4, 1)
+    assert bad not in {wakeup.run_id for wakeup in office.post.wakeups}
+
+
+def test_wakeups_are_not_tried_each_by_itself_where_none_can_be_published(office: Office) -> None:
+    app = office.app(echo, dispatch="deferred")
+    app.trigger_many(echo, range(5))
+    office.post.refuse = TransportUnavailable("away")
+    assert (app.tick().wakeups_failed, office.post.calls) == (5, 1)
+
+
 def test_a_publisher_that_vanishes_is_followed_by_another(office: Office, clock: SettableClock) -> None:
     """After the claim, before or after the provider has it: published at least once."""
     app = office.app(echo, clock=clock)
@@ -311,6 +370,25 @@ def test_wakeups_of_queues_that_are_not_known_here_are_left_to_others(office: Of
     assert other.tick().wakeups_published == 0
     assert (office.post.calls, statuses(app)) == (0, ["pending"])
     assert app.tick().wakeups_published == 1
+
+
+@pytest.mark.parametrize("status", ["published", "failed", "rejected"])
+def test_the_status_of_an_outcome_may_be_plain_text(status: str) -> None:
+    assert PublishOutcome(status).status is PublishStatus(status)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        (("sent",), "status of a PublishOutcome must be one of published, failed, rejected; got 'sent'"),
+        ((None,), "status of a PublishOutcome must be one of published, failed, rejected; got None"),
+        (("failed", ValueError("x")), "detail of a PublishOutcome must be text or None; got ValueError('x')"),
+    ],
+)
+def test_an_outcome_that_cannot_be_is_refused(facts: Any, words: str) -> None:
+    with pytest.raises(ConfigurationInvalid) as caught:
+        PublishOutcome(*facts)
+    assert words in str(caught.value)
 
 
 def test_whatever_a_provider_says_can_be_stored(office: Office) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from runlane import Queue, Runlane, SettableClock
+from runlane.engine.tick import TickReport
+from runlane.housekeeping import Housekeeper
 from runlane.storage import maintainers
 from runlane.storage.maintainers import Maintainer
 from tests.engine.sessions import EXPIRY, session_of, take
 from tests.engine.tasks import echo, flaky
-from tests.support import at_once, database_of, eventually
+from tests.support import PATIENCE, at_once, database_of, eventually
 
 INTERVAL = 1.0
 HOUSE = timedelta(seconds=5)
@@ -143,3 +148,41 @@ def test_a_slower_one_does_not_take_what_was_taken_meanwhile(shared_url: str, cl
         assert not take(None, late)
         assert take(first, second)
         assert not take(first, late)
+
+
+def test_who_can_publish_nothing_leaves_the_house_however_few_wakeups_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A wakeup that has failed rests: most passes have none to publish."""
+    with Runlane("memory:", tasks=[echo]) as app:
+        failed, nothing = TickReport(wakeups_failed=1), TickReport()
+        passes = iter([failed, nothing, failed, nothing, nothing, failed])
+        left = threading.Event()
+        monkeypatch.setattr(app._runtime, "keep_house", lambda _: next(passes, TickReport()))
+        monkeypatch.setattr(app._runtime, "leave_house", lambda _: left.set())
+        keeper = Housekeeper(app._runtime, 0.001)
+        keeper.start()
+        has_left = left.wait(PATIENCE / 4)
+        keeper.close()
+        assert has_left
+
+
+def test_who_publishes_now_and_then_keeps_the_house(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Runlane("memory:", tasks=[echo]) as app:
+        failed, published = TickReport(wakeups_failed=1), TickReport(wakeups_failed=1, wakeups_published=1)
+        passes, over = iter([failed, failed, published, failed, failed]), threading.Event()
+        left: list[bool] = []
+
+        def keep(_: float) -> TickReport:
+            report = next(passes, None)
+            if report is None:
+                over.set()
+            return report or TickReport()
+
+        monkeypatch.setattr(app._runtime, "keep_house", keep)
+        monkeypatch.setattr(app._runtime, "leave_house", lambda _: left.append(over.is_set()))
+        keeper = Housekeeper(app._runtime, 0.001)
+        keeper.start()
+        assert over.wait(PATIENCE)
+        keeper.close()
+        assert left == [True], "only at its end"

@@ -134,10 +134,13 @@ def test_messages_are_deleted_whatever_was_answered_before(
     sqs.faults[:] = [lambda action, _: (200, answers[-1]) if action != "ReceiveMessage" else None]
     stranger = Message("m", url, "r", None)
     while answers:
-        in_flight.give_back([stranger])
-        asked = len(sqs.made("DeleteMessageBatch"))
-        in_flight.acknowledge(stranger)
-        eventually(lambda asked=asked: len(sqs.made("DeleteMessageBatch")) > asked, "a call")  # type: ignore[misc]
+        for action, ask in (
+            ("ChangeMessageVisibilityBatch", lambda: in_flight.give_back([stranger])),
+            ("DeleteMessageBatch", lambda: in_flight.acknowledge(stranger)),
+        ):
+            asked = len(sqs.made(action))
+            ask()
+            eventually(lambda of=action, asked=asked: len(sqs.made(of)) > asked, "a call")  # type: ignore[misc]
         answers.pop()
     sqs.faults.clear()
     client.send_message(QueueUrl=url, MessageBody="x")

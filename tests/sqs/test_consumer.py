@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from runlane import AsyncRunlane, Context, Fixed, Queue, Retry, Runlane, RunStatus, SettableClock, Trigger, task
+from runlane.engine import deliver
 from runlane.errors import ConfigurationInvalid
 from runlane.lanes import Lane
 from runlane.projections.runs import Run
@@ -60,6 +61,25 @@ class Gate:
             assert self.go.wait(PATIENCE)
 
         self.task = gate
+
+
+class Slow:
+    """Something that a delivery waits for while its consumer stops."""
+
+    def __init__(self) -> None:
+        self._inside, self._go = threading.Event(), threading.Event()
+
+    def wait(self) -> None:
+        self._inside.set()
+        assert self._go.wait(PATIENCE)
+
+    def stop_meanwhile(self, consumer: SqsConsumer) -> None:
+        """Once the delivery waits, stop the consumer, then let it go on and come to an end."""
+        assert self._inside.wait(PATIENCE)
+        consumer.stop(timeout=0.05)
+        assert consumer.closed
+        self._go.set()
+        eventually(lambda: not consumer._executing, "the end of the delivery")
 
 
 @pytest.fixture
@@ -387,6 +407,25 @@ def test_a_consumer_outlives_errors_of_sqs(
     assert caplog.text.count("gives no messages for now: RequestThrottled: slow down") == 2
 
 
+def test_what_other_consumers_could_begin_is_given_back_while_a_long_handler_runs(
+    sqlite_url: str, make_queue: Callable[..., str], client: Any, consume: Consume, gate: Gate
+) -> None:
+    """Each queue has a poll of its own: together they may bring more than there are handlers for."""
+    queues = {name: (Queue(name, default=name == "one"), make_queue()) for name in ("one", "two")}
+    transport = SqsTransport([SqsQueue(queue, url=url) for queue, url in queues.values()], client=client)
+    lane = Lane(Database(sqlite_url), transport)
+    with Runlane(lane, queues=[queue for queue, _ in queues.values()], tasks=[gate.task]) as app:
+        consumer = consume(app, concurrency=1, wait_seconds=2)
+        runs = [one.run for one in app.trigger_many([Trigger(gate.task, queue=queue) for queue, _ in queues.values()])]
+        assert gate.inside.acquire(timeout=PATIENCE)
+        eventually(lambda: len(consumer._waiting) == 1, "both are received")
+        eventually(lambda: sum(_visible(client, url) for _, url in queues.values()) == 1, "one is given back")
+        assert not consumer._waiting
+        gate.go.set()
+        assert {ended(app, run).status for run in runs} == {RunStatus.SUCCEEDED}
+        consumer.stop(PATIENCE)
+
+
 class TestStopping:
     """What becomes of messages and handlers."""
 
@@ -441,6 +480,56 @@ class TestStopping:
         assert app.runs.get(run.id).status is RunStatus.QUEUED
         assert types_of(app, run.id)[-2:] == ["RunInterrupted", "RunDeliveryRequested"]
 
+    def test_what_is_being_accepted_is_left_to_others(
+        self,
+        make_sqs_app: MakeApp,
+        shared_url: str,
+        consume: Consume,
+        url: str,
+        gate: Gate,
+        client: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The database is slow: the stop has returned before the lease is written."""
+        accept, slow = deliver.accept, Slow()
+
+        def slowly(*args: Any) -> Any:
+            slow.wait()
+            return accept(*args)
+
+        monkeypatch.setattr(deliver, "accept", slowly)
+        app = make_sqs_app(shared_url, url, gate.task)
+        consumer = consume(app)
+        run = app.trigger(gate.task).run
+        slow.stop_meanwhile(consumer)
+        eventually(lambda: _visible(client, url) == 1, "it is given back")
+        assert gate.calls == 0
+        assert types_of(app, run.id) == ["RunCreated", "RunDeliveryRequested"]
+
+    def test_what_was_accepted_and_has_not_begun_is_queued_again(
+        self,
+        make_sqs_app: MakeApp,
+        shared_url: str,
+        consume: Consume,
+        url: str,
+        gate: Gate,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        app = make_sqs_app(shared_url, url, gate.task)
+        unlock, slow = app._runtime.vault.unlock, Slow()
+
+        def slowly(*args: Any) -> Any:
+            slow.wait()
+            return unlock(*args)
+
+        monkeypatch.setattr(app._runtime.vault, "unlock", slowly)
+        consumer = consume(app)
+        run = app.trigger(gate.task).run
+        slow.stop_meanwhile(consumer)
+        eventually(lambda: app.runs.get(run.id).status is RunStatus.QUEUED)
+        assert gate.calls == 0
+        assert types_of(app, run.id)[-2:] == ["RunInterrupted", "RunDeliveryRequested"]
+
     def test_handlers_are_told(self, make_sqs_app: MakeApp, sqlite_url: str, consume: Consume, url: str) -> None:
         inside = threading.Event()
         told: list[str | None] = []
@@ -459,6 +548,41 @@ class TestStopping:
         consumer.stop(PATIENCE)
         assert told == ["worker_stopping"]
         assert types_of(app, run.id)[-2:] == ["RunInterrupted", "RunDeliveryRequested"]
+
+    def test_an_sqs_that_does_not_answer_holds_neither_it_nor_its_handlers_up(
+        self, sqlite_url: str, make_queue: Callable[..., str], client: Any, sqs: SqsServer
+    ) -> None:
+        inside, told, go = threading.Event(), threading.Event(), threading.Event()
+
+        @task("patient")
+        def patient(_: None, context: Context) -> None:
+            inside.set()
+            if context.signal.wait(PATIENCE):
+                told.set()
+            go.wait(PATIENCE)
+
+        def hangs(action: str, _: Body) -> None:
+            if action == "ChangeMessageVisibilityBatch":
+                go.wait(PATIENCE)
+
+        queues = {name: (Queue(name, default=name == "one"), make_queue()) for name in ("one", "two")}
+        transport = SqsTransport([SqsQueue(queue, url=url) for queue, url in queues.values()], client=client)
+        lane = Lane(Database(sqlite_url), transport)
+        with Runlane(lane, queues=[queue for queue, _ in queues.values()], tasks=[patient]) as app:
+            consumer = SqsConsumer(app, concurrency=1, wait_seconds=2, maintenance=False)
+            consumer.start()
+            app.trigger_many([Trigger(patient, queue=queue) for queue, _ in queues.values()])
+            assert inside.wait(PATIENCE)
+            eventually(lambda: len(consumer._waiting) == 1)
+            sqs.faults.append(hangs)
+            stopping = threading.Thread(target=consumer.stop, args=(0.05,))
+            stopping.start()
+            was_told = told.wait(PATIENCE / 2)
+            stopping.join(PATIENCE / 2)
+            has_stopped = consumer.closed
+            go.set()
+            stopping.join(PATIENCE)
+        assert (was_told, has_stopped) == (True, True)
 
     def test_a_signal_stops_it_gracefully(
         self, make_sqs_app: MakeApp, sqlite_url: str, url: str, gate: Gate, client: Any, left: Callable[[str], int]

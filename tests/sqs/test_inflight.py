@@ -73,6 +73,7 @@ def test_what_is_given_back_is_visible_at_once(
     in_flight = make(60)
     in_flight.hold(messages, monotonic())
     in_flight.give_back(messages)
+    in_flight.close(PATIENCE)
     again = [*receive(client, url, 10, 0, 60), *receive(client, url, 10, 0, 60)]
     assert {message.id for message in again} == {message.id for message in messages}
 

@@ -40,7 +40,7 @@ def free(sender: Sender) -> psycopg.Connection[Any]:
     line = sender._line
     assert line is not None
     if not line.closed:
-        eventually(lambda: (line.pgconn.consume_input(), module._is_done(line))[1], "the answer to the last ring")
+        eventually(lambda: (line.pgconn.consume_input(), module.is_done(line))[1], "the answer to the last ring")
     sender._next = 0.0
     return line
 

@@ -8,17 +8,23 @@ import resource
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
+from sqlalchemy.engine import make_url
 
 from runlane import Fixed, Lane, Queue, Retry, Runlane, RunStatus, task
 from runlane.lanes import lane_of
-from runlane.transport import Bell
+from runlane.transport import Bell, notify
 from runlane.transport.local import LocalTransport
 from runlane.transport.notify import NotifyTransport, channel_of
+from runlane.transport.watch import FileTransport
+from tests.chaos.proxy import Proxy
+from tests.conftest import PostgresServer
 from tests.support import PATIENCE
 
 NEVER = 3600.0  # seconds: whoever depends on polling does not see the end of the test
@@ -193,6 +199,34 @@ def test_a_listener_that_lost_its_connection_rings_once_it_is_back(pair: Any, po
     two.unlisten(bells)
 
 
+def test_a_connection_that_is_dead_without_a_word_is_replaced(
+    postgres: PostgresServer, postgres_url: str, pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that has lost the server keeps the connection up: no keepalive finds that out."""
+    for name in ("CHECK", "_PATIENCE"):
+        monkeypatch.setattr(notify, name, 0.2, raising=False)
+    place = make_url(postgres.admin_url)
+    proxy = Proxy(Path(str(place.query["host"])) / f".s.PGSQL.{place.port or 5432}")
+    conninfo = make_conninfo(pair[0]._conninfo, host="127.0.0.1", port=proxy.port, sslmode="disable")
+    transport, bells = NotifyTransport(conninfo, "runlane"), Bells()
+    try:
+        transport.listen("env", ["q"], bells)
+        assert transport.hears.wait(PATIENCE)
+        seen = bells.wait_for(0)
+        assert proxy.strike("half_open", NEVER)
+        bells.wait_for(seen)
+        assert transport.hears.wait(PATIENCE)
+        assert proxy.strike("half_open", NEVER)
+        listener = transport._listener
+        transport.unlisten(bells)
+        assert listener is not None
+        listener.join(PATIENCE)
+        assert not listener.is_alive()
+    finally:
+        transport.unlisten(bells)
+        proxy.close()
+
+
 def test_words_that_are_not_ours_ring_everybody(pair: Any, postgres_url: str) -> None:
     _, two = pair
     bells = Bells()
@@ -234,6 +268,44 @@ def test_many_open_files_do_not_make_a_listener_deaf(pair: Any, caplog: pytest.L
         for descriptor in held:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Between:
+    """A transport's lock; the next time that it is to be taken, something else comes first."""
+
+    def __init__(self, transport: Any, first: Callable[[], None]) -> None:
+        self._transport, self._lock, self._first = transport, transport._lock, first
+        transport._lock = self
+
+    def __enter__(self) -> None:
+        self._transport._lock = self._lock
+        self._first()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+@pytest.mark.parametrize("kind", ["notify", "file"])
+def test_who_begins_to_listen_while_the_last_one_ends_hears(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = "postgresql://nobody@127.0.0.1:1/none?connect_timeout=1"
+    transport: Any = NotifyTransport(nowhere, "runlane") if kind == "notify" else FileTransport(tmp_path / "runs.db")
+    thread, one, two = "_listener" if kind == "notify" else "_watcher", Bells(), Bells()
+    plain = LocalTransport.unlisten
+
+    def unlisten(itself: Any, bell: Bell) -> None:
+        plain(itself, bell)
+        Between(itself, lambda: itself.listen("env", ["q"], two))
+
+    transport.listen("env", ["q"], one)
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalTransport, "unlisten", unlisten)
+        transport.unlisten(one)
+    assert getattr(transport, thread).is_alive()
+    transport.unlisten(two)
+    assert getattr(transport, thread) is None
 
 
 def test_several_hosts_in_a_url_reach_the_listener_as_libpq_takes_them() -> None:
