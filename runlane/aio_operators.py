@@ -15,7 +15,7 @@ from runlane.bridge import ThreadCalls
 from runlane.bulk import Bulk
 from runlane.engine.trigger import Triggered
 from runlane.events import Recorded
-from runlane.operators import IdempotencyKeys, Runs
+from runlane.operators import IdempotencyKeys, Runs, pauses
 from runlane.projections.attempts import Attempt
 from runlane.projections.occurrences import Occurrence
 from runlane.projections.queues import QueueControl
@@ -183,7 +183,11 @@ class AsyncRuns:
 
     async def wait(self, id: UUID | str, *, timeout: float | None = None) -> Run:
         """See ``Runs.wait``."""
-        return await asyncio.to_thread(self._sync.wait, id, timeout=timeout)
+        pause = pauses(timeout)
+        # No thread waits: it would have a place in a pool, and go on when nobody waits any more.
+        while not (run := await self._call(self._sync.get, id)).is_terminal:
+            await asyncio.sleep(pause(run))
+        return run
 
     async def prune(
         self,

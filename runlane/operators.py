@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Unpack
@@ -25,6 +25,23 @@ from runlane.shown import shown
 from runlane.storage import queries, streams
 from runlane.tasks import Queue, Task
 from runlane.values import ACTIVE, TERMINAL, Actor, RunStatus, SourceType, free_text, identifier, run_id
+
+
+def pauses(timeout: float | None) -> Callable[[Run], float]:
+    """Says of a run that has not ended for how many seconds to wait before the next look; raises as ``Runs.wait``."""
+    if timeout is not None and (not isinstance(timeout, int | float) or timeout != timeout):
+        raise ConfigurationInvalid(f"timeout must be a number of seconds, or None; got {shown(timeout)}")
+    deadline = None if timeout is None else time.monotonic() + min(timeout, 1e9)
+    following = 0.005
+
+    def pause(run: Run) -> float:
+        nonlocal following
+        now, following = following, min(following * 1.5, 0.25)
+        if deadline is not None and time.monotonic() + now > deadline:
+            raise TimeoutError(f"run {run.id} is still {run.status} after {timeout} s")
+        return now
+
+    return pause
 
 
 class Runs:
@@ -294,15 +311,9 @@ class Runs:
             RunNotFound: there is no such run.
             ConfigurationInvalid: an argument is not valid.
         """
-        if timeout is not None and (not isinstance(timeout, int | float) or timeout != timeout):
-            raise ConfigurationInvalid(f"timeout must be a number of seconds, or None; got {shown(timeout)}")
-        deadline = None if timeout is None else time.monotonic() + min(timeout, 1e9)
-        pause = 0.005
+        pause = pauses(timeout)
         while not (run := self.get(id)).is_terminal:
-            if deadline is not None and time.monotonic() + pause > deadline:
-                raise TimeoutError(f"run {run.id} is still {run.status} after {timeout} s")
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.25)
+            time.sleep(pause(run))
         return run
 
     def prune(

@@ -181,7 +181,8 @@ class Runtime:
             self.started = False
         for session in sessions:  # not under the lock, which a beat under way may need
             session.close()
-        self.lane.close()
+        with self._lock:  # a session that is opened meanwhile would get a connection that is being closed
+            self.lane.close()
 
     def session(self) -> Session:
         """The session of this process, opened at first need and again after one was lost."""

@@ -164,13 +164,13 @@ class Database:
     def _close_late_ones(self, engine: Engine) -> None:
         """Close what comes back after ``dispose``: the pool it came from is gone, and would leave it open."""
 
-        @event.listens_for(engine, "connect")
-        def connected(_: Any, entry: ConnectionPoolEntry) -> None:
+        @event.listens_for(engine, "do_connect")  # not once it is connected, as that takes a while
+        def connecting(_: Any, entry: ConnectionPoolEntry, *__: Any) -> None:
             entry.info["disposals"] = self._disposals
 
         @event.listens_for(engine, "checkin")
         def returned(_: Any, entry: ConnectionPoolEntry) -> None:
-            if entry.info.get("disposals") != self._disposals:
+            if entry.info.get("disposals", self._disposals) != self._disposals:
                 entry.close()
 
     @contextmanager
@@ -386,9 +386,14 @@ class Database:
 
     def dispose(self) -> None:
         """Close every connection; those that are in use close later."""
+        both = {self.engine, self.beat_engine}
+        pools = [engine.pool for engine in both]
+        # Other pools first: whoever asked these while their connections are closed, one by one, would wait for one that
+        # never comes back.
+        for engine in both:
+            engine.dispose(close=False)
         self._disposals += 1
         while self._at_hand:
             self._at_hand.pop().close()
-        self.engine.dispose()
-        if self.beat_engine is not self.engine:
-            self.beat_engine.dispose()
+        for pool in pools:
+            pool.dispose()

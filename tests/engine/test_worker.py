@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from runlane import AsyncRunlane, ConfigurationInvalid, Context, Queue, Runlane, RunStatus, SettableClock, task
+from runlane import AsyncRunlane, ConfigurationInvalid, Context, Lane, Queue, Runlane, RunStatus, SettableClock, task
 from runlane.errors import OperationCancelled
+from runlane.storage.database import Database
+from runlane.transport.local import LocalTransport
 from tests.engine.sessions import EXPIRY, session_of, take
 from tests.engine.tasks import echo, echo_async, flaky, patient
 from tests.support import PATIENCE, at_once, eventually, types_of
@@ -363,6 +365,24 @@ def test_closing_the_runtime_stops_its_workers(lane_url: str) -> None:
         assert entered.wait(PATIENCE)
     assert all(worker.closed for worker in workers)
     assert reasons == ["worker_stopping"]
+
+
+def test_no_session_is_opened_while_the_lane_is_closed(shared_url: str) -> None:
+    opened = threading.Event()
+
+    class Closing(LocalTransport):
+        def close(self) -> None:
+            super().close()
+            if opening.ident is None:
+                opening.start()
+                assert not opened.wait(0.1)
+
+    app = Runlane(Lane(Database(shared_url), Closing()), tasks=[echo]).start()
+    opening = threading.Thread(target=lambda: (app._runtime.session(), opened.set()), daemon=True)
+    app.close()
+    assert opened.wait(PATIENCE)
+    opening.join(PATIENCE)
+    app._runtime.close()
 
 
 def test_two_workers_of_one_process_work_side_by_side(make_app: Make) -> None:

@@ -1,4 +1,4 @@
-"""``AsyncWorker``: what waits for it takes no place that others need, and whatever is cancelled, it can be stopped."""
+"""``AsyncWorker``, and waiting for runs: neither takes a place that others need, and both can be cancelled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runlane import AsyncRunlane
+from runlane import AsyncRunlane, RunNotFound, task
 from runlane.aio import AsyncWorker
 from tests.engine.tasks import echo
 from tests.support import PATIENCE
@@ -101,4 +101,45 @@ def test_an_async_worker_that_is_cancelled_while_it_starts_stops() -> None:
                 await task
             assert worker.closed
 
+    assert ends(main())
+
+
+def test_a_wait_for_a_run_that_is_cancelled_ends() -> None:
+    async def main() -> None:
+        async with AsyncRunlane("memory:", tasks=[echo]) as app:
+            run = (await app.trigger(echo, delay="1h")).run
+            waits = asyncio.create_task(app.runs.wait(run.id))
+            await asyncio.sleep(0)
+            waits.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waits
+            with pytest.raises(TimeoutError, match=f"run {run.id} is still scheduled after 0.02 s"):
+                await app.runs.wait(run.id, timeout=0.02)
+            with pytest.raises(RunNotFound):
+                await app.runs.wait("019c8f3e-7a52-7b8e-9d54-0c1b2a3d4e5f")
+
+    assert ends(main())
+
+
+def test_handlers_that_wait_for_runs_leave_the_pool_of_asyncio_to_others() -> None:
+    @task("tree")
+    async def tree(height: int) -> int:
+        if height == 3:
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        if not height:
+            return 0
+        child = (await app.trigger(tree, height - 1)).run
+        return 1 + (await app.runs.wait(child.id)).result
+
+    async def main() -> None:
+        async with app:
+            run = (await app.trigger(tree, 3)).run
+            worker = app.worker(maintenance=False)
+            await worker.start()
+            try:
+                assert (await app.runs.wait(run.id, timeout=PATIENCE / 2)).result == 3
+            finally:
+                await worker.stop(0)
+
+    app = AsyncRunlane("memory:", tasks=[tree])
     assert ends(main())

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from runlane.storage.database import Database
 from runlane.storage.transaction import Transaction
+from tests.support import PATIENCE
 
 WAYS: dict[str, Callable[[Database], AbstractContextManager[Transaction]]] = {
     "write": lambda database: database.write(),
@@ -42,6 +45,42 @@ def test_a_disposed_database_opens_again_and_keeps_its_new_connections(shared: D
         driver = tx.connection.connection.driver_connection
     with shared.write() as tx:
         assert tx.connection.connection.driver_connection is driver
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_connection_that_was_being_made_is_closed_as_well(shared_url: str, way: str) -> None:
+    database = Database(shared_url)
+    event.listen(database.engine, "connect", lambda *_: database.dispose(), insert=True, once=True)
+    event.listen(database.beat_engine, "connect", lambda *_: database.dispose(), insert=True, once=True)
+    with WAYS[way](database) as tx:
+        driver = tx.connection.connection.driver_connection
+    assert is_closed(driver)
+    database.dispose()
+
+
+@pytest.mark.parametrize("beat", [False, True])
+def test_whoever_asks_while_connections_are_closed_gets_one(shared: Database, shared_url: str, beat: bool) -> None:
+    database = Database(shared_url, pool_size=1, busy_timeout=PATIENCE)
+    engine, got = database.beat_engine if beat else database.engine, threading.Event()
+
+    def asks() -> None:
+        with database.write(beat=beat):
+            got.set()
+
+    asking = threading.Thread(target=asks, daemon=True)
+
+    @event.listens_for(engine, "close")
+    def closing(*_: Any) -> None:
+        if asking.ident is None:
+            asking.start()
+            assert got.wait(PATIENCE / 2)
+
+    with database.write(beat=beat):
+        pass
+    database.dispose()
+    asking.join(PATIENCE)
+    assert got.is_set()
+    database.dispose()
 
 
 def is_closed(driver: object) -> bool:
