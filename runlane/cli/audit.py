@@ -11,7 +11,7 @@ import click
 from attrs import asdict
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from runlane.cli import show
+from runlane.cli import exports, show
 from runlane.cli.options import Instant
 from runlane.cli.program import Program, program_options
 from runlane.errors import RunlaneError
@@ -28,6 +28,7 @@ def audit() -> None:
 
 @audit.command(short_help="Fold the whole log, and compare with what is stored.")
 @program_options
+@click.argument("path", required=False, metavar="[FILE]", type=click.Path(path_type=Path))
 @click.option("--run", metavar="RUN", help="Only this run.")
 @click.option("--since", type=Instant(), help="Only what moved since then, each run from its beginning.")
 @click.option("--key", "keys", multiple=True, type=FILE, help="A public key (PEM) that signs checkpoints; repeatable.")
@@ -37,6 +38,7 @@ def audit() -> None:
 def verify(
     program: Program,
     /,
+    path: Path | None,
     run: str | None,
     since: datetime | None,
     keys: tuple[Path, ...],
@@ -48,8 +50,18 @@ def verify(
     The roots of all checkpoints are worked out again.  With --key each has to be signed, with --checkpoint the one that
     was kept has to be in the log unchanged.
 
+    With FILE it is an export that is checked, without any database, as `audit replay` does; --key is whose signature it
+    must have.
+
     Exit code 0 if all is as the log says, 1 on any difference, 2 if it could not be checked.
     """
+    if path is not None:
+        if run is not None or since is not None or checkpoints or processes > 1 or len(keys) > 1:
+            raise click.UsageError(
+                "of an export everything is checked, by one process: give FILE and --key at most once"
+            )
+        exports.check(program, path, keys[0] if keys else None)
+        return
     with _or_unchecked(program), _counting(program) as progress:
         audit = program.started().audit
         found = audit.verify(

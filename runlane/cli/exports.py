@@ -74,6 +74,11 @@ def replay_(program: Program, /, path: Path, public_key: Path | None) -> None:
 
     Exit code 0 if it is exactly what was exported and a legal history, 1 if not, 2 if it could not be checked.
     """
+    check(program, path, public_key)
+
+
+def check(program: Program, path: Path, public_key: Path | None) -> None:
+    """Replay an export, and tell what came of it."""
     with counting(program, "replaying") as progress:
         found = replay(path, public_key=public_key, progress=progress)
     _report(program, found)

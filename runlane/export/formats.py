@@ -13,7 +13,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -47,8 +46,8 @@ CANONICAL = "jsonl"
 _DATA, _TEXT = b',"data":', b',"text":'
 #: No line is longer: a file that is no export is not read into memory as one.
 _LONGEST = 256 * 1024 * 1024
-#: How many events make a row group of Parquet.
-_ROW_GROUP = 10_000
+#: How many events make a row group of Parquet, and how many characters of data, unless one event alone has more.
+_ROW_GROUP, _GROUP_DATA = 10_000, 32 * 1024 * 1024
 #: What spreadsheets take for the beginning of a formula, or skip on the way to one.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -264,14 +263,26 @@ def _pyarrow() -> Any:
         raise ConfigurationInvalid("the format parquet needs a package: pip install 'runlane[parquet]'") from None
 
 
+def _groups(events: Iterable[Envelope]) -> Iterator[list[Envelope]]:
+    group: list[Envelope] = []
+    size = 0
+    for event in events:
+        if group and (len(group) == _ROW_GROUP or size + len(event.data) > _GROUP_DATA):
+            yield group
+            group, size = [], 0
+        group.append(event)
+        size += len(event.data)
+    if group:
+        yield group
+
+
 def _write_parquet(events: Iterable[Envelope], target: Path) -> None:
     arrow = _pyarrow()
     kinds = {"sequence": arrow.int32(), "version": arrow.int16(), "occurred_at": arrow.timestamp("us", tz="UTC")}
     names = (*FIELDS, "data")
     schema = arrow.schema([arrow.field(name, kinds.get(name, arrow.string()), nullable=False) for name in names])
-    rest = iter(events)
     with arrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer:
-        while group := list(islice(rest, _ROW_GROUP)):
+        for group in _groups(events):
             columns: dict[str, list[Any]] = {name: [getattr(event, name) for event in group] for name in names}
             columns["occurred_at"] = [datetime.fromisoformat(at) for at in columns["occurred_at"]]
             writer.write_table(arrow.table(columns, schema=schema))

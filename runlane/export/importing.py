@@ -34,6 +34,8 @@ from runlane.storage.transaction import Transaction
 
 #: A transaction ends with the stream that fills it; longer streams are written in several statements of as many.
 _BATCH = 5000
+#: Streams with much data fill a transaction, and a statement, by its characters.
+_BATCH_DATA = 32 * 1024 * 1024
 
 Progress = Callable[[int], None]
 
@@ -147,7 +149,7 @@ class _Import:
         with replaying.opened(self._path) as file:
             file.seek(offset)
             for stream_id, events in groupby(_events(file), _stream_of):
-                if writing.written >= _BATCH:
+                if writing.is_full:
                     writing.finish()
                     return offset, writing.written
                 late = self._keys.is_late(UUID(stream_id))
@@ -242,16 +244,23 @@ class _Writing:
         self._owned: list[restore.OwnedKey] = []
         self._state: State | None = None
         self._digest = ""
+        self._size = 0
         self.written = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a statement was filled: then the transaction ends with the stream at hand."""
+        return self.written > 0
 
     def add(self, event: Envelope) -> None:
         """The next event of the stream at hand."""
         record = formats.recorded(event)
         self._state, self._digest = folding.after(self._state, record), event.digest
         self._rows.append(formats.row(event, record))
+        self._size += len(event.data)
         if isinstance(self._state, ScheduleState):
             self._fired.append(record)
-        if len(self._rows) >= _BATCH:
+        if len(self._rows) >= _BATCH or self._size >= _BATCH_DATA:
             self._flush()
 
     def end_stream(self) -> None:
@@ -275,7 +284,7 @@ class _Writing:
     def _flush(self) -> None:
         restore.events(self._tx, self._rows)
         self.written += len(self._rows)
-        self._rows = []
+        self._rows, self._size = [], 0
         if isinstance(self._state, ScheduleState):
             restore.occurrences(self._tx, self._state, self._fired)
             self._fired = []

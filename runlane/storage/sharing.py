@@ -69,9 +69,10 @@ def verify(
         whole = Part(environments=set() if environment is None else {environment})
         with ExitStack() as stack:
             idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+            # The processes end first: threads wait for their answers, and whoever is interrupted would for threads.
+            threads = stack.enter_context(ThreadPoolExecutor(processes, "runlane-verify"))
             for _ in range(processes):
                 idle.put(stack.enter_context(_process(place)))
-            threads = stack.enter_context(ThreadPoolExecutor(processes, "runlane-verify"))
             left = {threads.submit(_asked, idle, within) for within in _ranges(tx, processes * _RANGES)}
             for part in _done(left):
                 whole.add(part)
@@ -128,6 +129,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": paths},
+            process_group=0,  # a terminal's Ctrl-C is for the caller, who ends them
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -26,6 +26,7 @@ def test_an_incident_on_a_laptop(shell: Shell) -> None:
     assert found["by_status"] == {"succeeded": 1, "retrying": 1}
     said = shell("audit", "replay", "log.jsonl", app=None)
     assert (said.returncode, said.stdout.splitlines()[-1][:14]) == (0, "export intact:")
+    assert shell("audit", "verify", "log.jsonl", app=None).stdout == said.stdout
 
     incident = ("--database", "sqlite:///incident.db")
     (imported,) = shell.lines("audit", "import", "log.jsonl", *incident)
@@ -49,10 +50,16 @@ def test_damage_is_told_by_exit_code_1_and_what_cannot_be_checked_by_2(sqlite_sh
     assert "3 problems" in done.stdout.splitlines()[-1]
     *problems, told = [json.loads(line) for line in shell("audit", "replay", "log.jsonl", "--json").stdout.splitlines()]
     assert (told["problems"], told["clean"], problems[0]["sequence"]) == (3, False, 1)
+    again = shell("audit", "verify", "log.jsonl")
+    assert (again.returncode, again.stdout) == (1, done.stdout)
     done = shell("audit", "import", "log.jsonl", "--database", "sqlite:///incident.db")
     assert (done.returncode, "is damaged, and nothing was imported" in done.stderr) == (1, True)
     assert not Path("incident.db").exists()
-    for arguments in (("replay", "none.jsonl"), ("import", "none.jsonl", "--database", "sqlite:///x.db")):
+    for arguments in (
+        ("replay", "none.jsonl"),
+        ("verify", "none.jsonl"),
+        ("import", "none.jsonl", "--database", "sqlite:///x.db"),
+    ):
         done = shell("audit", *arguments)
         assert (done.returncode, "cannot be read" in done.stderr) == (2, True)
     assert not Path("x.db").exists()
@@ -65,6 +72,8 @@ def test_damage_is_told_by_exit_code_1_and_what_cannot_be_checked_by_2(sqlite_sh
         (("export", "other", "--format", "xml"), "xml"),
         (("export", "other", "--key", "none.pem"), "the key none.pem cannot be read"),
         (("export", "none/other"), "is no folder"),
+        (("verify", "log.jsonl", "--since", "1h"), "of an export everything is checked"),
+        (("verify", "log.jsonl", "--processes", "2"), "of an export everything is checked"),
         (("import", "log.jsonl"), "say where to: --database"),
         (("import", "log.jsonl", "--app", "shop:app", "--database", "sqlite:///x.db"), "leave out --app"),
         (("import", "log.jsonl", "--environment", "x", "--database", "sqlite:///x.db"), "'default', not 'x'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,28 @@ def test_parquet_has_the_envelopes_in_row_groups(
     told = parquet.ParquetFile(tmp_path / "groups").metadata
     assert told.num_row_groups == -(-len(rows) // 10)
     assert parquet.read_table(tmp_path / "groups").equals(found)
+
+
+def test_parquet_takes_little_data_at_once(history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet as parquet
+
+    events = list(events_of(history))
+    most = 3 * max(len(event.data) for event in events)
+    monkeypatch.setattr(formats, "_GROUP_DATA", most)
+    with (history / "jsonl").open("rb") as lines:
+        formats.convert("parquet", lines, tmp_path / "groups")
+    file = parquet.ParquetFile(tmp_path / "groups")
+    sizes = [
+        sum(len(data) for data in file.read_row_group(n).column("data").to_pylist())
+        for n in range(file.metadata.num_row_groups)
+    ]
+    assert max(sizes) <= most
+    assert all(one + other > most for one, other in pairwise(sizes)), "no more groups than that takes"
+    assert parquet.read_table(tmp_path / "groups").equals(parquet.read_table(history / "parquet"))
+    monkeypatch.setattr(formats, "_GROUP_DATA", 1)
+    with (history / "jsonl").open("rb") as lines:
+        formats.convert("parquet", lines, tmp_path / "single")
+    assert parquet.ParquetFile(tmp_path / "single").metadata.num_row_groups == len(events)
 
 
 def test_parquet_without_its_package_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

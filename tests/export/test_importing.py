@@ -263,8 +263,11 @@ def test_a_key_is_its_last_runs_whatever_the_order_of_ids(
     assert stored(target.database) == wanted
 
 
-def test_memory_does_not_grow_with_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importing, "_BATCH", 100)
+@pytest.mark.parametrize(("bound", "most"), [("_BATCH", 100), ("_BATCH_DATA", 250_000)])
+def test_memory_does_not_grow_with_the_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
+    monkeypatch.setattr(importing, bound, most)
     with closing(Runlane("memory:", **OPTIONS)) as app:
         app.start()
         app.trigger_many([Trigger(work, "x" * 5000, idempotency_key=f"k{n}") for n in range(1_000)])

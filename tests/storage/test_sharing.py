@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +13,7 @@ from runlane import ConfigurationInvalid, InternalError, Runlane, SettableClock,
 from runlane.storage import engines, sharing
 from tests.engine.tasks import echo, hopeless
 from tests.storage.test_rebuild import TASKS, lived
-from tests.support import database_of, execute
+from tests.support import PATIENCE, database_of, execute
 
 
 @pytest.fixture
@@ -72,6 +74,31 @@ def test_a_process_that_cannot_reach_the_database_says_so(app: Runlane, monkeypa
     )
     monkeypatch.setattr(sharing, "_url", lambda database: lost)
     with pytest.raises((StorageUnavailable, ConfigurationInvalid)):
+        app.audit.verify(processes=2)
+
+
+def test_ctrl_c_is_heard_by_the_caller_alone(app: Runlane) -> None:
+    """As a terminal sends it: to the whole group of the program."""
+    url = database_of(app).url.render_as_string(hide_password=False)
+    program = f"""
+import os, signal
+from runlane import Runlane
+interrupt = lambda _: os.killpg(0, signal.SIGINT)
+Runlane({url!r}).start().audit.verify(processes=2, progress=interrupt)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], start_new_session=True, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (done.stderr.count("Traceback"), done.stderr.splitlines()[-1]) == (1, "KeyboardInterrupt"), done.stderr
+
+
+def test_who_is_interrupted_does_not_wait_for_the_others(app: Runlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sharing, "_SERVE", "import sys; sys.stdin.read()")
+    monkeypatch.setattr(sharing, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         app.audit.verify(processes=2)
 
 
