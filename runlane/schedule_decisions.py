@@ -59,7 +59,7 @@ def deploy(
     A change of rule starts afresh from now; other changes leave the next occurrence as it is.
 
     Args:
-        spent: whether the single occurrence that is defined has fired before, under whatever definition.
+        spent: whether the single occurrence that is defined has fired, or was skipped, under whatever definition.
     """
     rule = cadences.to_json(definition.cadence)
     fields = (definition.task_id, definition.queue, rule, definition.payload, definition.enabled)
