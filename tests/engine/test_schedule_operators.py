@@ -323,6 +323,16 @@ def test_a_preview_of_a_single_occurrence_is_short(make_app: Make, clock: Settab
     assert app.schedules.preview("s", 3) == ()
 
 
+def test_a_preview_tells_of_a_single_occurrence_until_it_has_fired(make_app: Make, clock: SettableClock) -> None:
+    app = ticked(make_app, clock, Schedule("s", run_at=START + HOUR))
+    clock.advance(2 * HOUR)  # and nobody has ticked
+    assert app.schedules.preview("s") == (START + HOUR,)
+    assert app.tick().schedules_fired == 1
+    assert app.schedules.preview("s") == ()
+    clock.set(START)
+    assert app.schedules.preview("s") == ()
+
+
 def test_the_ledger_tells_the_newest_first(make_app: Make, clock: SettableClock) -> None:
     app = ticked(make_app, clock, Schedule("s", every="10m"))
     clock.advance(10 * MINUTE)
