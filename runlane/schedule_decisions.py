@@ -59,7 +59,7 @@ def deploy(
     A change of rule starts afresh from now; other changes leave the next occurrence as it is.
 
     Args:
-        spent: whether the single occurrence that is defined has fired before, under whatever definition.
+        spent: whether the single occurrence that is defined has fired, or was skipped, under whatever definition.
     """
     rule = cadences.to_json(definition.cadence)
     fields = (definition.task_id, definition.queue, rule, definition.payload, definition.enabled)
@@ -124,9 +124,15 @@ def resume(state: ScheduleState, reason: str | None, now: datetime) -> tuple[Sch
 
 
 def preview(state: ScheduleState, count: int, now: datetime) -> tuple[datetime, ...]:
-    """The next `count` occurrences after now by the rule as it is, or fewer if there are no more."""
+    """The next `count` occurrences after now by the rule as it is, or fewer if there are no more.
+
+    A single one that is overdue is to come too, unless the schedule is paused: to resume it would skip that.
+    """
     fires_by_hand(state)
     rule = cadences.from_json(state.cadence)
+    if isinstance(rule, cadences.Once):
+        comes = state.next_at is not None and (state.next_at > now or not state.paused)
+        return (rule.at,) if comes and count else ()
     found: list[datetime] = []
     following = cadences.next_after(rule, now)
     while following is not None and len(found) < count:

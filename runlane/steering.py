@@ -108,7 +108,8 @@ class Schedules:
         """The next nominal times of a schedule as of now, as if it were not paused; nothing is written.
 
         Args:
-            count: 1 to 1000; a single occurrence (`run_at`) gives one time, or none once it has passed.
+            count: 1 to 1000; a single occurrence (`run_at`) gives one time until it has fired, however late it is, or
+                was skipped.
 
         Raises:
             ScheduleNotFound: there is no such schedule.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 from uuid import UUID
@@ -13,13 +14,13 @@ from runlane import jsontext, schedule_decisions
 from runlane.cadence import Once
 from runlane.engine.trigger import NewRun, Triggered, sealed, trigger
 from runlane.errors import ConflictKind, PayloadErased, ScheduleNotFound, StorageConflict
-from runlane.events import RunCreated, ScheduleEvent
+from runlane.events import RunCreated, ScheduleEvent, ScheduleResumed
 from runlane.payload_codec import CodecContext, Part, is_sealed
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
 from runlane.registry import Registry
 from runlane.schedule_decisions import ScheduleDefinition
-from runlane.storage import log, schedules
+from runlane.storage import log, schedules, streams
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Task, idempotency_ttl
 from runlane.values import Actor, ActorType, Source, SourceType
@@ -80,9 +81,19 @@ def _deploy(
     state: ScheduleState | None,
 ) -> Sequence[ScheduleEvent]:
     definition = _stored(tx, environment, definition, vault, state)
-    once = definition.cadence if isinstance(definition.cadence, Once) and state is not None else None
-    spent = once is not None and schedules.has_fired(tx, environment, definition.schedule_id, once.at)
-    return schedule_decisions.deploy(state, definition, now, spent=spent)
+    events = schedule_decisions.deploy(state, definition, now)
+    if events and state is not None and isinstance(definition.cadence, Once):
+        spent = _is_spent(tx, state, definition.cadence.at)
+        events = schedule_decisions.deploy(state, definition, now, spent=spent)
+    return events
+
+
+def _is_spent(tx: Transaction, state: ScheduleState, at: datetime) -> bool:
+    """Whether the occurrence at this time has fired, or an operator's resume has skipped it."""
+    if schedules.has_fired(tx, state.environment, state.schedule_id, at):
+        return True
+    with closing(streams.read_newest(tx, state.stream_id, (ScheduleResumed,))) as resumed:
+        return any(isinstance(one.event, ScheduleResumed) and one.event.skipped_until == at for one in resumed)
 
 
 def _stored(

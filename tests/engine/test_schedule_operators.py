@@ -178,6 +178,24 @@ def test_a_single_occurrence_that_falls_into_a_pause_is_skipped(make_app: Make, 
     assert (told.outcome, told.scheduled_for, told.reason) == ("skipped", START + HOUR, "too late")
 
 
+@pytest.mark.parametrize(
+    "between", [(), (Schedule("s", run_at=START + HOUR, enabled=False),)], ids=["gone", "disabled"]
+)
+def test_a_single_occurrence_that_was_skipped_does_not_come_back(
+    make_app: Make, clock: SettableClock, between: tuple[Schedule, ...]
+) -> None:
+    once = Schedule("s", run_at=START + HOUR)
+    app = ticked(make_app, clock, once)
+    app.schedules.pause("s")
+    clock.advance(2 * HOUR)
+    app.schedules.resume("s")
+    for deployed in (between, (once,), (Schedule("s", run_at=START + 9 * HOUR),), (once,)):
+        report = Runlane(app.lane, tasks=[scheduled(*deployed)], clock=clock).tick()
+        assert (report.schedules_changed, report.schedules_fired, report.errors) == (1, 0, ())
+    assert app.schedules.get("s").next_at is None
+    assert [told.outcome for told in app.schedules.occurrences("s")] == ["skipped"]
+
+
 def test_a_deployment_leaves_a_schedule_paused(make_app: Make, clock: SettableClock) -> None:
     app = ticked(make_app, clock, Schedule("s", every="10m"))
     app.schedules.pause("s")
@@ -303,6 +321,16 @@ def test_a_preview_of_a_single_occurrence_is_short(make_app: Make, clock: Settab
     assert app.schedules.preview("s", 3) == (START + HOUR,)
     clock.advance(HOUR)
     assert app.schedules.preview("s", 3) == ()
+
+
+def test_a_preview_tells_of_a_single_occurrence_until_it_has_fired(make_app: Make, clock: SettableClock) -> None:
+    app = ticked(make_app, clock, Schedule("s", run_at=START + HOUR))
+    clock.advance(2 * HOUR)  # and nobody has ticked
+    assert app.schedules.preview("s") == (START + HOUR,)
+    assert app.tick().schedules_fired == 1
+    assert app.schedules.preview("s") == ()
+    clock.set(START)
+    assert app.schedules.preview("s") == ()
 
 
 def test_the_ledger_tells_the_newest_first(make_app: Make, clock: SettableClock) -> None:

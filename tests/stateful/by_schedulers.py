@@ -78,6 +78,9 @@ class Schedulers(Operators):
         )
         if not refused:
             expected, at = [], table.planned.rule.after(self.model.now)
+            if table.planned.rule.at is not None:  # to come until it has fired; a resume would skip what is overdue
+                skipped = table.paused and table.next_at is not None and table.next_at <= self.model.now
+                at = None if skipped else table.next_at
             while at is not None and len(expected) < count:
                 expected.append(at)
                 at = table.planned.rule.after(at)

@@ -28,10 +28,12 @@ class Model(Runs):
             elif table.planned != one or table.removed:
                 goes_on = table.planned.rule == one.rule and table.planned.enabled and not table.removed
                 if not goes_on or not one.enabled:
-                    # A single occurrence is a promise, however late, until it has fired.
-                    spent = {at for outcome, at, *_ in table.ledger if outcome == "fired"}
-                    promised = one.rule.at is not None and one.rule.at not in spent
-                    afresh = one.rule.at if promised else one.rule.after(max([self.now, *spent]))
+                    # A single occurrence is a promise, however late, until it has fired or was skipped.
+                    fired = {at for outcome, at, *_ in table.ledger if outcome == "fired"}
+                    if one.rule.at is not None:
+                        afresh = None if one.rule.at in {at for _, at, *_ in table.ledger} else one.rule.at
+                    else:
+                        afresh = one.rule.after(max([self.now, *fired]))
                     table.next_at = afresh if one.enabled else None
                 table.planned, table.removed = one, False
                 changed += self._say(one.id, "schedule.changed")

@@ -56,8 +56,12 @@ def test_what_comes_next_follows_from_the_rule() -> None:
 
 def test_a_one_off_has_one_occurrence_to_come_or_none() -> None:
     once = evolve(state(), cadence=to_json(Once(T0 + HOUR)))
-    assert schedule_decisions.preview(once, 5, T0) == (T0 + HOUR,)
-    assert schedule_decisions.preview(once, 5, T0 + HOUR) == ()
+    for now in (T0, T0 + HOUR, T0 + 9 * HOUR):
+        assert schedule_decisions.preview(once, 5, now) == (T0 + HOUR,), "it fires however late"
+        assert schedule_decisions.preview(evolve(once, next_at=None), 5, now) == (), "it has fired, or was skipped"
+    paused = evolve(once, paused=True)
+    assert schedule_decisions.preview(paused, 5, T0) == (T0 + HOUR,)
+    assert schedule_decisions.preview(paused, 5, T0 + HOUR) == (), "to resume it would skip that"
 
 
 def test_a_removed_schedule_takes_no_command() -> None:
