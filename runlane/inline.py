@@ -21,6 +21,7 @@ from runlane.executor import Execution, Executor, unstorable
 from runlane.policy import Retry
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
+from runlane.storage import queries
 from runlane.storage.transaction import Transaction
 from runlane.values import TriggerOutcome
 from runlane.wakeup import Wakeup
@@ -137,7 +138,11 @@ class Inline:
         try:
             return Delivery(DeliveryOutcome.EXECUTED, None, self.execute(found, wanted))
         except LeaseLost:
-            return Delivery(DeliveryOutcome.IGNORED, IgnoreReason.LOST_RACE, found)
+            with runtime.database.read(runtime.clock) as tx:
+                after = queries.get_run(tx, runtime.environment, found.id)
+            return Delivery(
+                DeliveryOutcome.IGNORED, IgnoreReason.LOST_RACE, None if after is None else runtime.vault.reveal(after)
+            )
 
     def execute(self, run: Run, wanted: Callable[[], bool] = _always) -> Run:
         """Execute the attempt that `run` is leased for, and store its outcome; the run as it is then.

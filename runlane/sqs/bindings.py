@@ -79,16 +79,19 @@ def bindings_of(queues: Iterable[SqsQueue]) -> Mapping[str, SqsQueue]:
         if name in found:
             raise ConfigurationInvalid(f"queue {shown(name)} is bound to two SQS queues; it can have one")
         if binding.place in places:
-            # A consumer of one of them would take, and throw away, what is meant for the other.
-            raise ConfigurationInvalid(
-                f"queues {places[binding.place]!r} and {shown(name)} are bound to one SQS queue, {binding.place}; "
-                "each needs one of its own"
-            )
+            raise shared(places[binding.place], name, binding.place)
         found[name] = binding
         places[binding.place] = name
     if not found:
         raise ConfigurationInvalid("SqsTransport needs at least one SqsQueue")
     return found
+
+
+def shared(one: str, other: str, place: str) -> ConfigurationInvalid:
+    """A consumer of one of these queues would take, and throw away, what is meant for the other."""
+    return ConfigurationInvalid(
+        f"queues {one!r} and {shown(other)} are bound to one SQS queue, {place}; each needs one of its own"
+    )
 
 
 def missing(bindings: Mapping[str, SqsQueue], queues: Collection[str]) -> str:

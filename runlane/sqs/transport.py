@@ -12,7 +12,7 @@ from attrs import evolve
 
 from runlane.errors import ConfigurationInvalid
 from runlane.sqs.batches import MOST_BYTES, Entry, answered, batches, entry_of
-from runlane.sqs.bindings import SqsQueue, bindings_of, missing
+from runlane.sqs.bindings import SqsQueue, bindings_of, missing, shared
 from runlane.sqs.client import check_boto3, make_client
 from runlane.sqs.faults import entry_outcome, failed, is_missing_queue, is_unreachable, words_of
 from runlane.transport import PublishOutcome, PublishStatus, Wakeup
@@ -61,12 +61,14 @@ class SqsTransport(LocalTransport):
         all the same, and their wakeups wait.
 
         Raises:
-            ConfigurationInvalid: there is no such queue, or boto3 has no region.
+            ConfigurationInvalid: there is no such queue, two queues are bound to one, or boto3 has no region.
         """
         _ = self.client
         for binding in self.bindings.values():
             try:
                 self.url_of(binding)
+            except ConfigurationInvalid:
+                raise
             except Exception as error:
                 if is_missing_queue(error):
                     raise ConfigurationInvalid(
@@ -95,11 +97,19 @@ class SqsTransport(LocalTransport):
             return self._client
 
     def url_of(self, binding: SqsQueue) -> str:
-        """The URL of an SQS queue, looked up once; boto3's errors are the caller's."""
+        """The URL of an SQS queue, looked up once; boto3's errors are the caller's.
+
+        Raises:
+            ConfigurationInvalid: another queue is bound to it by its URL.
+        """
         if binding.name is None:
             return binding.place
         if binding.name not in self._urls:
-            self._urls[binding.name] = self.client.get_queue_url(QueueName=binding.name)["QueueUrl"]
+            url = self.client.get_queue_url(QueueName=binding.name)["QueueUrl"]
+            for other in self.bindings.values():
+                if other.url == url:
+                    raise shared(other.queue.name, binding.queue.name, url)
+            self._urls[binding.name] = url
         return self._urls[binding.name]
 
     def check(self, queues: Collection[str]) -> None:

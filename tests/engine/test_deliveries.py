@@ -13,6 +13,7 @@ from attrs import evolve
 from sqlalchemy import select
 
 from runlane import (
+    AesGcm,
     AsyncRunlane,
     ConfigurationInvalid,
     Delivery,
@@ -591,6 +592,20 @@ def test_an_attempt_that_outlives_its_lease_is_no_fault_of_the_wakeup(office: Of
     app, other = office.app(outlives, clock=clock), office.app(outlives, clock=clock)
     done = app.execute_delivery(wakeup_of(app.trigger(outlives).run))
     assert (done.outcome, done.reason) == ("ignored", IgnoreReason.LOST_RACE)
+
+
+def test_the_run_of_a_lost_race_is_as_it_is_then_and_can_be_read(office: Office, clock: SettableClock) -> None:
+    @task("outlives.sealed")
+    def outlives(payload: Any) -> None:
+        clock.advance(EXPIRY)
+        assert other.tick().runs_recovered == 1
+
+    app, other = (office.app(outlives, clock=clock, payload_codec=AesGcm(bytes(range(32)))) for _ in range(2))
+    run = app.trigger(outlives, {"to": "ann"}).run
+    done = app.execute_delivery(wakeup_of(run))
+    assert done.reason is IgnoreReason.LOST_RACE
+    assert done.run == app.runs.get(run.id)
+    assert (done.run.payload, done.run.lease) == ({"to": "ann"}, None)
 
 
 def test_a_handler_that_fails_is_in_the_run_and_not_in_the_delivery(office: Office) -> None:

@@ -137,6 +137,12 @@ class TestNames:
         with pytest.raises(ConfigurationInvalid, match="no SQS queue 'nowhere' for queue 'emails'; create it"):
             SqsTransport([SqsQueue(EMAILS, name="nowhere")], client=client).start()
 
+    def test_that_lead_to_the_queue_of_another_one_stop_the_start(self, client: Any, url: str) -> None:
+        by_name = SqsQueue(Queue("reports"), name=url.rpartition("/")[2])
+        for bindings in ([SqsQueue(EMAILS, url=url), by_name], [by_name, SqsQueue(EMAILS, url=url)]):
+            with pytest.raises(ConfigurationInvalid, match="'emails' and 'reports' are bound to one SQS queue"):
+                SqsTransport(bindings, client=client).start()
+
     def test_that_cannot_be_looked_up_now_are_looked_up_later(
         self, client: Any, url: str, sqs: SqsServer, caplog: pytest.LogCaptureFixture
     ) -> None:
