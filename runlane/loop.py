@@ -21,6 +21,14 @@ _CLEAN_UP = 5.0
 _MOMENT = 0.05
 
 
+def _is_on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 class LoopThread:
     """One event loop on a thread of its own, started when the first ``async def`` handler needs it."""
 
@@ -30,6 +38,7 @@ class LoopThread:
         self._ended = threading.Event()  # of this loop: it is to run no more
         self._tasks: set[asyncio.Task[None]] = set()
         self._awaited: list[tuple[asyncio.AbstractEventLoop, Future[Any]]] = []
+        self._others: list[LoopThread] = []
 
     def call(self, function: Callable[..., None], *args: Any) -> None:
         """Call `function` on the loop."""
@@ -46,9 +55,25 @@ class LoopThread:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end, from another thread.
 
+        Who asks on a loop blocks it, and that may be this one, or one that blocks this one: then the coroutine has a
+        loop of its own.
+
         Raises:
             CancelledError: of ``concurrent.futures``; the loop has ended before it.
         """
+        if not _is_on_a_loop():
+            return self._run(coroutine)
+        other = LoopThread()
+        with self._lock:
+            self._others.append(other)
+        try:
+            return other._run(coroutine)
+        finally:
+            with self._lock:
+                self._others.remove(other)
+            other.close()
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         ended = threading.Event()
 
         async def whole() -> T:
@@ -74,7 +99,9 @@ class LoopThread:
         """Cancel what still runs and end the loop."""
         with self._lock:
             loop, self._loop = self._loop, None
-            ended = self._ended
+            ended, others = self._ended, list(self._others)
+        for other in others:
+            other.close()
         if loop is not None:
             with suppress(RuntimeError):  # it is closed already, as by a handler
                 loop.call_soon_threadsafe(self._finish, loop, ended)

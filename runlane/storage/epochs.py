@@ -127,9 +127,15 @@ def open_if_due(tx: Transaction) -> list[Epoch]:
     number = known[-1].number + 1 if known else 1
     since = 0
     if known:
+        is_elsewhere = here.split("/")[::2] != known[-1].identity.split("/")[::2]
+        # Asked first: others may append meanwhile, and what is stored was drawn before.
+        stored = _highest_position(tx) if is_elsewhere else 0
         since = last_position(tx)
-        if here.split("/")[::2] != known[-1].identity.split("/")[::2]:
-            _check_sequence(tx, since)
+        if stored > since:
+            raise ConfigurationInvalid(
+                f"the log was restored with positions up to {stored}, but the sequence behind them stands at {since}: "
+                f"select setval('{sequence(tx)}', {stored}) before anything is appended"
+            )
     row = {
         "epoch": number,
         "token": secrets.token_hex(4),
@@ -173,12 +179,8 @@ def _named(tx: Transaction, name: str) -> str:
     return f'"{tx.schema}".{name}'  # plain names only: see storage.install
 
 
-def _check_sequence(tx: Transaction, given: int) -> None:
+def _highest_position(tx: Transaction) -> int:
     if tx.dialect.name != "postgresql":
-        return
+        return 0
     highest: Any = tx.execute(select(text("coalesce(max(position), 0)")).select_from(tables.events)).scalar_one()
-    if highest > given:
-        raise ConfigurationInvalid(
-            f"the log was restored with positions up to {highest}, but the sequence behind them stands at {given}: "
-            f"select setval('{sequence(tx)}', {highest}) before anything is appended"
-        )
+    return int(highest)

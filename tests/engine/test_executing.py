@@ -237,3 +237,65 @@ def test_closing_gives_back_what_run_now_awaits(sqlite_url: str, is_deaf: bool) 
     caller.join(PATIENCE)
     assert done == [RunStatus.QUEUED]
     app.close()
+
+
+@task("nested")
+async def nested(payload: list[Any]) -> list[Any]:
+    """Executes itself, or ``def`` ones between, as deep as the payload is long."""
+    if not payload:
+        return []
+    app, kind = APPS[0], payload.pop()
+    return [kind, *app.run_now({"def": nested_def, "async def": nested}[kind], payload).run.result]
+
+
+@task("nested.def")
+def nested_def(payload: list[Any]) -> list[Any]:
+    return list(APPS[0].run_now(nested, payload).run.result)
+
+
+APPS: list[Runlane] = []
+
+
+@pytest.mark.parametrize("in_worker", [False, True])
+def test_async_handlers_execute_async_tasks_in_their_place(make_app: Make, in_worker: bool) -> None:
+    app = make_app(nested, nested_def)
+    APPS[:] = [app]
+    depth, done = ["async def", "def", "async def", "async def"], []
+
+    def begin() -> None:
+        if in_worker:
+            run = app.trigger(nested, depth).run
+            app.worker("drain", maintenance=False).run()
+            done.append(app.runs.get(run.id).result)
+        else:
+            done.append(app.run_now(nested, depth).run.result)
+
+    caller = threading.Thread(target=begin, daemon=True)
+    caller.start()
+    caller.join(PATIENCE)
+    if not done:
+        app._workers.clear()  # they would wait for ever to close
+    assert done == [depth[::-1]]
+
+
+def test_closing_gives_back_what_a_handler_executes_in_its_place(sqlite_url: str) -> None:
+    inside = threading.Event()
+
+    @task("waits")
+    async def waits() -> None:
+        inside.set()
+        await asyncio.Event().wait()
+
+    @task("outer")
+    async def outer() -> None:
+        app.run_now(waits)
+
+    done: list[RunStatus] = []
+    app = Runlane(sqlite_url, tasks=[waits, outer]).start()
+    caller = threading.Thread(target=lambda: done.append(app.run_now(outer).run.status), daemon=True)
+    caller.start()
+    assert inside.wait(PATIENCE)
+    app.close()
+    caller.join(PATIENCE)
+    assert app.runs.count() == {RunStatus.QUEUED: 1, done[0]: 1}
+    app.close()

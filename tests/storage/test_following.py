@@ -20,12 +20,13 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from runlane import ConfigurationInvalid, Runlane, StorageConflict, StorageUnavailable
+from runlane import ConfigurationInvalid, Runlane, RunStatus, StorageConflict, StorageUnavailable
 from runlane.decisions import Change
 from runlane.events import Recorded, RunDeliveryRequested, RunLeased
 from runlane.storage import epochs, log
 from runlane.storage.database import Database
 from runlane.storage.following import Horizon
+from runlane.storage.transaction import Transaction
 from tests.engine.tasks import echo, hopeless
 from tests.storage.jittering import Key, in_order, keys, stored, write
 from tests.support import birth, count, database_at, database_of, eventually, execute, named, raw, step
@@ -445,6 +446,24 @@ def test_a_sequence_that_a_restore_has_left_behind_is_told(postgres_url: str) ->
     again.close()
     with database_at_rest(postgres_url) as connection:
         connection.execute("select setval('runlane.events_position_seq', 1000)")
+
+
+def test_what_others_append_meanwhile_is_no_sequence_left_behind(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last_position = epochs.last_position
+    with Runlane(postgres_url, tasks=[echo]) as app:
+        app.trigger_many(echo, range(3))
+        other_cluster(database_of(app))
+
+        def overtaken(tx: Transaction) -> int:
+            last = last_position(tx)
+            app.trigger_many(echo, range(3))
+            return last
+
+        monkeypatch.setattr(epochs, "last_position", overtaken)
+        with Runlane(postgres_url, tasks=[echo]) as late:
+            assert late.runs.count() == {RunStatus.QUEUED: 6}
 
 
 def database_at_rest(url: str) -> Any:
