@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from attrs import field, frozen
 
-from runlane.errors import ConfigurationInvalid, TaskNotFound
+from runlane.errors import ConfigurationInvalid, RunlaneError, TaskNotFound
 from runlane.events import RunCreated
 from runlane.jsontext import dumps
 from runlane.shown import shown
-from runlane.tasks import Queue, Task
+from runlane.tasks import Queue, Schedule, Task
 from runlane.values import Source, SourceType, duration
 
 
@@ -26,6 +26,8 @@ class Registry:
     default_queue: Queue | None
     delivers: bool = False
     has_subjects: bool = False
+    #: Whom the payload of each schedule is about, as its task said when it was checked.
+    schedule_subjects: dict[str, str | None] = field(factory=dict, init=False, eq=False, repr=False)
     _moulds: dict[str, RunCreated] = field(factory=dict, init=False, eq=False, repr=False)
 
     @classmethod
@@ -64,7 +66,7 @@ class Registry:
                     )
                 seen[schedule.id] = task.id
                 registry.queue_of(task, schedule.queue)
-                task.payload.to_json(schedule.payload, f"payload of schedule {schedule.id}")
+                registry.schedule_subjects[schedule.id] = _keys_of(task, schedule)["subject"]
         return registry
 
     def task(self, task: Task[..., Any] | str) -> Task[..., Any]:
@@ -139,6 +141,25 @@ class Registry:
 
 
 T = TypeVar("T")
+
+
+def _keys_of(task: Task[..., Any], schedule: Schedule) -> dict[str, str | None]:
+    """The keys of the runs that a schedule makes.
+
+    Raises:
+        ConfigurationInvalid: the task does not take its payload, or a function of a key does not.
+    """
+    payload = task.payload.to_json(schedule.payload, f"payload of schedule {schedule.id}")
+    keys: dict[str, str | None] = {}
+    for what in ("idempotency_key", "singleton_key", "concurrency_key", "subject"):
+        try:
+            keys[what] = task.key(what, None, payload)
+        except Exception as error:
+            why = str(error) if isinstance(error, RunlaneError) else f"{type(error).__name__}: {error}"
+            raise ConfigurationInvalid(
+                f"schedule {schedule.id}: {what} of task {task.id} does not take its payload: {why}"
+            ) from error
+    return keys
 
 
 def _unique(what: str, items: Iterable[T], kind: type, name: Callable[[T], str]) -> dict[str, T]:

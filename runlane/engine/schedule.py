@@ -38,9 +38,9 @@ def definitions(registry: Registry) -> list[ScheduleDefinition]:
             task.id,
             registry.queue_of(task, schedule.queue),
             schedule.cadence(),
-            (payload := task.payload.to_json(schedule.payload, f"payload of schedule {schedule.id}")),
+            task.payload.to_json(schedule.payload, f"payload of schedule {schedule.id}"),
             schedule.enabled,
-            task.key("subject", None, payload),
+            registry.schedule_subjects[schedule.id],
         )
         for task in registry.tasks.values()
         for schedule in task.schedules

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
-from runlane import ConfigurationInvalid, Exponential, Fixed, Queue, Retry, Runlane, Schedule, task
+from runlane import AesGcm, ConfigurationInvalid, Exponential, Fixed, Queue, Retry, Runlane, Schedule, task
 
 
 def handler(payload: Any) -> None:
     """Of the definitions below."""
+
+
+def scheduled(**options: Any) -> Any:
+    return task("t", schedules=[Schedule("s", every="1h", payload={})], **options)(handler)
 
 
 DEFINITIONS: dict[str, tuple[Callable[[], Any], str]] = {
@@ -52,6 +56,18 @@ DEFINITIONS: dict[str, tuple[Callable[[], Any], str]] = {
             "memory:", tasks=[task(id, schedules=[Schedule("s", every="1h")])(handler) for id in ("t", "u")]
         ),
         "schedule id 's' is used by tasks t and u",
+    ),
+    "a key that does not take a schedule's payload": (
+        lambda: Runlane("memory:", tasks=[scheduled(idempotency_key=lambda p: p["tenant"])]),
+        "schedule s: idempotency_key of task t does not take its payload: KeyError: 'tenant'",
+    ),
+    "a subject that does not take a schedule's payload": (
+        lambda: Runlane("memory:", payload_codec=AesGcm(b"k" * 32), tasks=[scheduled(subject=lambda p: p["user"])]),
+        "schedule s: subject of task t does not take its payload: KeyError: 'user'",
+    ),
+    "a key of a schedule that is none": (
+        lambda: Runlane("memory:", tasks=[scheduled(singleton_key=lambda p: "")]),
+        "schedule s: singleton_key of task t does not take its payload: singleton_key must have 1 to 255 characters",
     ),
     "a plain function": (lambda: Runlane("memory:", tasks=[handler]), "decorate the function with @task"),
     "a queue by name": (lambda: Runlane("memory:", queues=["q"]), "queues must hold Queue definitions, not 'q'"),

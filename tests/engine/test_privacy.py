@@ -535,6 +535,25 @@ def test_a_schedule_about_somebody_who_was_erased_waits_for_its_next_deployment(
         assert [run.payload for run in app.runs.list().data] == ["ann", "bob"]
 
 
+def test_a_subject_that_cannot_be_said_later_spoils_no_tick(lane: Lane, clock: SettableClock) -> None:
+    broken: list[str] = []
+
+    def subject(payload: Any) -> str:
+        if broken:
+            raise KeyError("user")
+        return "ann"
+
+    bad = task("bad", subject=subject, schedules=[Schedule("bad", every="1m", payload="x")])(lambda payload: payload)
+    good = task("good", schedules=[Schedule("good", every="1m", payload="y")])(lambda payload: payload)
+    with at(lane, clock=clock, tasks=[bad, good]) as app:
+        broken.append("from now on")
+        assert app.tick().schedules_changed == 2
+        clock.advance(MINUTE)
+        report = app.tick()
+        assert (report.schedules_fired, len(report.errors)) == (1, 1)
+        assert app.execute_next().task_id == "good"
+
+
 # ------------------------------------------------------------------ other codecs
 
 
