@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from attrs import Factory, field, frozen
 from sqlalchemy.engine import URL
 
 from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
-from runlane.errors import CapabilityUnsupported, ConfigurationInvalid
+from runlane.errors import CapabilityUnsupported, ConfigurationInvalid, InternalError
 from runlane.events import RunCreated
 from runlane.registry import Registry
 from runlane.shown import words_of
@@ -107,6 +108,7 @@ class Lane:
         default=Factory(lambda lane: transport_for(lane.database), takes_self=True), converter=_transport
     )
     name: str = field(default="lane", converter=_lane_name)
+    _started_in: set[int] = field(factory=set, init=False, repr=False)  # processes, one at most
 
     def __attrs_post_init__(self) -> None:
         self.database.publishes = self.delivers
@@ -161,9 +163,14 @@ class Lane:
         """Make sure that the tables are there, then start the transport.
 
         Raises:
+            InternalError: another process has opened the connections, and this is a forked child of it.
             StorageUnavailable: the database cannot be reached.
             ConfigurationInvalid: it is not migrated.
         """
+        if self._is_the_parents():
+            raise InternalError("a Lane that is open must not be carried over a fork; create it in the child process")
+        self._started_in.clear()
+        self._started_in.add(os.getpid())
         if self.migrates_itself:
             self.database.migrate()
         else:
@@ -175,8 +182,14 @@ class Lane:
             self._close_storage()
             raise
 
+    def _is_the_parents(self) -> bool:
+        """Whether what is done on a connection here would come upon what a parent process does on it."""
+        return bool(self._started_in - {os.getpid()}) and self.database.is_connected
+
     def close(self) -> None:
-        """Close the transport, then the connections."""
+        """Close the transport, then the connections; in a forked child those of its parent stay open."""
+        if self._is_the_parents():
+            return
         try:
             self.transport.close()
         finally:

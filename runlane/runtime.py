@@ -117,6 +117,7 @@ class Runtime:
             if isinstance(lane.transport, Publisher)
             else None
         )
+        self._starting = threading.RLock()
         self._lock = threading.RLock()
         self._session: Session | None = None
         self._lost: list[Session] = []  # whose last beat may not have ended
@@ -140,7 +141,12 @@ class Runtime:
     def start(self) -> None:
         """Make sure, once, that the tables are there; the memory and SQLite lanes create them."""
         self._in_this_process()
-        if self.started:
+        if not self.started:
+            with self._starting:
+                self._start()
+
+    def _start(self) -> None:
+        if self.started:  # by another thread meanwhile
             return
         self.lane.start()
         try:

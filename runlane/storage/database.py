@@ -128,6 +128,12 @@ class Database:
         """Whether one statement can make runs, tell when that was, and commit itself (``state``)."""
         return self._can_stamp and not self.inline
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there are connections, in use or not."""
+        pools: list[Any] = [engine.pool for engine in (self.engine, self.beat_engine)]
+        return any(pool.checkedin() or pool.checkedout() for pool in pools)
+
     def _engine(self, url: URL, size: int) -> Engine:
         if url.get_backend_name() == "sqlite":
             connect_args: dict[str, Any] = {"timeout": self._busy_timeout, "check_same_thread": False}

@@ -26,8 +26,10 @@ from runlane.wakeup import OutboxStatus, PublishOutcome, PublishStatus, Wakeup
 
 #: For how long a publisher may keep rows before others take them over.
 CLAIM = timedelta(seconds=30)
-#: After which time a wakeup is published again if its run is still waiting for it.
+#: After which time a wakeup is published again if its run is still waiting for it, at first.
 REDELIVERY = timedelta(minutes=10)
+#: The longest that this time becomes.
+_SELDOM = timedelta(hours=4)
 _BACKOFF = (timedelta(seconds=1), timedelta(minutes=5))
 _OUTBOX, _RUNS, _EVENTS = tables.outbox, tables.runs, tables.events
 _C = _OUTBOX.c
@@ -254,7 +256,9 @@ def _ended(status: OutboxStatus, detail: str | None) -> dict[str, Any]:
 def _outcome(claimed: Claimed, outcome: PublishOutcome, now: datetime) -> dict[str, Any]:
     """The row once the transport has answered."""
     if outcome.status is PublishStatus.PUBLISHED:
-        return {"status": OutboxStatus.PUBLISHED, "due_at": now + REDELIVERY, "claimed_by": None, "detail": None}
+        # Next when twice the time has gone by: where consumers are only behind, every message more is a burden.
+        again = now + max(REDELIVERY, min(now - claimed.wakeup.requested_at, _SELDOM))
+        return {"status": OutboxStatus.PUBLISHED, "due_at": again, "claimed_by": None, "detail": None}
     detail = None if outcome.detail is None else storable(outcome.detail)
     if outcome.status is PublishStatus.REJECTED or claimed.attempts >= MOST_TRIES:
         return _ended(OutboxStatus.DEAD_LETTERED, detail)

@@ -11,7 +11,7 @@ import json
 import logging
 import selectors
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -97,25 +97,36 @@ class Sender:
         try:
             while (taken := self._take(me)) is not None:
                 rings, line = taken[0], taken[1] or line
-                try:
-                    if line is None:
-                        line = self._connect()
-                        if not poolers.is_between(line):  # others' commits would come upon the same session
-                            # A ring is worth nothing after a crash, so it waits for no disk.
-                            line.execute("set synchronous_commit to off")
-                    _settle(line)
-                    for environment, queues in rings.items():
-                        line.execute("select pg_notify(%s, %s)", (self._channel, self._payload(environment, queues)))
-                except Exception as error:  # others poll; a doorbell never fails the caller
-                    log.debug("a ring was lost: %s", error)
-                    discard(line)
-                    line = None
+                line = self._sent(rings, line)
                 with self._changed:
                     self._next = monotonic() + COALESCE
                     if self._thread is me:
                         self._line, line = line, None
         finally:
             discard(line)
+
+    def _sent(
+        self, rings: Mapping[str, set[str] | None], line: psycopg.Connection[Any] | None
+    ) -> psycopg.Connection[Any] | None:
+        """Send rings, on a new line if there is none or the old one is broken; the line, None if they are lost."""
+        while True:
+            is_new = line is None
+            try:
+                if line is None:
+                    line = self._connect()
+                    if not poolers.is_between(line):  # others' commits would come upon the same session
+                        # A ring is worth nothing after a crash, so it waits for no disk.
+                        line.execute("set synchronous_commit to off")
+                _settle(line)
+                for environment, queues in rings.items():
+                    line.execute("select pg_notify(%s, %s)", (self._channel, self._payload(environment, queues)))
+                return line
+            except Exception as error:  # others poll; a doorbell never fails the caller
+                log.debug("rings could not be sent: %s", error)
+                discard(line)
+                line = None
+                if is_new:
+                    return None
 
     def _take(self, me: threading.Thread) -> tuple[dict[str, set[str] | None], psycopg.Connection[Any] | None] | None:
         """Wait for rings that are due: those, and the line if there is one; None at the end."""

@@ -342,6 +342,19 @@ def test_a_wakeup_that_was_lost_is_published_again_while_its_run_waits(office: O
     assert app.tick().wakeups_published == 0
 
 
+def test_the_longer_a_run_waits_the_less_often_its_wakeup_is_published_again(
+    office: Office, clock: SettableClock
+) -> None:
+    """Nothing may be lost: the consumers may only be far behind, and further with each message more."""
+    app = office.app(echo, clock=clock)
+    app.trigger(echo, 1)
+    for minutes in (10, 10, 20, 40, 80, 160, 240, 240):
+        clock.advance(timedelta(minutes=minutes) - SECOND)
+        assert app.tick().wakeups_published == 0
+        clock.advance(SECOND)
+        assert app.tick().wakeups_published == 1
+
+
 def test_a_wakeup_whose_run_has_gone_on_is_not_published(office: Office) -> None:
     app = office.app(echo, dispatch="deferred")
     app.trigger(echo, 1)

@@ -175,6 +175,47 @@ print(status, running, worker.closed)
 """
 
 
+#: Children of a program that uses a lane, and has closed it.
+CARRIES = """
+import os, signal, sys
+from runlane import InternalError, Runlane, task
+from runlane.lanes import lane_of
+
+@task("t")
+def t(payload): ...
+
+def child(lane):
+    pid = os.fork()
+    if pid:
+        return os.waitpid(pid, 0)[1]
+    signal.alarm(20)
+    apps = [Runlane(lane, tasks=[t]) for _ in range(2)]
+    try:
+        print(*[app.trigger(t, 1).outcome for app in apps], flush=True)
+    except InternalError as error:
+        print(error, flush=True)
+    for app in apps:
+        app.close()
+    os._exit(0)
+
+lane = lane_of(sys.argv[1])
+app = Runlane(lane, tasks=[t]).start()
+app.trigger(t, 1)
+assert child(lane) == 0
+app.trigger(t, 1)
+app.close()
+assert child(lane) == 0
+"""
+
+
+def test_a_forked_child_touches_no_connection_of_its_parent(shared_url: str) -> None:
+    done = subprocess.run([sys.executable, "-c", CARRIES, shared_url], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.splitlines()) == (
+        0,
+        ["a Lane that is open must not be carried over a fork; create it in the child process", "created created"],
+    )
+
+
 def test_a_forked_child_waits_for_no_thread_of_its_parent(lane_url: str) -> None:
     done = subprocess.run([sys.executable, "-c", FORKS, lane_url], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.splitlines()) == (0, [*3 * ["refused"], "left alone", "0 True True"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -108,6 +109,15 @@ def test_a_ring_on_a_line_that_is_gone_goes_out_on_another_one(sender: Sender, w
         return line.closed
 
     eventually(notices, "it noticing that the line is gone")
+    assert heard(witness) == ["me", "env", ["q"]]
+
+
+def test_a_ring_that_waited_for_a_line_that_is_gone_goes_out_on_another_one(sender: Sender, witness: Any) -> None:
+    pid = free(sender).info.backend_pid
+    witness.execute("select pg_terminate_backend(%s)", (pid,))
+    eventually(lambda: not witness.execute("select from pg_stat_activity where pid = %s", (pid,)).fetchall(), "its end")
+    sender._next = monotonic() + 0.1  # close behind another one: it is left to the thread
+    sender.send("env", ["q"])
     assert heard(witness) == ["me", "env", ["q"]]
 
 

@@ -25,7 +25,7 @@ from runlane.transport.notify import NotifyTransport, channel_of
 from runlane.transport.watch import FileTransport
 from tests.chaos.proxy import Proxy
 from tests.conftest import PostgresServer
-from tests.support import PATIENCE
+from tests.support import PATIENCE, at_once
 
 NEVER = 3600.0  # seconds: whoever depends on polling does not see the end of the test
 fast, slow = Queue("fast", default=True), Queue("slow")
@@ -140,6 +140,25 @@ def test_a_ring_comes_after_the_commit(sqlite_url: str) -> None:
         app.trigger_many(echo, [2, 3])
         app.lane.transport.unlisten(look)
     assert found == [1, 3]
+
+
+def test_a_transport_is_started_once_however_many_threads_begin_at_once(shared_url: str) -> None:
+    class Counting(LocalTransport):
+        def __init__(self) -> None:
+            super().__init__()
+            self.starts, self.twice = 0, threading.Event()
+
+        def start(self) -> None:
+            self.starts += 1
+            if self.starts > 1:
+                self.twice.set()
+            self.twice.wait(0.2)  # long enough for whoever is to come, too
+
+    transport = Counting()
+    app = Runlane(Lane(lane_of(shared_url).database, transport), tasks=[echo])
+    at_once([lambda: app.trigger(echo, 1)] * 4)
+    app.close()
+    assert transport.starts == 1
 
 
 @pytest.fixture
