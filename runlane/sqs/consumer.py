@@ -37,8 +37,9 @@ _LONGEST = timedelta(hours=12)
 _LAST = (0.5, 5.0)
 #: Seconds between the times that handlers are told to stop: one may have begun just after the last.
 _TELL = 0.5
-#: Seconds for which what no handler is free for is kept from other consumers.
-_LATE = 1.0
+#: Seconds for which what no handler is free for is kept from other consumers.  SQS counts how often a message was
+#: received, and may have been told to put it aside for that: it is not to come and go all the time.
+_LATE = 10.0
 #: Seconds between maintenance passes.
 _MAINTENANCE = 1.0
 

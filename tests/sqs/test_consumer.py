@@ -24,6 +24,7 @@ from runlane.errors import ConfigurationInvalid
 from runlane.lanes import Lane
 from runlane.projections.runs import Run
 from runlane.sqs import SqsConsumer, SqsQueue, SqsTransport
+from runlane.sqs import consumer as consumer_module
 from runlane.sqs.messages import wakeup_in
 from runlane.storage.database import Database
 from runlane.transport import Wakeup
@@ -408,9 +409,15 @@ def test_a_consumer_outlives_errors_of_sqs(
 
 
 def test_what_other_consumers_could_begin_is_given_back_while_a_long_handler_runs(
-    sqlite_url: str, make_queue: Callable[..., str], client: Any, consume: Consume, gate: Gate
+    sqlite_url: str,
+    make_queue: Callable[..., str],
+    client: Any,
+    consume: Consume,
+    gate: Gate,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each queue has a poll of its own: together they may bring more than there are handlers for."""
+    monkeypatch.setattr(consumer_module, "_LATE", 0.2)
     queues = {name: (Queue(name, default=name == "one"), make_queue()) for name in ("one", "two")}
     transport = SqsTransport([SqsQueue(queue, url=url) for queue, url in queues.values()], client=client)
     lane = Lane(Database(sqlite_url), transport)
