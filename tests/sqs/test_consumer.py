@@ -417,7 +417,7 @@ def test_what_other_consumers_could_begin_is_given_back_while_a_long_handler_run
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each queue has a poll of its own: together they may bring more than there are handlers for."""
-    monkeypatch.setattr(consumer_module, "_LATE", 0.2)
+    monkeypatch.setattr(consumer_module, "_LATE", 1.0)
     queues = {name: (Queue(name, default=name == "one"), make_queue()) for name in ("one", "two")}
     transport = SqsTransport([SqsQueue(queue, url=url) for queue, url in queues.values()], client=client)
     lane = Lane(Database(sqlite_url), transport)
