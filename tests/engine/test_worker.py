@@ -449,3 +449,31 @@ def test_the_async_worker_drains_polls_and_stops(lane_url: str) -> None:
             assert (await app.audit.verify()).identical
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_group_of_nothing_but_cancellations_is_one(make_app: Make, cancelled: bool) -> None:
+    entered = threading.Event()
+
+    @task("grouped")
+    async def grouped(payload: Any, context: Context) -> None:
+        async def part() -> None:
+            while True:
+                context.signal.raise_if_set()
+                await asyncio.sleep(0.005)
+
+        async with asyncio.TaskGroup() as outer, asyncio.TaskGroup() as group:
+            outer.create_task(part())
+            group.create_task(part())
+            entered.set()
+
+    app = make_app(grouped)
+    run = app.trigger(grouped, 1).run
+    worker = app.worker(maintenance=False)
+    worker.start()
+    assert entered.wait(PATIENCE)
+    if cancelled:
+        app.runs.cancel(run.id)
+        eventually(lambda: app.runs.get(run.id).is_terminal, "the end of the run")
+    worker.stop()
+    assert app.runs.get(run.id).status is (RunStatus.CANCELLED if cancelled else RunStatus.QUEUED)
