@@ -83,7 +83,11 @@ class LoopThread:
                 ended.set()
 
         with self._lock:
-            loop = self._started()
+            try:
+                loop = self._started()
+            except BaseException:
+                coroutine.close()  # nobody will await it
+                raise
             future = asyncio.run_coroutine_threadsafe(whole(), loop)
             self._awaited.append((loop, future))
         try:
@@ -119,10 +123,13 @@ class LoopThread:
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop, self._ended = asyncio.new_event_loop(), threading.Event()
-                threading.Thread(
-                    target=self._main, args=(self._loop, self._ended), name="runlane-loop", daemon=True
-                ).start()
+                loop, ended = asyncio.new_event_loop(), threading.Event()
+                try:
+                    threading.Thread(target=self._main, args=(loop, ended), name="runlane-loop", daemon=True).start()
+                except RuntimeError:  # the system allows no more of them at present
+                    loop.close()
+                    raise
+                self._loop, self._ended = loop, ended
             return self._loop
 
     def _main(self, loop: asyncio.AbstractEventLoop, ended: threading.Event) -> None:
