@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -477,3 +478,15 @@ def test_a_group_of_nothing_but_cancellations_is_one(make_app: Make, cancelled: 
         eventually(lambda: app.runs.get(run.id).is_terminal, "the end of the run")
     worker.stop()
     assert app.runs.get(run.id).status is (RunStatus.CANCELLED if cancelled else RunStatus.QUEUED)
+
+
+def test_workers_made_by_several_threads_are_all_stopped_by_closing(make_app: Make) -> None:
+    app, before = make_app(echo), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        at_once([lambda: [app.worker() for _ in range(50)]] * 4)
+    finally:
+        sys.setswitchinterval(before)
+    assert len(app._workers) == 200
+    app.close()
+    assert all(worker.closed for worker in app._workers)
