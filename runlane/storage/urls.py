@@ -29,6 +29,9 @@ def parsed(url: str) -> URL:
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise ConfigurationInvalid(f"unknown database URL {shown(_redact(url))}; use {_ACCEPTED}") from None
     if found.drivername in ("sqlite", "sqlite+pysqlite"):
+        if found.host is not None or found.username is not None:
+            told = shown(_redact(url))
+            raise ConfigurationInvalid(f"{told} names a host; write sqlite:///file.db, or sqlite:////srv/file.db")
         return found.set(drivername="sqlite+pysqlite")
     if found.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return found.set(drivername="postgresql+psycopg")
