@@ -22,16 +22,34 @@ log = logging.getLogger("runlane.worker")
 STOP_TIMEOUT = 30.0
 
 
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Batches of runs live for milliseconds and hold no cycles: looking for cycles in them is wasted."""
-    before = gc.get_threshold()
-    if before[0]:
-        gc.set_threshold(max(before[0], 20_000), max(before[1], 50), max(before[2], 100))
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
+class _RareCollections:
+    """Batches of runs live for milliseconds and hold no cycles: looking for cycles in them is wasted.
+
+    The thresholds are the process's: the first one that enters raises them, the last one that leaves puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = gc.get_threshold()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            before = self._before = gc.get_threshold()
+            if before[0]:
+                gc.set_threshold(max(before[0], 20_000), max(before[1], 50), max(before[2], 100))
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                gc.set_threshold(*self._before)
+
+
+_rare_collections = _RareCollections()
 
 
 class WorkerMode(StrEnum):
@@ -119,7 +137,7 @@ class Worker:
             InternalError: this is a forked child, which has none of the worker's threads.
         """
         self._runtime._in_this_process()
-        with stopped_by_signals(self.stop, self._exchange.cut_off), _rare_collections():
+        with stopped_by_signals(self.stop, self._exchange.cut_off), _rare_collections:
             if not self._started:
                 self.start()
             wait_heeding_signals(self._closed)

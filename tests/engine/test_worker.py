@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -490,3 +491,17 @@ def test_workers_made_by_several_threads_are_all_stopped_by_closing(make_app: Ma
     assert len(app._workers) == 200
     app.close()
     assert all(worker.closed for worker in app._workers)
+
+
+def test_workers_that_run_side_by_side_leave_the_garbage_collector_as_it_was(make_app: Make) -> None:
+    app, before = make_app(echo), gc.get_threshold()
+    one, two = app.worker(maintenance=False), app.worker(maintenance=False)
+    threads = [threading.Thread(target=worker.run, daemon=True) for worker in (one, two)]
+    for worker, thread in zip((one, two), threads, strict=True):
+        thread.start()
+        eventually(lambda: worker._started, "the start")  # noqa: B023
+    for worker, thread in zip((one, two), threads, strict=True):
+        assert gc.get_threshold() != before
+        worker.stop()
+        thread.join(PATIENCE)
+    assert gc.get_threshold() == before
