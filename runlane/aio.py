@@ -41,7 +41,7 @@ from runlane.storage.borrow import is_a
 from runlane.tasks import Queue, Task
 from runlane.values import Actor
 from runlane.wakeup import Wakeup
-from runlane.worker import STOP_TIMEOUT, Worker
+from runlane.worker import STOP_TIMEOUT, Worker, limit_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -323,10 +323,12 @@ class AsyncWorker:
 
     async def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """See ``Worker.stop``."""
+        limit_of(timeout)
         await _apart(partial(self._stop, timeout))
 
     async def wait(self, timeout: float | None = None) -> bool:
         """See ``Worker.wait``."""
+        limit = limit_of(timeout)
         if self._worker is None:
             return self.closed
         # No thread waits: a worker may run for days, and must take neither a place in a pool nor the program's end.
@@ -337,7 +339,7 @@ class AsyncWorker:
                 loop.call_soon_threadsafe(over.set)
 
         with self._worker._telling(tell), suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(limit):
                 await over.wait()
         return self._worker.closed
 

@@ -364,4 +364,6 @@ class Runlane(ReadsLog, Examined):
     def _queue_names(self, queues: Sequence[Queue] | None) -> list[str]:
         if queues is None:
             return list(self.registry.queues)
+        if isinstance(queues, Queue | str) or not isinstance(queues, Iterable):
+            raise ConfigurationInvalid(f"queues must be a list of Queue definitions; got {shown(queues)}")
         return [self.registry.registered(queue) for queue in queues]

@@ -22,6 +22,15 @@ log = logging.getLogger("runlane.worker")
 STOP_TIMEOUT = 30.0
 
 
+def limit_of(timeout: float | None) -> float | None:
+    """For how long to wait, in seconds; None is for ever."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout:
+        raise ConfigurationInvalid(f"timeout must be a number of seconds; got {shown(timeout)}")
+    return min(timeout, 1e9)
+
+
 class _RareCollections:
     """Batches of runs live for milliseconds and hold no cycles: looking for cycles in them is wasted.
 
@@ -151,16 +160,18 @@ class Worker:
 
         Raises:
             RunlaneError: the worker could not go on.
+            ConfigurationInvalid: `timeout` is no number.
             InternalError: this is a forked child, which has none of the worker's threads.
         """
         self._runtime._in_this_process()
+        limit = limit_of(timeout)
         self._stop.set()
         with self._starting:  # a start under way ends first; a later one finds that it is not wanted
             if not self._started:
                 self._end()
                 return
         self._exchange.stop()
-        if not self._closed.wait(timeout):
+        if not self._closed.wait(limit):
             self._exchange.cut_off()
             self._closed.wait()
         self._raise()
@@ -169,10 +180,11 @@ class Worker:
         """Wait until the worker has ended, at most `timeout` seconds; whether it has.
 
         Raises:
+            ConfigurationInvalid: `timeout` is no number.
             InternalError: this is a forked child, which has none of the worker's threads.
         """
         self._runtime._in_this_process()
-        return self._closed.wait(timeout)
+        return self._closed.wait(limit_of(timeout))
 
     def _watch(self) -> None:
         # Whatever fails in here, who waits for the end must hear of it.

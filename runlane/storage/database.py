@@ -65,7 +65,7 @@ class Database:
         patience: seconds for which a database that broke during a commit is asked whether that happened.
 
     Raises:
-        ConfigurationInvalid: the URL names no database that Runlane knows.
+        ConfigurationInvalid: the URL names no database that Runlane knows, or an option is not valid.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Database:
         patience: float = commits.PATIENCE,
     ) -> None:
         parsed = urls.parsed(url)
+        engines.check_options(pool_size, busy_timeout)
         self.is_memory = parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:")
         self.where = "the memory lane" if self.is_memory else urls.described(parsed)
         self.url = parsed

@@ -7,6 +7,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL
 
+from runlane.errors import ConfigurationInvalid
+from runlane.shown import shown
 from runlane.storage.direct import shortest
 from runlane.storage.tables import SCHEMA
 
@@ -17,6 +19,18 @@ IDLE = 15_000
 IDLE_READING = 60_000
 #: The setting without which results would be wrong.
 ISOLATION = "default_transaction_isolation"
+
+
+def check_options(pool_size: int, busy_timeout: float) -> None:
+    """Make sure that a database can be opened with these.
+
+    Raises:
+        ConfigurationInvalid: naming the one that is not valid.
+    """
+    if type(pool_size) is not int or pool_size < 1:
+        raise ConfigurationInvalid(f"pool_size must be an integer from 1 on; got {shown(pool_size)}")
+    if isinstance(busy_timeout, bool) or not isinstance(busy_timeout, int | float) or not 0 <= busy_timeout <= 1e6:
+        raise ConfigurationInvalid(f"busy_timeout must be from 0 to 1000000 seconds; got {shown(busy_timeout)}")
 
 
 def settings(synchronous: bool) -> dict[str, str]:

@@ -505,3 +505,46 @@ def test_workers_that_run_side_by_side_leave_the_garbage_collector_as_it_was(mak
         worker.stop()
         thread.join(PATIENCE)
     assert gc.get_threshold() == before
+
+
+@pytest.mark.parametrize("queues", [ONE, "one", 5])
+def test_queues_are_a_list(make_app: Make, queues: Any) -> None:
+    app = make_app(echo, queues=[ONE])
+    for call in (lambda: app.worker(queues=queues), lambda: app.execute_next(queues)):
+        with pytest.raises(ConfigurationInvalid, match="queues must be a list of Queue definitions; got"):
+            call()
+
+
+@pytest.mark.parametrize("timeout", ["5s", True, float("nan")])
+def test_a_limit_of_waiting_is_a_number(make_app: Make, timeout: Any) -> None:
+    async def main() -> None:
+        async with AsyncRunlane("memory:", tasks=[echo]) as app:
+            worker = app.worker(maintenance=False)
+            await worker.start()
+            for call in (worker.stop, worker.wait):
+                with pytest.raises(ConfigurationInvalid, match="timeout must be a number of seconds; got"):
+                    await call(timeout)
+            await worker.stop()
+
+    worker = make_app(echo).worker(maintenance=False)
+    worker.start()
+    for call in (worker.stop, worker.wait):
+        with pytest.raises(ConfigurationInvalid, match="timeout must be a number of seconds; got"):
+            call(timeout)
+    assert not worker.closed
+    worker.stop(float("inf"))
+    assert worker.wait(float("inf"))
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("pool_size", value) for value in (0, -1, "5", True, 2.0)),
+        *(("busy_timeout", value) for value in ("30s", -1, None, True, float("nan"), float("inf"))),
+    ],
+)
+@pytest.mark.parametrize("url", ["memory:", "sqlite:///file.db", "postgresql://user@host/database"])
+def test_options_of_a_database_are_checked(url: str, option: str, value: Any) -> None:
+    with pytest.raises(ConfigurationInvalid, match=f"{option} must be .*; got"):
+        Database(url, **{option: value})
