@@ -41,7 +41,7 @@ from runlane.storage.borrow import is_a
 from runlane.tasks import Queue, Task
 from runlane.values import Actor
 from runlane.wakeup import Wakeup
-from runlane.worker import STOP_TIMEOUT, Worker
+from runlane.worker import STOP_TIMEOUT, Worker, limit_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -292,12 +292,14 @@ class AsyncWorker:
     def __init__(self, app: AsyncRunlane, make: Callable[[], Worker]) -> None:
         self._app = app
         self._make = make
+        self._making = threading.Lock()
         self._worker: Worker | None = None
+        self._unwanted = False  # stopped before it was made
 
     @property
     def closed(self) -> bool:
         """Whether the worker has ended, with everything it had in hand."""
-        return self._worker is not None and self._worker.closed
+        return self._unwanted if self._worker is None else self._worker.closed
 
     @property
     def completed(self) -> int:
@@ -306,8 +308,7 @@ class AsyncWorker:
 
     async def start(self) -> None:
         """See ``Worker.start``."""
-        self._worker = await self._app._call(self._make)
-        await self._app._call(self._worker.start)
+        await self._app._call(self._start)
 
     async def run(self) -> None:
         """See ``Worker.run``; cancelling the task stops the worker gracefully.  Signals are the program's to handle."""
@@ -322,13 +323,14 @@ class AsyncWorker:
 
     async def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """See ``Worker.stop``."""
-        if self._worker is not None:
-            await _apart(partial(self._worker.stop, timeout))
+        limit_of(timeout)
+        await _apart(partial(self._stop, timeout))
 
     async def wait(self, timeout: float | None = None) -> bool:
         """See ``Worker.wait``."""
+        limit = limit_of(timeout)
         if self._worker is None:
-            return False
+            return self.closed
         # No thread waits: a worker may run for days, and must take neither a place in a pool nor the program's end.
         loop, over = asyncio.get_running_loop(), asyncio.Event()
 
@@ -337,9 +339,22 @@ class AsyncWorker:
                 loop.call_soon_threadsafe(over.set)
 
         with self._worker._telling(tell), suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(limit):
                 await over.wait()
         return self._worker.closed
+
+    def _start(self) -> None:
+        with self._making:
+            if self._worker is None and not self._unwanted:
+                self._worker = self._make()
+        if self._worker is not None:  # that one says it if it was started before, and does not start if it was stopped
+            self._worker.start()
+
+    def _stop(self, timeout: float) -> None:
+        with self._making:  # one that is being made will be there
+            self._unwanted = self._worker is None
+        if self._worker is not None:
+            self._worker.stop(timeout)
 
 
 async def _apart(call: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -95,6 +96,7 @@ class Runlane(ReadsLog, Examined):
         self._inline = Inline(self._runtime)
         self._intake = Intake(self._runtime)
         self._workers: list[Worker] = []
+        self._making = threading.Lock()
         self.runs = Runs(self._runtime)
         self.idempotency_keys = IdempotencyKeys(self._runtime)
         self.schedules = Schedules(self._runtime)
@@ -347,7 +349,8 @@ class Runlane(ReadsLog, Examined):
             poll_interval=poll_interval,
             maintenance_interval=maintenance_interval,
         )
-        self._workers = [known for known in self._workers if not known.closed] + [worker]
+        with self._making:
+            self._workers = [known for known in self._workers if not known.closed] + [worker]
         return worker
 
     def tick(self) -> TickReport:
@@ -361,4 +364,6 @@ class Runlane(ReadsLog, Examined):
     def _queue_names(self, queues: Sequence[Queue] | None) -> list[str]:
         if queues is None:
             return list(self.registry.queues)
+        if isinstance(queues, Queue | str) or not isinstance(queues, Iterable):
+            raise ConfigurationInvalid(f"queues must be a list of Queue definitions; got {shown(queues)}")
         return [self.registry.registered(queue) for queue in queues]

@@ -45,8 +45,13 @@ class Deadlines(Generic[T]):
             at = monotonic() + seconds
             self._lines.setdefault(seconds, {})[item] = at
             if not self._watching:
-                threading.Thread(target=self._watch, name="runlane-deadlines", daemon=True).start()
-                self._watching = True
+                thread = threading.Thread(target=self._watch, name="runlane-deadlines", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # the system allows no more of them at present
+                    log.warning("timeouts are not watched until another attempt begins that has one: %s", error)
+                else:
+                    self._watching = True
             elif at < self._wakes:
                 self._changed.notify()
 

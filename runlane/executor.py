@@ -269,7 +269,7 @@ class Executor:
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             return self._interrupted(execution, error)
         reason = execution.context.signal.reason
-        if reason is not None and isinstance(error, (OperationCancelled, asyncio.CancelledError)):
+        if reason is not None and _is_cancellation(error):
             return Interrupted(reason)
         return Failed(failure_of(error, execution.task, self._redact))
 
@@ -283,6 +283,13 @@ def _locked(execution: Execution, problem: RunlaneError) -> Outcome:
         execution.context.log.error("run %s waits, as its payload cannot be read here: %s", execution.run.id, problem)
         return Released(KEY_PAUSE, None, storable(f"payload_unreadable: {problem}"))
     return Failed(Failure(problem.code, storable(problem.message), False, type(problem).__name__))
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Whether it says that a handler was told to stop; a group does, as of a ``TaskGroup``, if all in it do."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_cancellation(one) for one in error.exceptions)
+    return isinstance(error, (OperationCancelled, asyncio.CancelledError))
 
 
 def _seconds(task: Task[..., Any]) -> str:

@@ -52,7 +52,7 @@ class Inline:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._executor = Executor(1, lambda _, __: None, runtime.settings.redact_failures)
+        self._executor = self._new_executor()
         self._lock = threading.Lock()
         self._active: dict[tuple[UUID, int], Execution] = {}
         runtime.join(self)
@@ -182,7 +182,12 @@ class Inline:
             active = list(self._active.values())
         for execution in active:
             execution.context.signal.set("worker_stopping")
-        self._executor.close()
+        # The application may be started again, and an executor that is closed watches no deadlines.
+        before, self._executor = self._executor, self._new_executor()
+        before.close()
+
+    def _new_executor(self) -> Executor:
+        return Executor(1, lambda _, __: None, self._runtime.settings.redact_failures)
 
     def _among(self, run_ids: Collection[UUID]) -> list[Execution]:
         with self._lock:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from attrs import Factory, field, frozen
 from sqlalchemy.engine import URL
@@ -70,7 +71,14 @@ def transport_for(database: Database, listen: URL | None = None) -> Transport:
         return NotifyTransport(told, database.schema, listen=heard)
     if database.is_memory or not database.url.database:
         return LocalTransport()
-    return FileTransport(Path(database.url.database.removeprefix("file:")))
+    return FileTransport(_file_of(database.url.database))
+
+
+def _file_of(named: str) -> Path:
+    """The file that SQLite writes, and its log beside: absolute, as the current directory may change, and no link."""
+    if named.startswith("file:"):
+        named = unquote(urlsplit(named).path)
+    return Path(os.path.realpath(named))
 
 
 def _conninfo(database: Database, url: URL) -> str:

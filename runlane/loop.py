@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import Context
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 log = logging.getLogger("runlane.executor")
 
@@ -21,12 +22,15 @@ _CLEAN_UP = 5.0
 _MOMENT = 0.05
 
 
-def _is_on_a_loop() -> bool:
+#: The loops that are made here and run.
+_OURS: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+
+
+def _is_on_a_loop_of_ours() -> bool:
     try:
-        asyncio.get_running_loop()
+        return asyncio.get_running_loop() in _OURS
     except RuntimeError:
         return False
-    return True
 
 
 class LoopThread:
@@ -55,13 +59,13 @@ class LoopThread:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end, from another thread.
 
-        Who asks on a loop blocks it, and that may be this one, or one that blocks this one: then the coroutine has a
-        loop of its own.
+        A handler that asks blocks its loop, and that may be this one, or one that blocks this one: then the coroutine has
+        a loop of its own.
 
         Raises:
             CancelledError: of ``concurrent.futures``; the loop has ended before it.
         """
-        if not _is_on_a_loop():
+        if not _is_on_a_loop_of_ours():
             return self._run(coroutine)
         other = LoopThread()
         with self._lock:
@@ -83,7 +87,11 @@ class LoopThread:
                 ended.set()
 
         with self._lock:
-            loop = self._started()
+            try:
+                loop = self._started()
+            except BaseException:
+                coroutine.close()  # nobody will await it
+                raise
             future = asyncio.run_coroutine_threadsafe(whole(), loop)
             self._awaited.append((loop, future))
         try:
@@ -119,14 +127,18 @@ class LoopThread:
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop, self._ended = asyncio.new_event_loop(), threading.Event()
-                threading.Thread(
-                    target=self._main, args=(self._loop, self._ended), name="runlane-loop", daemon=True
-                ).start()
+                loop, ended = asyncio.new_event_loop(), threading.Event()
+                try:
+                    threading.Thread(target=self._main, args=(loop, ended), name="runlane-loop", daemon=True).start()
+                except RuntimeError:  # the system allows no more of them at present
+                    loop.close()
+                    raise
+                self._loop, self._ended = loop, ended
             return self._loop
 
     def _main(self, loop: asyncio.AbstractEventLoop, ended: threading.Event) -> None:
         asyncio.set_event_loop(loop)
+        _OURS.add(loop)
         try:
             while not ended.is_set():
                 # A handler's child task that raises SystemExit or KeyboardInterrupt ends it, and so does loop.stop():

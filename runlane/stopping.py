@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -24,10 +25,14 @@ def stopped_by_signals(gracefully: Callable[[], object], at_once: Callable[[], o
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before_this = 0
+    before_this, ours = 0, os.getpid()
 
     def handle(number: int, _: FrameType | None) -> None:
         nonlocal before_this
+        if os.getpid() != ours:  # a child that a handler has forked
+            signal.signal(number, before[number] or signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         # Counted first: another signal may interrupt this very function.
         asked, before_this = before_this, before_this + 1
         name = signal.Signals(number).name

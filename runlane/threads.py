@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Generic, TypeVar
+
+log = logging.getLogger("runlane.executor")
 
 T = TypeVar("T")
 
@@ -34,6 +37,7 @@ class Threads(Generic[T]):
         self._taken = 0
         self._seen = (-1, 0.0)  # how many were taken when, at the last look
         self._closed = False
+        self._refused = False  # the system has allowed no further thread
 
     def submit(self, items: Sequence[T]) -> None:
         """Have them worked on; returns at once."""
@@ -64,9 +68,19 @@ class Threads(Generic[T]):
     def _grow(self, by: int) -> None:
         with self._lock:
             for _ in range(min(by, self._limit - self._size)):
-                self._size += 1
                 # Daemons: a handler that ignores its signal must not keep the process from ending.
-                threading.Thread(target=self._loop, name=f"runlane-handler-{self._size}", daemon=True).start()
+                thread = threading.Thread(target=self._loop, name=f"runlane-handler-{self._size + 1}", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    if self._size == 0:
+                        raise
+                    if not self._refused:
+                        log.warning("the system allows no more than %d threads for handlers at present", self._size)
+                    self._refused = True
+                    return
+                self._size += 1
+                self._refused = False
 
     def _loop(self) -> None:
         following: T | None = None

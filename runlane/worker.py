@@ -22,16 +22,43 @@ log = logging.getLogger("runlane.worker")
 STOP_TIMEOUT = 30.0
 
 
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Batches of runs live for milliseconds and hold no cycles: looking for cycles in them is wasted."""
-    before = gc.get_threshold()
-    if before[0]:
-        gc.set_threshold(max(before[0], 20_000), max(before[1], 50), max(before[2], 100))
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
+def limit_of(timeout: float | None) -> float | None:
+    """For how long to wait, in seconds; None is for ever."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout:
+        raise ConfigurationInvalid(f"timeout must be a number of seconds; got {shown(timeout)}")
+    return min(timeout, 1e9)
+
+
+class _RareCollections:
+    """Batches of runs live for milliseconds and hold no cycles: looking for cycles in them is wasted.
+
+    The thresholds are the process's: the first one that enters raises them, the last one that leaves puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = gc.get_threshold()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            before = self._before = gc.get_threshold()
+            if before[0]:
+                gc.set_threshold(max(before[0], 20_000), max(before[1], 50), max(before[2], 100))
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                gc.set_threshold(*self._before)
+
+
+_rare_collections = _RareCollections()
 
 
 class WorkerMode(StrEnum):
@@ -121,7 +148,7 @@ class Worker:
             InternalError: this is a forked child, which has none of the worker's threads.
         """
         self._runtime._in_this_process()
-        with stopped_by_signals(self.stop, self._exchange.cut_off), _rare_collections():
+        with stopped_by_signals(self.stop, self._exchange.cut_off), _rare_collections:
             if not self._started:
                 self.start()
             wait_heeding_signals(self._closed)
@@ -135,16 +162,18 @@ class Worker:
 
         Raises:
             RunlaneError: the worker could not go on.
+            ConfigurationInvalid: `timeout` is no number.
             InternalError: this is a forked child, which has none of the worker's threads.
         """
         self._runtime._in_this_process()
+        limit = limit_of(timeout)
         self._stop.set()
         with self._starting:  # a start under way ends first; a later one finds that it is not wanted
             if not self._started:
                 self._end()
                 return
         self._exchange.stop()
-        if not self._closed.wait(timeout):
+        if not self._closed.wait(limit):
             self._exchange.cut_off()
             self._closed.wait()
         self._raise()
@@ -153,10 +182,11 @@ class Worker:
         """Wait until the worker has ended, at most `timeout` seconds; whether it has.
 
         Raises:
+            ConfigurationInvalid: `timeout` is no number.
             InternalError: this is a forked child, which has none of the worker's threads.
         """
         self._runtime._in_this_process()
-        return self._closed.wait(timeout)
+        return self._closed.wait(limit_of(timeout))
 
     def _watch(self) -> None:
         # Whatever fails in here, who waits for the end must hear of it.

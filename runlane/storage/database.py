@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from attrs import evolve
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy.pool import QueuePool
 
 from runlane import jsontext
 from runlane.capabilities import OF_THE_STORAGE, WHERE_STATE_LIVES, Capability
@@ -67,7 +67,7 @@ class Database:
         patience: seconds for which a database that broke during a commit is asked whether that happened.
 
     Raises:
-        ConfigurationInvalid: the URL names no database that Runlane knows.
+        ConfigurationInvalid: the URL names no database that Runlane knows, or an option is not valid.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Database:
         patience: float = commits.PATIENCE,
     ) -> None:
         parsed = urls.parsed(url)
+        engines.check_options(pool_size, busy_timeout)
         self.is_memory = parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:")
         self.where = "the memory lane" if self.is_memory else urls.described(parsed)
         self.url = parsed
@@ -163,21 +164,9 @@ class Database:
             engines.prepare_sqlite(engine, self._synchronous)
         else:
             poolers.attach(engine, url)
-        self._close_late_ones(engine)
+        engines.close_late_ones(engine, lambda: self._disposals)
         engines.name_schema(engine, self.schema)
         return engine
-
-    def _close_late_ones(self, engine: Engine) -> None:
-        """Close what comes back after ``dispose``: the pool it came from is gone, and would leave it open."""
-
-        @event.listens_for(engine, "do_connect")  # not once it is connected, as that takes a while
-        def connecting(_: Any, entry: ConnectionPoolEntry, *__: Any) -> None:
-            entry.info["disposals"] = self._disposals
-
-        @event.listens_for(engine, "checkin")
-        def returned(_: Any, entry: ConnectionPoolEntry) -> None:
-            if entry.info.get("disposals", self._disposals) != self._disposals:
-                entry.close()
 
     @contextmanager
     def write(self, clock: Clock | None = None, *, beat: bool = False) -> Iterator[Transaction]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL
+from sqlalchemy.pool import ConnectionPoolEntry
 
+from runlane.errors import ConfigurationInvalid
+from runlane.shown import shown
 from runlane.storage.direct import shortest
 from runlane.storage.tables import SCHEMA
 
@@ -17,6 +21,18 @@ IDLE = 15_000
 IDLE_READING = 60_000
 #: The setting without which results would be wrong.
 ISOLATION = "default_transaction_isolation"
+
+
+def check_options(pool_size: int, busy_timeout: float) -> None:
+    """Make sure that a database can be opened with these.
+
+    Raises:
+        ConfigurationInvalid: naming the one that is not valid.
+    """
+    if type(pool_size) is not int or pool_size < 1:
+        raise ConfigurationInvalid(f"pool_size must be an integer from 1 on; got {shown(pool_size)}")
+    if isinstance(busy_timeout, bool) or not isinstance(busy_timeout, int | float) or not 0 <= busy_timeout <= 1e6:
+        raise ConfigurationInvalid(f"busy_timeout must be from 0 to 1000000 seconds; got {shown(busy_timeout)}")
 
 
 def settings(synchronous: bool) -> dict[str, str]:
@@ -95,3 +111,20 @@ def prepare_sqlite(engine: Engine, synchronous: bool) -> None:
         # Taking the write lock at once: a transaction that reads first and writes later can only fail.
         reading = connection.get_execution_options().get("runlane_read_only")
         shortest(connection).exec_driver_sql("begin" if reading else "begin immediate")
+
+
+def close_late_ones(engine: Engine, disposals: Callable[[], int]) -> None:
+    """Close what comes back after ``dispose``: the pool it came from is gone, and would leave it open.
+
+    Args:
+        disposals: how many there have been.
+    """
+
+    @event.listens_for(engine, "do_connect")  # not once it is connected, as that takes a while
+    def connecting(_: Any, entry: ConnectionPoolEntry, *__: Any) -> None:
+        entry.info["disposals"] = disposals()
+
+    @event.listens_for(engine, "checkin")
+    def returned(_: Any, entry: ConnectionPoolEntry) -> None:
+        if entry.info.get("disposals", disposals()) != disposals():
+            entry.close()

@@ -43,12 +43,13 @@ def _heeded(found: URL, url: str) -> URL:
     Raises:
         ConfigurationInvalid: naming what would be ignored, or is not valid.
     """
+    if found.host is not None or found.username is not None:
+        told = shown(_redact(url))
+        raise ConfigurationInvalid(f"{told} names a host; write sqlite:///file.db, or sqlite:////srv/file.db")
     of_driver = {name: value for name, value in found.query.items() if name in _OF_DRIVER}
     try:
         _, options = found.get_dialect()().create_connect_args(found.set(query=of_driver))
-    except ArgumentError:  # it names a host
-        raise ConfigurationInvalid(f"unknown database URL {shown(_redact(url))}; use {_ACCEPTED}") from None
-    except (TypeError, ValueError) as error:
+    except (ArgumentError, TypeError, ValueError) as error:
         raise ConfigurationInvalid(f"an option in database URL {shown(_redact(url))} is not valid: {error}") from None
     is_uri = bool(options.get("uri")) and (found.database or "").startswith("file:")
     ignored = [] if is_uri else sorted(set(found.query) - set(of_driver))

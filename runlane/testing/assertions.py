@@ -6,6 +6,7 @@ from typing import Any
 
 from runlane.app import Runlane
 from runlane.jsontext import dumps
+from runlane.payload_codec import PayloadCodec
 from runlane.projections.runs import Run
 from runlane.tasks import Task
 
@@ -63,7 +64,13 @@ def on_memory(app: Runlane, **options: Any) -> Runlane:
     """
     registry = app.registry
     options.setdefault("environment", app.environment)
+    options.setdefault("payload_codec", _codec_of(app))  # tasks with a subject need one
     return Runlane("memory:", queues=registry.queues.values(), tasks=registry.tasks.values(), **options)
+
+
+def _codec_of(app: Any) -> PayloadCodec | None:
+    sync: Runlane = getattr(app, "_app", app)  # an AsyncRunlane has one
+    return sync._runtime.vault.codec
 
 
 def _runs_of(app: Runlane, task: Task[..., Any]) -> list[Run]:

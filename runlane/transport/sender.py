@@ -60,8 +60,13 @@ class Sender:
             known = self._waiting.get(environment, set())
             self._waiting[environment] = None if queues is None or known is None else known | set(queues)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="runlane-notify", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="runlane-notify", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # the system allows no more of them at present; the next ring tries again
+                    log.debug("a ring has to wait: %s", error)
+                else:
+                    self._thread = thread
             elif sleeps:
                 self._changed.notify()
 

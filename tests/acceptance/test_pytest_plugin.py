@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runlane import Runlane, task
+from runlane import AesGcm, AsyncRunlane, Runlane, task
 from runlane.testing import assert_triggered, drain, on_memory
 
 PROGRAM = """
@@ -102,3 +103,15 @@ def test_a_handler_that_never_ends_its_run_is_found() -> None:
         app.trigger(endless)
         with pytest.raises(AssertionError, match="more than 20 attempts"):
             drain(app, limit=20)
+
+
+@pytest.mark.parametrize("kind", [Runlane, AsyncRunlane])
+def test_it_encodes_payloads_as_the_application_does(kind: Any) -> None:
+    @task("mails.send", subject=lambda payload: payload["user"])
+    def send(payload: dict[str, str]) -> None:
+        """Has a subject, and so needs a codec."""
+
+    app = kind("memory:", tasks=[send], payload_codec=AesGcm(b"x" * 32))
+    with on_memory(app) as copy:
+        copy.trigger(send, {"user": "u"})
+        assert [run.payload for run in drain(copy)] == [{"user": "u"}]

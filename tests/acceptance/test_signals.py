@@ -6,6 +6,8 @@ Python calls handlers in the main thread alone, and another thread's signal does
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -42,3 +44,30 @@ def test_a_wait_ends_with_what_it_waits_for() -> None:
     threading.Timer(0.05, over.set).start()
     wait_heeding_signals(over)
     assert over.is_set()
+
+
+#: A handler forks a process and ends it; a process of its own, as it is about the main thread.
+FORKS = """
+import multiprocessing, sys, time
+from runlane import Runlane, task
+
+@task("forks")
+def forks():
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    child.start()
+    child.terminate()
+    child.join(20)
+    code = child.exitcode
+    child.kill()
+    return code
+
+with Runlane("memory:", tasks=[forks]) as app:
+    run = app.trigger(forks).run
+    app.worker("drain").run()
+    print(app.runs.get(run.id).result)
+"""
+
+
+def test_a_process_that_a_handler_has_forked_ends_by_its_signal() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"{-signal.SIGTERM}\n")

@@ -123,7 +123,7 @@ DEFINITIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "an option twice": (lambda: Runlane("sqlite:///a.db?timeout=1&timeout=2"), "an option in database URL"),
     "two slashes": (
         lambda: Runlane("sqlite://app.db"),
-        "unknown database URL 'sqlite://app.db'; use memory:, sqlite:///",
+        "'sqlite://app.db' names a host; write sqlite:///file.db",
     ),
     "empty URL": (lambda: Runlane(""), "the database must be a URL such as memory:"),
     "a lane that is none": (lambda: Runlane(7), "lane must be a Lane or a database URL, not int"),

@@ -498,3 +498,16 @@ def test_a_timeout_is_a_timedelta_or_text() -> None:
     for timeout in ("90s", timedelta(seconds=90)):
         assert task("named", timeout=timeout)(lambda: None).timeout == timedelta(seconds=90)
     assert task("named")(lambda: None).timeout is None
+
+
+def test_an_application_that_is_started_again_watches_timeouts(lane_url: str) -> None:
+    @task("slow", timeout="50ms")
+    def slow(payload: Any, context: Context) -> str | None:
+        context.signal.wait(PATIENCE / 2)
+        return context.signal.reason
+
+    app = Runlane(lane_url, tasks=[slow])
+    for _ in range(2):
+        with app:
+            run = app.run_now(slow, 1).run
+            assert (run.status, run.failure.code) == (RunStatus.FAILED, "attempt_timeout")

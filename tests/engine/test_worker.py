@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -449,3 +451,100 @@ def test_the_async_worker_drains_polls_and_stops(lane_url: str) -> None:
             assert (await app.audit.verify()).identical
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_group_of_nothing_but_cancellations_is_one(make_app: Make, cancelled: bool) -> None:
+    entered = threading.Event()
+
+    @task("grouped")
+    async def grouped(payload: Any, context: Context) -> None:
+        async def part() -> None:
+            while True:
+                context.signal.raise_if_set()
+                await asyncio.sleep(0.005)
+
+        async with asyncio.TaskGroup() as outer, asyncio.TaskGroup() as group:
+            outer.create_task(part())
+            group.create_task(part())
+            entered.set()
+
+    app = make_app(grouped)
+    run = app.trigger(grouped, 1).run
+    worker = app.worker(maintenance=False)
+    worker.start()
+    assert entered.wait(PATIENCE)
+    if cancelled:
+        app.runs.cancel(run.id)
+        eventually(lambda: app.runs.get(run.id).is_terminal, "the end of the run")
+    worker.stop()
+    assert app.runs.get(run.id).status is (RunStatus.CANCELLED if cancelled else RunStatus.QUEUED)
+
+
+def test_workers_made_by_several_threads_are_all_stopped_by_closing(make_app: Make) -> None:
+    app, before = make_app(echo), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        at_once([lambda: [app.worker() for _ in range(50)]] * 4)
+    finally:
+        sys.setswitchinterval(before)
+    assert len(app._workers) == 200
+    app.close()
+    assert all(worker.closed for worker in app._workers)
+
+
+def test_workers_that_run_side_by_side_leave_the_garbage_collector_as_it_was(make_app: Make) -> None:
+    app, before = make_app(echo), gc.get_threshold()
+    one, two = app.worker(maintenance=False), app.worker(maintenance=False)
+    threads = [threading.Thread(target=worker.run, daemon=True) for worker in (one, two)]
+    for worker, thread in zip((one, two), threads, strict=True):
+        thread.start()
+        eventually(lambda: worker._started, "the start")  # noqa: B023
+    for worker, thread in zip((one, two), threads, strict=True):
+        assert gc.get_threshold() != before
+        worker.stop()
+        thread.join(PATIENCE)
+    assert gc.get_threshold() == before
+
+
+@pytest.mark.parametrize("queues", [ONE, "one", 5])
+def test_queues_are_a_list(make_app: Make, queues: Any) -> None:
+    app = make_app(echo, queues=[ONE])
+    for call in (lambda: app.worker(queues=queues), lambda: app.execute_next(queues)):
+        with pytest.raises(ConfigurationInvalid, match="queues must be a list of Queue definitions; got"):
+            call()
+
+
+@pytest.mark.parametrize("timeout", ["5s", True, float("nan")])
+def test_a_limit_of_waiting_is_a_number(make_app: Make, timeout: Any) -> None:
+    async def main() -> None:
+        async with AsyncRunlane("memory:", tasks=[echo]) as app:
+            worker = app.worker(maintenance=False)
+            await worker.start()
+            for call in (worker.stop, worker.wait):
+                with pytest.raises(ConfigurationInvalid, match="timeout must be a number of seconds; got"):
+                    await call(timeout)
+            await worker.stop()
+
+    worker = make_app(echo).worker(maintenance=False)
+    worker.start()
+    for call in (worker.stop, worker.wait):
+        with pytest.raises(ConfigurationInvalid, match="timeout must be a number of seconds; got"):
+            call(timeout)
+    assert not worker.closed
+    worker.stop(float("inf"))
+    assert worker.wait(float("inf"))
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("pool_size", value) for value in (0, -1, "5", True, 2.0)),
+        *(("busy_timeout", value) for value in ("30s", -1, None, True, float("nan"), float("inf"))),
+    ],
+)
+@pytest.mark.parametrize("url", ["memory:", "sqlite:///file.db", "postgresql://user@host/database"])
+def test_options_of_a_database_are_checked(url: str, option: str, value: Any) -> None:
+    with pytest.raises(ConfigurationInvalid, match=f"{option} must be .*; got"):
+        Database(url, **{option: value})

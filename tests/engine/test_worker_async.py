@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runlane import AsyncRunlane, RunNotFound, task
+from runlane import AsyncRunlane, ConfigurationInvalid, RunNotFound, task
 from runlane.aio import AsyncWorker
 from tests.engine.tasks import echo
 from tests.support import PATIENCE
@@ -142,4 +142,50 @@ def test_handlers_that_wait_for_runs_leave_the_pool_of_asyncio_to_others() -> No
                 await worker.stop(0)
 
     app = AsyncRunlane("memory:", tasks=[tree])
+    assert ends(main())
+
+
+def test_an_async_worker_that_is_stopped_before_it_has_started_does_not_work() -> None:
+    making, go = threading.Event(), threading.Event()
+
+    async def main() -> None:
+        async with AsyncRunlane("memory:", tasks=[echo]) as app:
+            worker = app.worker(maintenance=False)
+            make = worker._make
+
+            def slow() -> Any:
+                making.set()
+                assert go.wait(PATIENCE)
+                return make()
+
+            worker._make = slow
+            starts = asyncio.create_task(worker.run())
+            assert await asyncio.to_thread(making.wait, PATIENCE)
+            stops = asyncio.create_task(worker.stop())
+            await asyncio.sleep(0)
+            go.set()
+            await asyncio.gather(stops, starts)
+            assert worker.closed
+
+            never = app.worker(maintenance=False)
+            await never.stop()
+            assert never.closed
+            await never.run()
+            assert await never.wait()
+            assert not app._app._workers or all(one.closed for one in app._app._workers)
+
+    assert ends(main())
+
+
+def test_an_async_worker_is_started_once() -> None:
+    async def main() -> None:
+        async with AsyncRunlane("memory:", tasks=[echo]) as app:
+            worker = app.worker(maintenance=False)
+            await worker.start()
+            with pytest.raises(ConfigurationInvalid, match="can be started once"):
+                await worker.start()
+            await worker.stop()
+            assert worker.closed
+            assert [one.closed for one in app._app._workers] == [True]
+
     assert ends(main())

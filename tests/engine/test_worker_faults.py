@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy.event import listens_for
 
 from runlane import Context, Runlane, RunlaneError, RunStatus, SettableClock, sqlite_lane, task
+from runlane.transport.sender import Sender
 from tests.engine.sessions import EXPIRY, session_of
 from tests.engine.tasks import echo, echo_async
 from tests.storage.test_faults import kill_connections
@@ -302,3 +304,49 @@ def test_a_start_that_fails_half_way_leaves_nothing_behind(
     monkeypatch.undo()
     app.worker("drain", maintenance=False).run()
     assert app.runs.get(run_id).result == 1
+
+
+@pytest.fixture
+def withhold(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
+    """Lets the system allow no further threads whose name begins so."""
+    names: list[str | None] = [None]
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if names[0] is not None and thread.name.startswith(names[0]):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    return lambda name: names.__setitem__(0, name)
+
+
+def test_run_now_finds_a_loop_when_the_system_allows_one_again(
+    make_app: Make, withhold: Callable[[str | None], None]
+) -> None:
+    app = make_app(echo_async)
+    withhold("runlane-loop")
+    with pytest.raises(RuntimeError, match="can't start"):
+        app.run_now(echo_async, 1)
+    withhold(None)
+    done: list[Any] = []
+    caller = threading.Thread(target=lambda: done.append(app.run_now(echo_async, 2).run.result), daemon=True)
+    caller.start()
+    caller.join(PATIENCE)
+    assert done == [2]
+
+
+def test_a_ring_that_finds_no_thread_goes_with_the_next_one(
+    postgres_url: str, withhold: Callable[[str | None], None]
+) -> None:
+    sender = Sender(lambda: psycopg.connect(postgres_url, autocommit=True), "rings", "me")
+    withhold("runlane-notify")
+    sender.send("env", ["one"])
+    sender.close()
+    withhold(None)
+    with psycopg.connect(postgres_url, autocommit=True) as witness:
+        witness.execute("listen rings")
+        sender.send("env", ["two"])
+        (notice,) = witness.notifies(timeout=PATIENCE, stop_after=1)
+        sender.close()
+    assert notice.payload == '["me", "env", ["one", "two"]]'

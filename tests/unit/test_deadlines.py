@@ -121,3 +121,17 @@ def test_a_time_beyond_what_a_lock_can_wait_for(watched: Watched) -> None:
     watched.deadlines.watch("eternal", 8.6e13)
     watched.deadlines.watch("short", SOON)
     watched.until("short")
+
+
+def test_what_finds_no_thread_is_watched_from_the_next_one_on(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuses(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuses)
+        watched.deadlines.watch("one", SOON)
+    assert "not watched until" in caplog.text
+    watched.deadlines.watch("two", SOON)
+    watched.until("one", "two")
