@@ -48,13 +48,20 @@ def test_a_wait_ends_with_what_it_waits_for() -> None:
 
 #: A handler forks a process and ends it; a process of its own, as it is about the main thread.
 FORKS = """
-import multiprocessing, sys, time
+import multiprocessing, time
 from runlane import Runlane, task
+
+def sleeps(up):
+    up.set()
+    time.sleep(60)
 
 @task("forks")
 def forks():
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    fork = multiprocessing.get_context("fork")
+    up = fork.Event()
+    child = fork.Process(target=sleeps, args=(up,), daemon=True)
     child.start()
+    up.wait(20)  # a signal in the middle of a fork is lost
     child.terminate()
     child.join(20)
     code = child.exitcode
