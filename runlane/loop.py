@@ -59,8 +59,8 @@ class LoopThread:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end, from another thread.
 
-        A handler that asks blocks its loop, and that may be this one, or one that blocks this one: then the coroutine has
-        a loop of its own.
+        A handler that asks blocks its loop, and that may be this one, or one that blocks this one: then the coroutine
+        has a loop of its own.
 
         Raises:
             CancelledError: of ``concurrent.futures``; the loop has ended before it.
