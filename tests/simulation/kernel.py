@@ -403,6 +403,11 @@ class Thread:
         own = kernel()
         self._fiber = own.spawn(own._mine().process, self._call, self.name)
 
+    @property
+    def ident(self) -> int | None:
+        """A number once it has begun."""
+        return None if self._fiber is None else id(self._fiber)
+
     def is_alive(self) -> bool:
         """Whether it has begun and not ended."""
         return self._fiber is not None and not self._fiber.ended

@@ -65,7 +65,7 @@ def test_what_went_wrong_once_does_not_again(plan: Path) -> None:
 def test_it_finds_a_planted_defect(name: str, tmp_path: Path) -> None:
     (defect,) = (one for one in DEFECTS if one.name == name)
     plant(defect, tmp_path)
-    done = simulated("--steps", 2000, "--seed", 1, "--patience", 1, folder=tmp_path)
+    done = simulated("--steps", 6000, "--seed", 1, "--patience", 1, folder=tmp_path)
     assert done.returncode == 1, f"not found: {defect.promise}\n{done.stdout}"
     assert FOUND[name] in done.stdout
     assert "to repeat it" in done.stdout

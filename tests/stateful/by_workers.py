@@ -217,7 +217,7 @@ class Workers(Acting):
         assert report.deliveries_requested == self.model.request_deliveries()
         assert report.slots_reserved == self.model.reserve(KNOWN[process])
         self.model.outbox.look_again(self.model.now)
-        counts = self.published(self.model.outbox.take(self.model.now))
+        counts = self.published(self.model.outbox.take(self.model.now), alone=True)
         flushed = (report.wakeups_published, report.wakeups_failed, report.wakeups_dead_lettered)
         assert flushed == (counts["published"], counts["failed"], counts["dead_lettered"])
 

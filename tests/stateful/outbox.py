@@ -9,8 +9,8 @@ from uuid import UUID
 
 from tests.stateful.terms import WAITING, ModelRun
 
-#: After which a wakeup is published again if its run still waits for it.
-AGAIN = timedelta(minutes=10)
+#: After which a wakeup is published again if its run still waits for it, at first; then twice as long, and so on to...
+AGAIN, SELDOM = timedelta(minutes=10), timedelta(hours=4)
 MOST_TRIES = 20
 #: After which the rows of a publisher are taken over by others.
 CLAIM = timedelta(seconds=30)
@@ -24,6 +24,7 @@ class Row:
     sequence: int
     status: str
     due_at: datetime | None
+    requested_at: datetime
     attempts: int = 0
     claimed_by: UUID | None = None  # of those that die
 
@@ -48,7 +49,7 @@ class Outbox:
     def add(self, run: ModelRun) -> None:
         """The newest event of a run asks for a wakeup."""
         key = (run.id, len(run.history))
-        self.rows[key] = Row(run, key[1], "pending", run.updated_at)
+        self.rows[key] = Row(run, key[1], "pending", run.updated_at, run.updated_at)
 
     def has_given_up(self, run: ModelRun) -> bool:
         """Whether the wakeup that came with the run's reservation will not come."""
@@ -100,7 +101,7 @@ class Outbox:
     def settle(self, row: Row, outcome: str, now: datetime) -> str:
         """The transport has answered; what the row is then."""
         if outcome == "published":
-            row.status, row.due_at = "published", now + AGAIN
+            row.status, row.due_at = "published", now + max(AGAIN, min(now - row.requested_at, SELDOM))
         elif outcome == "rejected" or row.attempts >= MOST_TRIES:
             row.status, row.due_at = "dead_lettered", None
         else:

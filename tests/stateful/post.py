@@ -9,6 +9,8 @@ from runlane import PublishOutcome, PublishStatus, Wakeup
 from runlane.errors import TransportUnavailable
 from runlane.transport.local import LocalTransport
 
+#: What is no answer, for which one wakeup may be to blame.
+NONSENSE = "nonsense"
 #: What became of each wakeup of one call.
 Call = list[tuple[Wakeup, str]]
 
@@ -37,10 +39,11 @@ class Post(LocalTransport):
 
     def publish(self, wakeups: Sequence[Wakeup]) -> list[PublishOutcome]:
         mood = 1.0 if self.kind else self.rng.random()
+        if mood < 0.02:
+            self.calls.append([(wakeup, NONSENSE) for wakeup in wakeups])
+            return []  # not one answer to each: as good as none
         if mood < 0.1:
             self.calls.append([(wakeup, "failed") for wakeup in wakeups])
-            if mood < 0.02:
-                return []  # not one answer to each: as good as none
             raise TransportUnavailable("the provider is away")
         good = PublishOutcome(PublishStatus.PUBLISHED)
         outcomes = [good if mood > 0.5 else answer(self.rng) for _ in wakeups]
