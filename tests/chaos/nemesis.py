@@ -104,14 +104,21 @@ class Nemesis:
         while (now := time.monotonic()) < until:
             self.look(clients=True)
             if now >= following:
-                kind = first.pop() if first else self._rng.choices(list(self._rates), list(self._rates.values()))[0]
-                if self._strike(kind):
-                    self.tally[kind] += 1
-                elif not self.tally[kind]:
+                kind = first.pop() if first else self._any_kind()
+                if not self._strikes(kind) and not self.tally[kind]:
                     first.insert(0, kind)
+                    self._strikes(self._any_kind())  # whoever comes in its place may be one that it is possible for
                 following = max(following, now - 1.0) + self._rng.expovariate(total)
             next_due = self._due[0][0] if self._due else until
             time.sleep(max(0.0, min(following, next_due, now + 0.05, until) - time.monotonic()))
+
+    def _any_kind(self) -> str:
+        return self._rng.choices(list(self._rates), list(self._rates.values()))[0]
+
+    def _strikes(self, kind: str) -> bool:
+        struck = self._strike(kind)
+        self.tally[kind] += struck
+        return struck
 
     def owes(self) -> bool:
         """Whether there is a kind of fault that has not been possible so far."""
