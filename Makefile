@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := runlane projections tests benchmarks examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check lint types mypy pyright unit stateful simulate fuzz defects mutants chaos \
+.PHONY: help demo test short test-long long check lint types mypy pyright unit stateful simulate fuzz defects mutants chaos \
 	chaos-long chaos-peers soak bench format wheel clean
 
 help: ## list the targets
@@ -16,11 +16,16 @@ help: ## list the targets
 demo: $(VENV)/.base ## run the main job on the embedded default: every file of the standard library
 	@$(BIN)/runlane demo $(ARGS)
 
-test: $(VENV)/.dev ## lint, types and the short form of all tests, 220,000 random steps among them; ten minutes, twelve on a slow machine
-	$(MAKE) --no-print-directory -j2 lint types
-	$(BIN)/python -m pytest -q -n 5 --dist worksteal --tier short $(ARGS)
+test: $(VENV)/.dev ## lint, types and the short form of all tests, 220,000 random steps among them; ten minutes, more on a slow machine
+	$(MAKE) --no-print-directory -j3 lint mypy short
 
-test-long: $(VENV)/.dev ## the rest of the tests: every race, fault and defect; twenty minutes
+short: $(VENV)/.dev ## the short form of all tests alone
+	$(BIN)/python -m pytest -q -n 6 --dist worksteal --tier short $(ARGS)
+
+test-long: $(VENV)/.dev ## the rest of the tests: every race, fault and defect, and pyright; ten minutes, or twenty
+	$(MAKE) --no-print-directory -j2 pyright long
+
+long: $(VENV)/.dev ## the rest of the tests alone
 	$(BIN)/python -m pytest -q -n 4 --dist worksteal --tier long $(ARGS)
 
 check: $(VENV)/.dev ## the inner loop: lint, types and the tests that need no database

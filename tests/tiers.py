@@ -18,8 +18,9 @@ import pytest
 
 TIERS = ("short", "long", "all")
 
-#: Of each function in these folders the short form has one case in so many, at least one for each database.
+#: Of each function in these folders and files the short form has one case in so many, at least one for each database.
 SAMPLED = {
+    "tests/acceptance/test_cli_unread.py": 1000,
     "tests/defects/": 10,
     "tests/faults/": 10,
     "tests/hostile/": 20,
