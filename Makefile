@@ -20,7 +20,7 @@ test: $(VENV)/.dev ## lint, types and the short form of all tests, 220,000 rando
 	$(MAKE) --no-print-directory -j3 lint mypy short
 
 short: $(VENV)/.dev ## the short form of all tests alone
-	$(BIN)/python -m pytest -q -n 6 --dist worksteal --tier short $(ARGS)
+	$(BIN)/python -m pytest -q -n 5 --dist worksteal --tier short $(ARGS)
 
 test-long: $(VENV)/.dev ## the rest of the tests: every race, fault and defect, and pyright; ten minutes, or twenty
 	$(MAKE) --no-print-directory -j2 pyright long

@@ -28,6 +28,7 @@ from tests.tiers import TIERS, select
 hypothesis.settings.register_profile(
     "runlane", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
 )
+hypothesis.settings.register_profile("short", hypothesis.settings.get_profile("runlane"), max_examples=50)
 hypothesis.settings.load_profile("runlane")
 
 LANES = ("memory", "sqlite", "postgres")
@@ -136,6 +137,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The choice between the short form of the tests, the rest, and all."""
     parser.addoption("--tier", choices=TIERS, default="all", help="which tests of tests/tiers.py to run; default: all")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Properties are asked half as often in the short form; `make check` asks as often as ever."""
+    if config.getoption("--tier") == "short":
+        hypothesis.settings.load_profile("short")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

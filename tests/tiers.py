@@ -21,9 +21,9 @@ TIERS = ("short", "long", "all")
 #: Of each function in these folders and files the short form has one case in so many, at least one for each database.
 SAMPLED = {
     "tests/acceptance/test_cli_unread.py": 1000,
-    "tests/defects/": 10,
-    "tests/faults/": 10,
-    "tests/hostile/": 20,
+    "tests/defects/": 20,
+    "tests/faults/": 20,
+    "tests/hostile/": 40,
     "tests/races/": 1000,
 }
 #: Each function is on one database in the short form, in turns, and on the other one in the rest.  What the storage and
