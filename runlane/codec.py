@@ -132,10 +132,16 @@ def encode(event: e.Event) -> Stored:
     return Stored(name, version, orjson.dumps(_TO_DICT[kind](event)).decode())
 
 
-def encode_alike(created: e.RunCreated, payloads: Iterable[Any]) -> list[str]:
-    """The data of events that are `created` but for their payloads, one for each of these."""
+def around_payload(created: e.RunCreated) -> tuple[str, str]:
+    """What stands before and behind the payload in the data of events that are `created` but for their payloads."""
     # Before the payload stand identifiers, which contain no control character.
     before, _, behind = encode(evolve(created, payload=_MARK)).data.partition(_MARKED)
+    return before, behind
+
+
+def put_between(around: tuple[str, str], payloads: Iterable[Any]) -> list[str]:
+    """The data of such events, one for each payload."""
+    before, behind = around
     return [before + orjson.dumps(payload).decode() + behind for payload in payloads]
 
 

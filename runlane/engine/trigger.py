@@ -16,13 +16,17 @@ from runlane.events import RunCreated
 from runlane.payload_codec import CodecContext, DataKey, Part, is_sealed, key_of
 from runlane.projections.runs import Run
 from runlane.storage import keys, log, queries
-from runlane.storage.dialect import can_stamp
+from runlane.storage.alike import alike
+from runlane.storage.dialect import Alike, can_stamp
 from runlane.storage.transaction import Transaction
 from runlane.structs import struct
-from runlane.values import Actor, TriggerOutcome
+from runlane.values import APPLICATION, Actor, TriggerOutcome
 from runlane.vault import Vault
 
 _ANY_MOMENT = datetime(2000, 1, 1, tzinfo=UTC)
+#: By the identity of moulds, which live as long as they are here.
+_kept: dict[tuple[int, str, bool], tuple[RunCreated, Alike]] = {}
+_MOST_KEPT = 1000
 
 
 @struct
@@ -133,14 +137,28 @@ def trigger_alike(tx: Transaction, environment: str, wanted: Sequence[NewRun]) -
     They are born at the clock's instant, else at the moment when the statement is executed.
     """
     now = None if tx.clock is None else tx.clock()
-    first = birth(wanted[0], environment, now or _ANY_MOMENT)
-    at = log.append_alike(tx, first, [new.id for new in wanted], [new.created.payload for new in wanted], now)
-    sequence, status = first.after.sequence, first.after.status
+    common = _common(wanted[0], environment)
+    at = log.append_alike(tx, common, [new.id for new in wanted], [new.created.payload for new in wanted], now)
+    sequence, status = common.one.sequence, common.one.status
     return [
         # All instants of a plain run are that of its birth.
         Triggered(Run(new.id, environment, new.created, at, sequence, status, at, at), TriggerOutcome.CREATED)
         for new in wanted
     ]
+
+
+def _common(new: NewRun, environment: str) -> Alike:
+    """What runs like this one have in common: of a mould it is kept, as it is the same whenever they are made."""
+    if new.mould is None or new.actor is not APPLICATION:
+        return alike(birth(new, environment, _ANY_MOMENT))
+    place = (id(new.mould), environment, new.deliver)
+    mould, found = _kept.get(place, (None, None))
+    if found is None or mould is not new.mould:
+        found = alike(birth(new, environment, _ANY_MOMENT))
+        if len(_kept) >= _MOST_KEPT:
+            _kept.clear()
+        _kept[place] = new.mould, found
+    return found
 
 
 def trigger_unless_done(tx: Transaction, environment: str, wanted: Sequence[NewRun]) -> list[Triggered]:

@@ -11,6 +11,7 @@ from attrs import frozen
 from sqlalchemy import CursorResult, Executable
 
 from runlane.digests import Facts
+from runlane.projections.runs import Run
 from runlane.storage.direct import Found, Rows
 from runlane.storage.floors import Stretch
 
@@ -48,6 +49,23 @@ class Ends:
     ids: Sequence[UUID]
     expected: Sequence[int]
     data: Sequence[str]
+
+
+@frozen(eq=False)
+class Alike:
+    """What births have in common that differ by their ids and payloads alone; told from others by identity, so that
+    what is made of it can be kept.
+
+    Args:
+        one: one of them, as it was folded; its id, payload and instants say nothing.
+        run: its row; `events` are those of its events.
+        around: what stands before and behind the payload in the data of the first event.
+    """
+
+    one: Run
+    run: RunRow
+    events: Sequence[EventRow]
+    around: tuple[str, str]
 
 
 class Statements(Protocol):
@@ -190,18 +208,12 @@ class Stamping(Protocol):
     """A database far enough away that a round trip just to ask for the time is worth saving."""
 
     def insert_alike(
-        self,
-        conn: Statements,
-        run: RunRow,
-        events: Sequence[EventRow],
-        ids: Sequence[UUID],
-        data: Sequence[str],
-        now: datetime | None,
+        self, conn: Statements, alike: Alike, ids: Sequence[UUID], data: Sequence[str], now: datetime | None
     ) -> datetime:
         """Append the births of runs that are due at once and differ by their ids and payloads, in one statement.
 
-        `run` and `events` are one of them as it was folded; `data` is the first event's of each.  All instants of
-        theirs are `now`, else the moment of the statement, which is returned.
+        `data` is the first event's of each.  All instants of theirs are `now`, else the moment of the statement, which
+        is returned.
         """
         ...
 

@@ -7,25 +7,11 @@ connection is gone, and those of the pool that are as old with it.
 
 from __future__ import annotations
 
-import re
-from functools import cache
-from itertools import count
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, Executable
 
 from runlane.storage.direct import Rows
-
-#: Characters of a statement up to which the driver remembers how to send it; longer ones it would read again and again.
-_REMEMBERED = 4096
-_PLACE = re.compile("%[%bst]")
-
-
-@cache
-def _numbered(text: str) -> str:
-    """A statement with numbered parameters, which the driver sends as it is."""
-    numbers = count(1)
-    return _PLACE.sub(lambda found: "%" if found[0] == "%%" else f"${next(numbers)}", text)
 
 
 class PsycopgConnection:
@@ -38,20 +24,15 @@ class PsycopgConnection:
 
     def exec_driver_sql(self, text: str, parameters: Any = ()) -> Rows:
         """As ``Connection.exec_driver_sql`` with one tuple of parameters."""
-        from psycopg import Cursor, RawCursor
+        from runlane.storage.postgres_cursor import ShortCursor
 
-        cursor: Any = None
+        cursor: Any = ShortCursor(self._driver)
         try:
-            if len(text) > _REMEMBERED and self._driver.cursor_factory is Cursor:
-                text, cursor = _numbered(text), RawCursor(self._driver)
-            else:
-                cursor = self._driver.cursor()
             self._dialect.do_execute(cursor, text, parameters)
-            result = cursor.pgresult  # to ask for the cursor's description would describe each column
-            rows = Rows(cursor.fetchall() if result is not None and result.nfields else ())
         except BaseException as error:
             told = text if isinstance(error, self._dialect.loaded_dbapi.Error) else None  # others pass as they are
             self._connection._handle_dbapi_exception(error, told, parameters, cursor, None)
+        rows = Rows(cursor.fetchall())
         rows.rowcount = cursor.rowcount
         return rows
 

@@ -26,7 +26,7 @@ from runlane.events import EnvironmentEvent, IdempotencyReset, Recorded, RunDeli
 from runlane.projections.runs import Run
 from runlane.schedule_decisions import ScheduleChange
 from runlane.storage import faults, outbox, rows, tables
-from runlane.storage.dialect import EventRow, LeaseTerms, Stamping
+from runlane.storage.dialect import Alike, EventRow, LeaseTerms, Stamping
 from runlane.storage.encoding import encoded, event_rows
 from runlane.storage.floors import Stretch
 from runlane.storage.successes import Successes
@@ -115,7 +115,7 @@ def append_successes(tx: Transaction, successes: Successes) -> None:
 
 
 def append_alike(
-    tx: Transaction, change: Change, ids: Sequence[UUID], payloads: Sequence[Any], now: datetime | None
+    tx: Transaction, alike: Alike, ids: Sequence[UUID], payloads: Sequence[Any], now: datetime | None
 ) -> datetime:
     """Write the births of runs that are due at once and differ by their ids and payloads, in one statement, as born at
     `now`, else at the moment of that statement by the database's clock; that moment.
@@ -125,20 +125,17 @@ def append_alike(
 
     Only for databases that can do it (``dialect.Stamping``).
 
-    Args:
-        change: the birth of the first one, without idempotency and singleton key, folded at any instant.
-
     Raises:
         StorageConflict: a run with one of the ids exists already (kind ``run_exists``).
     """
-    run, events = rows.birth_values(change.after), event_rows([change])
-    data = codec.encode_alike(change.after.created, payloads)
+    data = codec.put_between(alike.around, payloads)
     with _unique_ids():
         dialect = cast(Stamping, tx.dialect)
-        at = dialect.insert_alike(tx.statements, run, events, ids, data, now)
-    tx.written.append((*events[0][:4], at, *events[0][5:]))
+        at = dialect.insert_alike(tx.statements, alike, ids, data, now)
+    first = alike.events[0]
+    tx.written.append((ids[0], *first[1:4], at, *first[5:7], data[0]))
     if tx.appended is not None:
-        tx.appended.extend((id, event[1]) for id in ids for event in events)
+        tx.appended.extend((id, event[1]) for id in ids for event in alike.events)
     return at
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from runlane.digests import chained
 from runlane.storage import postgres_claims as claims
 from runlane.storage import rows
-from runlane.storage.dialect import Ends, EventRow, LeaseTerms, Room, RunRow, Statements
+from runlane.storage.dialect import Alike, Ends, EventRow, LeaseTerms, Room, RunRow, Statements
 from runlane.storage.floors import Stretch
 from runlane.storage.postgres_batches import (
     Batch,
@@ -24,7 +24,7 @@ from runlane.storage.postgres_batches import (
     Uuids,
     source,
 )
-from runlane.storage.postgres_births import Form, cast, digests_of, inserting_alike, moulded
+from runlane.storage.postgres_births import Form, cast, digests_of, inserting
 
 _EVENT = ("stream_id", "sequence", "type", "version", "occurred_at", "environment", "actor", "data")
 _EVENT_VALUES = ", ".join("data::json" if column == "data" else column for column in _EVENT)
@@ -151,22 +151,16 @@ class Postgres:
         conn.exec_driver_sql(self._insert_runs(first.shape, second.shape), (*first.parameters, *second.parameters))
 
     def insert_alike(
-        self,
-        conn: Statements,
-        run: RunRow,
-        events: Sequence[EventRow],
-        ids: Sequence[UUID],
-        data: Sequence[str],
-        now: datetime | None,
+        self, conn: Statements, alike: Alike, ids: Sequence[UUID], data: Sequence[str], now: datetime | None
     ) -> datetime:
-        mould, data_behind, columns = moulded(run, events)
+        events = alike.events
         differing: tuple[Any, ...] = (Uuids(ids), Texts(data))
         form = Form.MANY
         if len(ids) == 1:
             form, differing = Form.LONE, (ids[0], data[0])
         elif now is not None:
             form, differing = Form.DIGESTED, (*differing, *digests_of(events, ids, data, now))
-        statement = inserting_alike(self._schema, mould, form)
+        statement, data_behind, columns = inserting(self._schema, alike, form)
         parameters = (now, *events[0][5:7], *data_behind, *differing, *columns)
         done = conn.exec_driver_sql(statement, parameters)
         if now is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from itertools import repeat
 from typing import Any
 from uuid import UUID
@@ -21,7 +21,7 @@ from uuid import UUID
 from attrs import frozen
 
 from runlane import digests
-from runlane.storage.dialect import EventRow, RunRow
+from runlane.storage.dialect import Alike, EventRow, RunRow
 from runlane.storage.postgres_batches import Digests, type_of
 from runlane.storage.postgres_claims import digest, flat
 from runlane.storage.rows import BIRTH
@@ -88,6 +88,13 @@ class Form(Enum):
     LONE = "one run"
     MANY = "arrays"
     DIGESTED = "arrays, with digests made before, as the moment is known"
+
+
+@lru_cache(maxsize=1000)  # the tasks of an application, and their queues
+def inserting(schema: str, alike: Alike, form: Form) -> tuple[str, tuple[Any, ...], tuple[Any, ...]]:
+    """The statement (``inserting_alike``), and what ``moulded`` leaves for its parameters."""
+    mould, data_behind, columns = moulded(alike.run, alike.events)
+    return inserting_alike(schema, mould, form), tuple(data_behind), tuple(columns)
 
 
 @cache

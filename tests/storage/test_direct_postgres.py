@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, event, exc, select
 
 from runlane.errors import StorageUnavailable
-from runlane.storage import direct_postgres, tables
+from runlane.storage import postgres_cursor, tables
 from runlane.storage.database import Database
 from runlane.storage.direct_postgres import PsycopgConnection
 from tests.storage.test_faults import kill_connections
@@ -48,7 +48,7 @@ def test_rows_are_what_sqlalchemy_brings(connection: Connection, text: str, para
 
 
 def test_a_statement_that_is_too_long_to_remember_is_sent_with_numbers(connection: Connection) -> None:
-    text = f"select %b::int, %t::text, %s::text, '100%%' /* {'x' * direct_postgres._REMEMBERED} */"
+    text = f"select %b::int, %t::text, %s::text, '100%%' /* {'x' * postgres_cursor.REMEMBERED} */"
     for n in range(3):
         assert PsycopgConnection(connection).exec_driver_sql(text, (n, "a", "b")).all() == [(n, "a", "b", "100%")]
 
@@ -102,7 +102,7 @@ def test_a_connection_with_cursors_of_its_own_keeps_them(connection: Connection)
             return super().execute(query, *rest, **named)
 
     driver.cursor_factory = Own
-    text = f"select %b::int /* {'x' * direct_postgres._REMEMBERED} */"
+    text = f"select %b::int /* {'x' * postgres_cursor.REMEMBERED} */"
     try:
         assert PsycopgConnection(connection).exec_driver_sql(text, (1,)).scalar_one() == 1
     finally:
