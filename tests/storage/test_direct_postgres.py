@@ -14,7 +14,7 @@ from runlane.storage import postgres_cursor, tables
 from runlane.storage.database import Database
 from runlane.storage.direct_postgres import PsycopgConnection
 from tests.storage.test_faults import kill_connections
-from tests.support import database_at
+from tests.support import START, database_at
 
 
 @pytest.fixture
@@ -40,17 +40,67 @@ def connection(database: Database) -> Iterator[Connection]:
     ],
 )
 def test_rows_are_what_sqlalchemy_brings(connection: Connection, text: str, parameters: tuple[Any, ...]) -> None:
-    short = PsycopgConnection(connection).exec_driver_sql(text, parameters)
-    if "create" in text:
-        connection.exec_driver_sql("drop table t")
     own = connection.exec_driver_sql(text, parameters)
-    assert list(short) == ([tuple(row) for row in own.all()] if own.returns_rows else [])
+    expected = [tuple(row) for row in own.all()] if own.returns_rows else []
+    counted = set()
+    for _ in range(4):  # the driver prepares it meanwhile
+        if "create" in text:
+            connection.exec_driver_sql("drop table t")
+        short = PsycopgConnection(connection).exec_driver_sql(text, parameters)
+        assert list(short) == expected
+        counted.add(short.rowcount)
+    assert len(counted) == 1
 
 
 def test_a_statement_that_is_too_long_to_remember_is_sent_with_numbers(connection: Connection) -> None:
     text = f"select %b::int, %t::text, %s::text, '100%%' /* {'x' * postgres_cursor.REMEMBERED} */"
     for n in range(3):
         assert PsycopgConnection(connection).exec_driver_sql(text, (n, "a", "b")).all() == [(n, "a", "b", "100%")]
+
+
+def test_what_is_prepared_needs_no_cursor_of_the_drivers(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbered = f"select %b::int, %s::timestamptz /* {'x' * postgres_cursor.REMEMBERED} */"
+    asked = [("select %b::int, %t::text, %s, '%%'", (1, "a", 2.5)), (numbered, (3, START)), ("select null::int", ())]
+    short = PsycopgConnection(connection)
+    expected = [[short.exec_driver_sql(*one).all() for one in asked] for _ in range(3)][-1]
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the driver's cursor was asked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.Cursor, "execute", refuse)
+        patch.setattr(psycopg.RawCursor, "execute", refuse)
+        assert [short.exec_driver_sql(*one).all() for one in asked] == expected
+        with pytest.raises(AssertionError):  # a number of another type is another statement
+            short.exec_driver_sql("select %b::int, %t::text, %s, '%%'", (1, "a", 2))
+    with pytest.raises(exc.ProgrammingError, match="3 placeholders"):
+        short.exec_driver_sql("select %b::int, %t::text, %s, '%%'", (1, "a"))
+
+
+def test_an_error_of_what_is_prepared_is_sqlalchemys_too(database: Database) -> None:
+    text = "select 6 / %b::int"
+    with database.engine.connect() as connection:
+        for _ in range(3):
+            with connection.begin():
+                assert [PsycopgConnection(connection).exec_driver_sql(text, (n,)).all() for n in (1, 2, 3)]
+                with pytest.raises(exc.DataError) as caught, connection.begin_nested():
+                    PsycopgConnection(connection).exec_driver_sql(text, (0,))
+                assert caught.value.statement == text
+                assert not caught.value.connection_invalidated
+                assert PsycopgConnection(connection).exec_driver_sql(text, (6,)).scalar_one() == 1
+
+
+def test_what_was_prepared_on_a_connection_that_is_gone_says_so(database: Database, postgres_url: str) -> None:
+    with database.engine.connect() as connection:
+        connection.begin()
+        for _ in range(4):
+            PsycopgConnection(connection).exec_driver_sql("select %b::int", (1,))
+        kill_connections(postgres_url)
+        with pytest.raises(exc.OperationalError) as caught:
+            PsycopgConnection(connection).exec_driver_sql("select %b::int", (1,))
+    assert caught.value.connection_invalidated
 
 
 def test_a_statement_of_sqlalchemys_is_its_own(connection: Connection) -> None:
