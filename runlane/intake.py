@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from runlane.bridge import Once, ThreadCalls
+from runlane.bridge import ThreadCalls
 from runlane.engine.trigger import (
     NewRun,
     Triggered,
@@ -74,16 +74,20 @@ class _Blocking(_Request):
 class _Awaiting(_Request):
     """Of a caller on an event loop, for whom another thread goes."""
 
-    __slots__ = ("future", "go", "loop")
+    __slots__ = ("_steps", "future", "loop")
 
-    def __init__(self, new: NewRun, go: Callable[[], None]) -> None:
+    def __init__(self, new: NewRun, threads: ThreadCalls, go: Callable[[], None]) -> None:
         super().__init__(new)
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Triggered] = self.loop.create_future()
-        self.go = Once(go)
+        self._steps = [(threads, go)]
 
     def lead(self) -> None:
-        self.go()
+        try:
+            threads, go = self._steps.pop()
+        except IndexError:  # it may be told twice
+            return
+        threads.submit(go)
 
 
 class Intake:
@@ -102,7 +106,7 @@ class Intake:
         new = build(self._runtime.registry, asked)
         if connection is not None or not is_plain(new):
             return self.ask_all([new], connection)[0]
-        self._require([new])
+        self._runtime.start_to_work()  # what is plain has no keys that the lane would have to enforce
         return self._create(new)
 
     async def submit(self, asked: Trigger, threads: ThreadCalls) -> Triggered:
@@ -111,8 +115,8 @@ class Intake:
         new = build(self._runtime.registry, asked)
         if not is_plain(new):
             return (await threads(self.ask_all, [new]))[0]
-        self._require([new])
-        request = _Awaiting(new, lambda: threads.submit(self._go))
+        self._runtime.start_to_work()
+        request = _Awaiting(new, threads, self._go)
         if self._comes_first(request):
             request.lead()
         return await request.future
