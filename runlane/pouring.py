@@ -14,8 +14,9 @@ from runlane.storage.database import Database
 from runlane.storage.pipeline import pipelined
 from runlane.storage.transaction import Transaction
 
-#: Runs of one statement.  Medians of six rounds: in parts of 125, 250 and 500 each of 1,000 runs took 17, 18 and 20 µs,
-#: all in one 25 µs.
+#: Runs of the first statement, beside whose making nobody works; each has twice as many as the one before it, up to
+#: `PART`.  Of 1,000 runs each took 17.9 µs in four parts of `PART` and 16.9 µs in growing ones (medians of four rounds).
+_FIRST = 50
 PART = 250
 
 
@@ -39,10 +40,12 @@ def pour(runtime: Runtime, make: Callable[[Any], NewRun], payloads: Sequence[Any
         stored = sealed(vault, environment, ready)
 
     def parts() -> Iterator[Sequence[NewRun]]:
-        for start in range(0, len(payloads), PART):
+        start, size = 0, _FIRST
+        while start < len(payloads):
             if start == len(ready):
-                ready.extend(each(make, payloads[start : start + PART], start))
-            yield stored[start : start + PART]
+                ready.extend(each(make, payloads[start : start + size], start))
+            yield stored[start : start + size]
+            start, size = start + size, min(PART, 2 * size)
 
     def work(tx: Transaction) -> list[Triggered]:
         now = tx.now()
