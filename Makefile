@@ -20,6 +20,8 @@ test: $(VENV)/.dev ## lint, types and the short form of all tests, 220,000 rando
 	$(MAKE) --no-print-directory -j3 lint mypy short
 
 short: $(VENV)/.dev ## the short form of all tests alone
+	@# pytest compiles its modules in its own way: for the first time one process does it, or each would do it for itself
+	@[ -d tests/__pycache__ ] || $(BIN)/python -m pytest -q --collect-only --tier short >/dev/null 2>&1 || true
 	$(BIN)/python -m pytest -q -n 5 --dist worksteal --tier short $(ARGS)
 
 test-long: $(VENV)/.dev ## the rest of the tests: every race, fault and defect, and pyright; ten minutes, or twenty

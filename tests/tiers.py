@@ -46,6 +46,11 @@ LONG = (
     "tests/acceptance/test_benchmarks.py::test_what_differs_by_database_runs_on_sqlite_too",
     "tests/acceptance/test_crowd.py",
     "tests/acceptance/test_peers.py",
+    # Commands whose reader is gone: their errors and exit codes are in the short form, and work that goes on in others.
+    "tests/acceptance/test_cli_unread.py::test_dev_goes_on",
+    "tests/acceptance/test_cli_unread.py::test_work_is_done_to_its_end",
+    # Killed processes are in the short form of the chaos.
+    "tests/acceptance/test_demo.py::test_killed_in_the_middle_it_finishes_at_the_next_start",
     # The first start of each kind, and what is printed, is in the short form.
     "tests/acceptance/test_dev.py::test_a_change_of_source_is_executed_and_broken_source_survived",
     "tests/acceptance/test_dev.py::test_a_second_interrupt_waits_for_no_attempt",
@@ -53,6 +58,7 @@ LONG = (
     "tests/acceptance/test_dev.py::test_an_interrupt_lets_attempts_end",
     "tests/acceptance/test_dev.py::test_nothing_is_left_when_the_watcher_is_killed",
     "tests/acceptance/test_dev.py::test_other_places_are_watched_where_they_are_named",
+    "tests/acceptance/test_dev.py::test_what_folders_further_up_are_called_does_not_matter",
     # That the wheel works when it is installed is in the short form.
     "tests/acceptance/test_packaging.py::test_only_runlane_lands_in_site_packages",
     "tests/acceptance/test_cli_completion.py::test_bash_really_completes",
@@ -75,8 +81,14 @@ LONG = (
     "tests/plans/test_postgres.py",
     # The simulator notices planted defects, each of which it then makes small for seconds.
     "tests/simulation/test_simulation.py::test_it_finds_a_planted_defect",
-    # That a failing history is made small is no promise of the product.
+    # How failing histories are made small and long runs shared is no promise of the product, nor what mutants say.
+    "tests/mutation/test_mutants.py::test_changes_that_no_test_comes_to_are_told_to_survive",
+    "tests/simulation/test_simulation.py::test_a_seed_stands_for_one_course_of_things",
     "tests/stateful/test_episodes.py",
+    "tests/stateful/test_shares.py",
+    # `make check` has them.
+    "tests/properties/test_simulation.py::test_how_much_is_in_memory_changes_nothing",
+    "tests/unit/test_simulation.py::test_the_memory_is_the_same_however_many_runs_there_are",
     # Each change of every zone's clocks; a rule for every date of every zone is in the short form.
     "tests/zones/test_cron.py::test_a_daily_rule_fires_once_on_every_date_of_every_zone[30 2 * * *]",
     "tests/zones/test_cron.py::test_occurrences_are_what_a_look_at_the_clock_every_minute_finds",

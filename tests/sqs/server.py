@@ -10,8 +10,7 @@ from typing import Any
 
 import boto3.session
 from botocore.config import Config
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 Body = dict[str, Any]
 #: Status and body of an answer that stands in for SQS's own.
@@ -25,16 +24,22 @@ def refusal(code: str, message: str = "no", status: int = 400) -> Answer:
     return status, {"__type": f"com.amazonaws.sqs#{code}", "message": message}
 
 
-class _Quiet(MotoRequestHandler):
-    def log_request(self, *_: object) -> None:
-        """Say nothing."""
+def _server() -> tuple[Any, type[WSGIRequestHandler]]:
+    """The application, and what handles a request and says nothing of it; half a second for who needs them."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+
+    class Quiet(MotoRequestHandler):
+        def log_request(self, *_: object) -> None:
+            pass
+
+    return DomainDispatcherApplication(create_backend_app), Quiet
 
 
 class SqsServer:
     """One server on a port of its own; what is in its queues outlives a stop."""
 
     def __init__(self) -> None:
-        self._app: Any = DomainDispatcherApplication(create_backend_app)
+        self._app, self._handler = _server()
         self._port = 0
         self._server: BaseWSGIServer | None = None
         self._thread: threading.Thread | None = None
@@ -50,7 +55,7 @@ class SqsServer:
         return self._server is not None
 
     def start(self) -> None:
-        self._server = make_server("127.0.0.1", self._port, self._answer, threaded=True, request_handler=_Quiet)
+        self._server = make_server("127.0.0.1", self._port, self._answer, threaded=True, request_handler=self._handler)
         self._port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
