@@ -15,7 +15,7 @@ from runlane.storage.pipeline import pipelined
 from runlane.storage.transaction import Transaction
 
 #: Runs of the first statement, beside whose making nobody works; each has twice as many as the one before it, up to
-#: `PART`.  Of 1,000 runs each took 17.9 µs in four parts of `PART` and 16.9 µs in growing ones (medians of four rounds).
+#: `PART`.  Of 1,000 runs each took 17.9 µs in four parts of `PART`, 16.9 µs in growing ones (medians of four rounds).
 _FIRST = 50
 PART = 250
 

@@ -150,15 +150,21 @@ def trigger_alike(tx: Transaction, environment: str, wanted: Sequence[NewRun]) -
 def _common(new: NewRun, environment: str) -> Alike:
     """What runs like this one have in common: of a mould it is kept, as it is the same whenever they are made."""
     if new.mould is None or new.actor is not APPLICATION:
-        return alike(birth(new, environment, _ANY_MOMENT))
+        return _folded(new, environment)
     place = (id(new.mould), environment, new.deliver)
     mould, found = _kept.get(place, (None, None))
     if found is None or mould is not new.mould:
-        found = alike(birth(new, environment, _ANY_MOMENT))
+        found = _folded(new, environment)
         if len(_kept) >= _MOST_KEPT:
             _kept.clear()
         _kept[place] = new.mould, found
     return found
+
+
+def _folded(new: NewRun, environment: str) -> Alike:
+    """Without its payload, which is its own and would be kept with the rest."""
+    bare = evolve(new, created=evolve(new.created, payload=None))
+    return alike(birth(bare, environment, _ANY_MOMENT))
 
 
 def trigger_unless_done(tx: Transaction, environment: str, wanted: Sequence[NewRun]) -> list[Triggered]:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
-from attrs import frozen
+from attrs import Factory, frozen
 from sqlalchemy import CursorResult, Executable
 
 from runlane.digests import Facts
@@ -53,19 +53,20 @@ class Ends:
 
 @frozen(eq=False)
 class Alike:
-    """What births have in common that differ by their ids and payloads alone; told from others by identity, so that
-    what is made of it can be kept.
+    """What births have in common that differ by their ids and payloads alone.
 
     Args:
-        one: one of them, as it was folded; its id, payload and instants say nothing.
+        one: one of them, without a payload, as it was folded; its id and instants say nothing.
         run: its row; `events` are those of its events.
         around: what stands before and behind the payload in the data of the first event.
+        made: what a database has made of all this, to be used again.
     """
 
     one: Run
     run: RunRow
     events: Sequence[EventRow]
     around: tuple[str, str]
+    made: dict[Any, Any] = Factory(dict)
 
 
 class Statements(Protocol):

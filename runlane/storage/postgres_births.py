@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import Enum
-from functools import cache, lru_cache
+from functools import cache
 from itertools import repeat
 from typing import Any
 from uuid import UUID
@@ -90,11 +90,15 @@ class Form(Enum):
     DIGESTED = "arrays, with digests made before, as the moment is known"
 
 
-@lru_cache(maxsize=1000)  # the tasks of an application, and their queues
 def inserting(schema: str, alike: Alike, form: Form) -> tuple[str, tuple[Any, ...], tuple[Any, ...]]:
     """The statement (``inserting_alike``), and what ``moulded`` leaves for its parameters."""
-    mould, data_behind, columns = moulded(alike.run, alike.events)
-    return inserting_alike(schema, mould, form), tuple(data_behind), tuple(columns)
+    made = alike.made.get((schema, form))
+    if made is None:
+        mould, data_behind, columns = moulded(alike.run, alike.events)
+        made = inserting_alike(schema, mould, form), tuple(data_behind), tuple(columns)
+        alike.made[schema, form] = made
+    statement, behind, left = made
+    return statement, behind, left
 
 
 @cache

@@ -7,7 +7,7 @@ a lone trigger the driver's own cursor, and what it does with a text, took a six
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import cache
 from itertools import count
 from typing import Any
@@ -106,8 +106,7 @@ class ShortCursor:
             if name is None:
                 return False
             known.move_to_end(key)  # the driver forgets those that were used longest ago
-            wire.send_query_prepared(name, given, values.formats)
-            self._take(driver.wait(execute(wire)), values)
+            self._take(driver.wait(_going(wire, name, given, values.formats)), values)
         return True
 
     def _take(self, results: Sequence[Any], values: Any) -> None:
@@ -121,6 +120,12 @@ class ShortCursor:
             self.rowcount = -1 if result.command_tuples is None else result.command_tuples
         else:
             raise error_from_result(result, encoding=self.connection.info.encoding)
+
+
+def _going(wire: Any, name: bytes, given: Sequence[Any], formats: Any) -> Generator[Any, Any, Any]:
+    """Send it and receive; both while the driver waits, which has the server cancel it at a Ctrl-C."""
+    wire.send_query_prepared(name, given, formats)
+    return (yield from execute(wire))
 
 
 def _prepared_on(driver: Any) -> Any:

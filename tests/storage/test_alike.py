@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -122,6 +124,22 @@ def test_an_id_that_exists_refuses_all_of_them(stored: Database) -> None:
         trigger_alike(tx, "default", [second, first])
     assert refused.value.kind is ConflictKind.RUN_EXISTS
     assert count(stored, "events") == before
+
+
+def test_no_payload_outlives_its_trigger(stored: Database) -> None:
+    class Kept(str):
+        """Text of which it can be told whether somebody has it still."""
+
+    mould = RunCreated("work", "default", None)
+    [plain] = alike(mould, [Kept("of a mould")])
+    alone = evolve(alike(mould, [Kept("alone")])[0], mould=None)
+    payloads = [weakref.ref(new.created.payload) for new in (plain, alone)]
+    with stored.write() as tx:
+        for new in (plain, alone):
+            trigger_alike(tx, "default", [new])
+    del plain, alone, new, tx
+    gc.collect()
+    assert [payload() for payload in payloads] == [None, None]
 
 
 def test_only_what_can_be_folded_as_one_is_alike() -> None:

@@ -79,6 +79,23 @@ def test_what_is_prepared_needs_no_cursor_of_the_drivers(
         short.exec_driver_sql("select %b::int, %t::text, %s, '%%'", (1, "a"))
 
 
+def test_nothing_goes_out_before_the_driver_waits_which_cancels_it_at_a_ctrl_c(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, states = psycopg.Connection.wait, []
+
+    def wait(self: psycopg.Connection[Any], generator: Any, *rest: Any, **named: Any) -> Any:
+        states.append(self.info.transaction_status)
+        return waits(self, generator, *rest, **named)
+
+    short = PsycopgConnection(connection)
+    for _ in range(3):
+        short.exec_driver_sql("select %b::int", (1,))
+    monkeypatch.setattr(psycopg.Connection, "wait", wait)
+    assert short.exec_driver_sql("select %b::int", (1,)).scalar_one() == 1
+    assert states == [psycopg.pq.TransactionStatus.INTRANS]
+
+
 def test_an_error_of_what_is_prepared_is_sqlalchemys_too(database: Database) -> None:
     text = "select 6 / %b::int"
     with database.engine.connect() as connection:
