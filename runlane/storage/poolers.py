@@ -41,7 +41,9 @@ _PID = "select pg_backend_pid()"
 
 
 def threshold(url: URL) -> int | None:
-    """After how many executions a statement is prepared, as the URL says; None for never.
+    """After how many executions a statement is prepared, as the URL says, one at least; None for never.
+
+    That some texts hold several statements, which cannot be prepared, is known behind their first execution.
 
     Raises:
         ConfigurationInvalid: it says something else.
@@ -51,7 +53,7 @@ def threshold(url: URL) -> int | None:
         return None
     if not isinstance(given, str) or not re.fullmatch("[0-9]{1,9}", given):
         raise ConfigurationInvalid(f"{THRESHOLD} in the URL must be a number or none; got {shown(given)}")
-    return int(given)
+    return max(1, int(given))
 
 
 def attach(engine: Engine, url: URL) -> None:

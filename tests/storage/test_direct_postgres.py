@@ -8,13 +8,20 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import Connection, event, exc, select
+from sqlalchemy.engine import make_url
 
+from runlane import Runlane, RunStatus, task
 from runlane.errors import StorageUnavailable
 from runlane.storage import postgres_cursor, tables
 from runlane.storage.database import Database
 from runlane.storage.direct_postgres import PsycopgConnection
 from tests.storage.test_faults import kill_connections
 from tests.support import START, database_at
+
+
+@task("work")
+def work(number: int) -> int:
+    return number
 
 
 @pytest.fixture
@@ -77,6 +84,17 @@ def test_what_is_prepared_needs_no_cursor_of_the_drivers(
             short.exec_driver_sql("select %b::int, %t::text, %s, '%%'", (1, "a", 2))
     with pytest.raises(exc.ProgrammingError, match="3 placeholders"):
         short.exec_driver_sql("select %b::int, %t::text, %s, '%%'", (1, "a"))
+
+
+@pytest.mark.parametrize("threshold", ["0", "1", "none"])
+def test_whatever_is_prepared_when_it_all_works(postgres_url: str, threshold: str) -> None:
+    url = make_url(postgres_url).update_query_dict({"prepare_threshold": threshold}).render_as_string(False)
+    with Runlane(url, tasks=[work]) as app:
+        runs = [app.trigger(work, n).run.id for n in range(5)]
+        for _ in range(2):
+            app.worker("drain").run()
+            assert app.audit.verify().differences == ()
+        assert {app.runs.get(id).status for id in runs} == {RunStatus.SUCCEEDED}
 
 
 def test_nothing_goes_out_before_the_driver_waits_which_cancels_it_at_a_ctrl_c(

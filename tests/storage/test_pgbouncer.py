@@ -108,7 +108,7 @@ def test_settings_of_a_url_are_taken(three: Bouncer, postgres_url: str) -> None:
     with app_on(postgres_url).start() as app, database_of(app).engine.connect() as connection:
         assert not connection.info["pooled"]
         assert connection.connection.driver_connection.prepare_threshold == 2
-    for given, meant in (("none", None), ("0", 0), ("7", 7)):
+    for given, meant in (("none", None), ("0", 1), ("1", 1), ("7", 7)):
         app = app_on(make_url(postgres_url).update_query_dict({"prepare_threshold": given}).render_as_string(False))
         with app.start(), database_of(app).engine.connect() as connection:
             assert connection.connection.driver_connection.prepare_threshold == meant
