@@ -10,6 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
+from math import inf
 from threading import Lock
 from time import monotonic
 from typing import ClassVar, TypeVar
@@ -37,6 +38,8 @@ V = TypeVar("V")
 
 #: Seconds for which a process goes by what it has read of a key: so long another one may know an erased subject still.
 KEY_TTL = 60.0
+#: Seconds after which a process without keys looks again whether there are some.
+_LOOK = 60.0
 #: The most keys that a process remembers.
 _MOST_KEYS = 10_000
 #: The subject of the environment's own key: of payloads without one.
@@ -73,6 +76,7 @@ class DataKeys:
         self._lock = Lock()
         self._generation = 0
         self._is_locked = False
+        self._next_look = inf  # not before it was checked
         self._known: dict[UUID, tuple[float, Found]] = {}
         self._current: dict[str, tuple[float, DataKey]] = {}  # by fingerprint
         with self._listing:
@@ -89,6 +93,8 @@ class DataKeys:
         with self._database.read() as tx:
             row = subject_keys.current(tx, self._environment, [_NOBODY]).get(_NOBODY)
         self._is_locked = row is not None and self.keyed is None
+        if self.keyed is None:
+            self._next_look = self._timer() + _LOOK
         if row is None or self.keyed is None:
             return
         try:
@@ -97,6 +103,11 @@ class DataKeys:
             raise ConfigurationInvalid(
                 f"payload_codec does not fit environment {self._environment!r}: {error}"
             ) from None
+
+    def look_again(self) -> None:
+        """Without a codec that has keys: see, once in a while, whether others have begun to encrypt meanwhile."""
+        if not self._is_locked and self._timer() >= self._next_look:
+            self.check()
 
     def require_codec(self) -> None:
         """Go on only if payloads of this environment may be written and read here.

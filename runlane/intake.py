@@ -106,7 +106,7 @@ class Intake:
         new = build(self._runtime.registry, asked)
         if connection is not None or not is_plain(new):
             return self.ask_all([new], connection)[0]
-        self._runtime.start_to_work()  # what is plain has no keys that the lane would have to enforce
+        self._runtime.start_to_work(looks=False)  # what is plain has no keys that the lane would have to enforce
         return self._create(new)
 
     async def submit(self, asked: Trigger, threads: ThreadCalls) -> Triggered:
@@ -115,7 +115,7 @@ class Intake:
         new = build(self._runtime.registry, asked)
         if not is_plain(new):
             return (await threads(self.ask_all, [new]))[0]
-        self._runtime.start_to_work()
+        self._runtime.start_to_work(looks=False)
         request = _Awaiting(new, threads, self._go)
         if self._comes_first(request):
             request.lead()
@@ -146,19 +146,15 @@ class Intake:
         if connection is not None and runtime.database.is_memory and not runtime.started:
             # To start needs the one connection that there is, and would wait for it until the pool gives up.
             raise ConfigurationInvalid("a transaction on the memory lane cannot be joined before app.start() is called")
-        self._require(wanted)
+        for new in wanted:
+            runtime.lane.require_keys(new.created)
+        runtime.start_to_work(looks=False)
         if connection is not None:
             with joined(runtime.database, connection, runtime.clock) as tx:
                 stored = sealed(runtime.vault, runtime.environment, wanted, tx)
                 done = trigger(tx, runtime.environment, stored)
                 return shown(runtime.vault, wanted, done, tx)
         return create(self._runtime, wanted)
-
-    def _require(self, wanted: Sequence[NewRun]) -> None:
-        """Start, and make sure that the lane can do what is wanted."""
-        for new in wanted:
-            self._runtime.lane.require_keys(new.created)
-        self._runtime.start_to_work()
 
     def _create(self, new: NewRun) -> Triggered:
         request = _Blocking(new)
@@ -258,6 +254,7 @@ class Intake:
 def create(runtime: Runtime, wanted: Sequence[NewRun]) -> list[Triggered]:
     """Create runs in one transaction, all or none, and wake workers for them."""
     database, environment = runtime.database, runtime.environment
+    runtime.start_to_work()
     asked, wanted = wanted, sealed(runtime.vault, environment, wanted)
     if database.stamps and runtime.clock is None and not database.publishes and are_alike(wanted):
         done = database.state(

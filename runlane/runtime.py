@@ -156,13 +156,18 @@ class Runtime:
             raise
         self.started = True
 
-    def start_to_work(self) -> None:
+    def start_to_work(self, looks: bool = True) -> None:
         """Start, and make sure that this process can write and read payloads.
+
+        Args:
+            looks: ask the database for that once in a while, with a connection of its own.
 
         Raises:
             ConfigurationInvalid: those of the environment are encrypted, and it has no codec for them.
         """
         self.start()
+        if looks:
+            self.vault.look_again()
         self.vault.require_codec()
 
     def transact(self, work: Callable[[Transaction], T]) -> T:
@@ -270,6 +275,7 @@ class Runtime:
     def tick(self) -> TickReport:
         """One maintenance pass; the first of a process records its schedules."""
         self.lane.require(Capability.LEASES_RUNS, "maintenance")
+        self.vault.look_again()
         self.vault.require_codec()
         deploy = not self._deployed and Capability.CLAIMS_SCHEDULE_OCCURRENCES in self.lane.capabilities
         pass_ = Tick(self.database, self.clock, self.environment, self.registry, self.settings.max_events, self.vault)

@@ -75,6 +75,8 @@ class Trips:
             raise InternalError(f"{type(error).__name__}: {words_of(error)}") from error
 
     def _go(self, batch: Sequence[Ended], wanted: int, holder: Holder) -> tuple[list[Run], bool]:
+        if wanted:
+            self._runtime.start_to_work()
         if not batch and self._claims.are_vain(holder):
             return [], True
         if not batch and self._claims.goes_alone:

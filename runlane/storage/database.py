@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 from uuid import UUID
 
+from attrs import evolve
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import QueuePool
@@ -229,11 +230,12 @@ class Database:
 
     def _of_our_own(self, connection: Connection, clock: Clock | None = None) -> Transaction:
         """A transaction that was begun here; its statements go the shortest way, unless somebody listens to them."""
+        tx = self.join(connection, clock)
         if self.schema is None:
             statements: Statements = shortest(connection)
         else:
             statements = connection if is_heard(connection) else PsycopgConnection(connection)
-        return Transaction(connection, self.dialect, self.schema, clock, self.publishes, statements=statements)
+        return tx if statements is connection else evolve(tx, statements=statements)
 
     def transact(self, work: Callable[[Transaction], T], clock: Clock | None = None, *, beat: bool = False) -> T:
         """Run `work` in a transaction of its own, and again if the database resolved a conflict against it.

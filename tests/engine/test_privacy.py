@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -38,7 +39,7 @@ from runlane import (
     datakeys,
     task,
 )
-from runlane.datakeys import KEY_TTL
+from runlane.datakeys import KEY_TTL, DataKeys
 from runlane.events import RunCreated, RunReleased, SubjectErased
 from runlane.lanes import Lane
 from runlane.payload_codec import Part
@@ -342,19 +343,61 @@ def test_without_a_codec_one_may_look_but_not_work(lane: Lane) -> None:
     with Runlane(lane, tasks=[echo]) as plain:
         assert str(plain.runs.get(run.id).payload) == "sealed (its key is not here)"
         assert plain.audit.verify().identical
-        calls: list[Callable[[], object]] = [
-            lambda: plain.trigger(echo, 1),
-            lambda: plain.trigger_many(echo, [1] * 300),
-            lambda: plain.run_now(echo, 1),
-            plain.execute_next,
-            plain.worker,
-            plain.tick,
-            lambda: plain.runs.rerun(run.id),
-        ]
-        for call in calls:
+        for call in workings(plain, run.id):
             with pytest.raises(ConfigurationInvalid, match="encrypted payloads: pass Runlane"):
                 call()
         assert plain.runs.get(run.id).attempt_count == 0
+
+
+def workings(app: Runlane, run_id: UUID) -> list[Callable[[], object]]:
+    """Everything for which a process has to write payloads or results."""
+    return [
+        lambda: app.trigger(echo, 1),
+        lambda: app.trigger(echo, 1, singleton_key="s"),
+        lambda: app.trigger_many(echo, [1] * 300),
+        lambda: app.run_now(echo, 1),
+        app.execute_next,
+        app.worker,
+        app.tick,
+        lambda: app.runs.rerun(run_id),
+    ]
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_who_began_before_the_first_key_was_made_looks_again(
+    lane: Lane, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datakeys, "_LOOK", 0.0)
+    with Runlane(lane, tasks=[echo]) as plain:
+        worker, run = plain.worker("drain"), plain.trigger(echo, 1).run
+        with at(lane) as app:
+            app.trigger(echo, CANARY)
+        calls = [worker.run, *workings(plain, run.id)]
+        with pytest.raises(ConfigurationInvalid, match="encrypted payloads: pass Runlane"):
+            calls[number]()
+        assert plain.runs.get(run.id).attempt_count == 0
+        assert len(plain.runs.list().data) == 2
+
+
+def test_an_event_loop_does_not_wait_for_that_look(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datakeys, "_LOOK", 0.0)
+
+    async def trigger() -> None:
+        async with AsyncRunlane(lane, tasks=[echo]) as plain:
+            await plain.trigger(echo, 1)
+            with at(lane) as app:
+                app.trigger(echo, CANARY)
+            here, looked = threading.get_ident(), []
+            looks = DataKeys.look_again
+            monkeypatch.setattr(
+                DataKeys, "look_again", lambda keys: (looked.append(threading.get_ident()), looks(keys))
+            )
+            with pytest.raises(ConfigurationInvalid, match="encrypted payloads: pass Runlane"):
+                await plain.trigger(echo, 1)
+            assert looked
+            assert here not in looked
+
+    asyncio.run(trigger())
 
 
 def test_another_master_key_is_refused_at_the_start(lane: Lane) -> None:
