@@ -167,7 +167,13 @@ class Runtime:
         """
         self.start()
         if looks:
-            self.vault.look_again()
+            self.require_codec()
+        else:
+            self.vault.require_codec()
+
+    def require_codec(self) -> None:
+        """Go on only if payloads may be written here; once in a while the database is asked, as by ``start_to_work``."""
+        self.vault.look_again()
         self.vault.require_codec()
 
     def transact(self, work: Callable[[Transaction], T]) -> T:
@@ -275,8 +281,7 @@ class Runtime:
     def tick(self) -> TickReport:
         """One maintenance pass; the first of a process records its schedules."""
         self.lane.require(Capability.LEASES_RUNS, "maintenance")
-        self.vault.look_again()
-        self.vault.require_codec()
+        self.require_codec()
         deploy = not self._deployed and Capability.CLAIMS_SCHEDULE_OCCURRENCES in self.lane.capabilities
         pass_ = Tick(self.database, self.clock, self.environment, self.registry, self.settings.max_events, self.vault)
         now = monotonic()

@@ -76,7 +76,7 @@ class Trips:
 
     def _go(self, batch: Sequence[Ended], wanted: int, holder: Holder) -> tuple[list[Run], bool]:
         if wanted:
-            self._runtime.start_to_work()
+            self._runtime.require_codec()
         if not batch and self._claims.are_vain(holder):
             return [], True
         if not batch and self._claims.goes_alone:
