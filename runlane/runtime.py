@@ -172,7 +172,7 @@ class Runtime:
             self.vault.require_codec()
 
     def require_codec(self) -> None:
-        """Go on only if payloads may be written here; once in a while the database is asked, as by ``start_to_work``."""
+        """Go on only if payloads may be written here; once in a while the database is asked for that."""
         self.vault.look_again()
         self.vault.require_codec()
 
