@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from datetime import timedelta
 from time import monotonic
 from typing import Protocol, TypeVar
@@ -21,7 +22,7 @@ from runlane.clock import Clock
 from runlane.decisions import MAX_EVENTS
 from runlane.dispatch import Dispatcher
 from runlane.engine.tick import Tick, TickReport
-from runlane.errors import ConfigurationInvalid, InternalError
+from runlane.errors import ConfigurationInvalid, InternalError, RunlaneError
 from runlane.lanes import Lane
 from runlane.payload_codec import PayloadCodec
 from runlane.projections.runs import Run
@@ -118,6 +119,7 @@ class Runtime:
             else None
         )
         self._starting = threading.RLock()
+        self._failed: tuple[RunlaneError | None, int] = (None, 0)  # the last error, and how many there were
         self._lock = threading.RLock()
         self._session: Session | None = None
         self._lost: list[Session] = []  # whose last beat may not have ended
@@ -139,15 +141,30 @@ class Runtime:
             raise InternalError("a Runlane must not be carried over a fork; create it in the child process")
 
     def start(self) -> None:
-        """Make sure, once, that the tables are there; the memory and SQLite lanes create them."""
+        """Make sure, once, that the tables are there; the memory and SQLite lanes create them.
+
+        Whoever has waited for an attempt of another thread takes its error for an answer: to try again, one after the
+        other, would take the last one as often as long as a database that is away takes to be given up.
+        """
         self._in_this_process()
         if not self.started:
+            _, failed_before = self._failed
             with self._starting:
-                self._start()
+                self._start_unless_failed(failed_before)
 
-    def _start(self) -> None:
+    def _start_unless_failed(self, failed_before: int) -> None:
         if self.started:  # by another thread meanwhile
             return
+        error, failed = self._failed
+        if error is not None and failed != failed_before:
+            raise copy(error)
+        try:
+            self._start()
+        except RunlaneError as refused:
+            self._failed = copy(refused), failed + 1
+            raise
+
+    def _start(self) -> None:
         self.lane.start()
         try:
             self.vault.check()

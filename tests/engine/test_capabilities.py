@@ -20,7 +20,7 @@ from runlane.storage.database import Database
 from runlane.transport.local import LocalTransport
 from runlane.values import new_run_id
 from runlane.wakeup import Wakeup
-from tests.support import START, database_of, written
+from tests.support import START, at_once, database_of, eventually, written
 
 ID = new_run_id()
 
@@ -288,6 +288,49 @@ def test_storage_is_closed_when_the_transport_fails_to_start(sqlite_url: str) ->
     diary.transport.fails = False
     with app:
         assert app.runs.get(app.trigger(plain).run.id).status == "queued"
+
+
+class Watched:
+    """A lock that tells how many have come for it."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+        self.came = 0
+
+    def __enter__(self) -> None:
+        self.came += 1  # of one thread after the other, as each holds the interpreter's lock here
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_who_waits_for_a_start_that_fails_does_not_try_it_again(sqlite_url: str) -> None:
+    diary, callers = Diary(sqlite_url), 6
+    diary.transport.fails = True
+    app = Runlane(diary.lane, tasks=[plain])
+    runtime: Any = app._runtime
+    runtime._starting = watched = Watched(runtime._starting)
+    starts = diary.transport.start
+
+    def start() -> None:
+        eventually(lambda: watched.came >= callers)
+        starts()
+
+    diary.transport.start = start  # type: ignore[method-assign]
+
+    def trigger() -> str:
+        try:
+            app.trigger(plain)
+        except TransportUnavailable as error:
+            return error.message
+        return "triggered"
+
+    assert at_once([trigger] * callers) == ["the provider is away"] * callers
+    assert diary.told.count("transport starts") == 1
+    diary.transport.fails = False
+    assert trigger() == "triggered", "the next one tries again"
+    app.close()
 
 
 PROGRAM = """
