@@ -23,6 +23,7 @@ from runlane.payload_codec import (
     SealedReason,
     is_sealed,
     key_of,
+    once_more,
 )
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
@@ -87,7 +88,7 @@ class Vault(DataKeys):
                 raise PayloadUnreadable(f"the {context.part} names no data key")
             found = (self.find([key_id]) if keys is None else keys)[key_id]
             if isinstance(found, RunlaneError):
-                raise type(found)(found.message)
+                raise once_more(found)
             context = evolve(context, key=found)
         try:
             return jsontext.decode(self.codec.decode(value, context))
