@@ -190,7 +190,7 @@ class DataKeys:
         except (PayloadErased, PayloadUnreadable):
             raise
         except Exception as error:
-            raise self._refusal("unwrap the data key", error, PayloadUnreadable) from None
+            raise self.refusal("unwrap the data key", error, PayloadUnreadable, of_service=True) from None
         return DataKey(row.id, secret)
 
     def _wrapped(self, secret: bytes, row: bytes) -> Wrapped:
@@ -201,17 +201,21 @@ class DataKeys:
         except (PayloadErased, PayloadUnreadable):
             raise
         except Exception as error:
-            raise self._refusal("wrap a data key", error, ConfigurationInvalid) from None
+            raise self.refusal("wrap a data key", error, ConfigurationInvalid, of_service=True) from None
 
-    def _refusal(self, what: str, error: Exception, final: type[RunlaneError]) -> RunlaneError:
-        """What an exception of somebody's codec means for a key; its text might tell what must not be told.
+    def refusal(
+        self, what: str, error: Exception, final: type[RunlaneError], *, of_service: bool = False
+    ) -> RunlaneError:
+        """What an exception of somebody's codec means here; its text might tell what must not be told.
 
-        Of a service that is asked for keys it is most likely that it is away.
+        Args:
+            what: the codec cannot do.
+            final: what it is unless it may pass.
+            of_service: what is not Runlane's own may pass, as that of a service that is away.
         """
         reason = f"{self.codec.name if self.codec else None} cannot {what}: {type(error).__name__}"
-        if not isinstance(error, RunlaneError) or error.retryable:
-            return KeyUnavailable(reason, retryable=True)
-        return final(reason)
+        passes = error.retryable if isinstance(error, RunlaneError) else of_service
+        return KeyUnavailable(reason, retryable=True) if passes else final(reason)
 
     def rewrapped(self, row: KeyRow) -> Wrapped:
         """A key as today's master key wraps it."""

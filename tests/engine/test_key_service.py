@@ -14,7 +14,10 @@ from runlane import (
     AesGcm,
     CodecContext,
     ConfigurationInvalid,
+    Context,
+    Fixed,
     PayloadErased,
+    Retry,
     Runlane,
     RunlaneError,
     RunStatus,
@@ -237,3 +240,111 @@ def test_an_answer_that_is_no_key_is_none(lane: Lane, clock: SettableClock) -> N
         assert other.runs.get(run.id).status is RunStatus.RELEASED
         with pytest.raises(KeyUnavailable, match="TypeError"):
             app.trigger(mail, {"to": "ann"})
+
+
+# ------------------------------------------------------------------ values that cannot be encoded or decoded
+
+
+class Failing:
+    """A codec without keys that raises what it is told to, for one part."""
+
+    name = "failing"
+
+    def __init__(self) -> None:
+        self.decoding: dict[str, Exception] = {}
+        self.encoding: dict[str, Exception] = {}
+
+    def encode(self, plain: bytes, context: CodecContext) -> Mapping[str, Any]:
+        if context.part in self.encoding:
+            raise self.encoding[context.part]
+        return {"text": plain.decode()}
+
+    def decode(self, stored: Mapping[str, Any], context: CodecContext) -> bytes:
+        if context.part in self.decoding:
+            raise self.decoding[context.part]
+        return str(stored["text"]).encode()
+
+
+FINAL = [ConfigurationInvalid(SECRET), RunlaneError(SECRET), ValueError(SECRET)]
+
+
+@pytest.mark.parametrize("error", FINAL, ids=repr)
+def test_a_codecs_error_while_it_decodes_is_told_by_its_class(lane: Lane, error: Exception) -> None:
+    codec = Failing()
+    with at(lane, codec, echo) as app:
+        run, good = app.trigger(echo, 1).run, app.run_now(echo, 2).run
+        codec.decoding["payload"] = error
+        assert app.execute_next().id == run.id
+        assert {str(one.payload) for one in app.runs.list().data} == {"sealed (unreadable)"}
+        assert app.runs.get(good.id).result == 2
+        failure = app.runs.get(run.id).failure
+        assert (failure.code, failure.retryable) == ("payload_unreadable", False)
+        assert failure.message == f"failing cannot decode the payload: {type(error).__name__}"
+
+
+def test_a_value_that_cannot_be_decoded_for_now_waits(lane: Lane, clock: SettableClock) -> None:
+    codec = Failing()
+    with at(lane, codec, echo, clock=clock) as app:
+        run = app.trigger(echo, 1).run
+        codec.decoding["payload"] = StorageUnavailable(SECRET)
+        app.worker("drain").run()
+        assert [one.payload for one in app.runs.list().data] == [NO_KEY]
+        waiting = app.runs.get(run.id)
+        assert (waiting.status, waiting.failure_count, waiting.release_count) == (RunStatus.RELEASED, 0, 1)
+        assert SECRET not in repr(app.runs.events(run.id))
+        codec.decoding.clear()
+        clock.advance(MINUTE)
+        app.worker("drain").run()
+        assert app.runs.get(run.id).result == 1
+
+
+@pytest.mark.parametrize("error", [*FINAL, StorageUnavailable(SECRET), PayloadErased("gone")], ids=repr)
+def test_a_codecs_error_while_it_encodes_refuses_a_trigger(lane: Lane, error: Exception) -> None:
+    codec = Failing()
+    with at(lane, codec, echo) as app:
+        codec.encoding["payload"] = error
+        meant: dict[type, tuple[type[RunlaneError], bool]] = {
+            StorageUnavailable: (KeyUnavailable, True),
+            PayloadErased: (PayloadErased, False),
+        }
+        kind, retryable = meant.get(type(error), (ConfigurationInvalid, False))
+        text = "gone" if kind is PayloadErased else f"failing cannot encode the payload: {type(error).__name__}"
+        with pytest.raises(kind, match=f"^{text}$") as refused:
+            app.trigger(echo, 1)
+        assert refused.value.retryable is retryable
+        assert stored(app)[0] == 0
+
+
+@task("asks", retry=Retry(max_attempts=3, backoff=Fixed("1s"), jitter=0.0))
+def asks(payload: Any, context: Context) -> Any:
+    return context.release("1s", meta={"asked": True}) if payload == "meta" else payload
+
+
+@pytest.mark.parametrize("part", ["meta"])
+def test_what_cannot_be_encoded_for_now_is_tried_again(lane: Lane, clock: SettableClock, part: str) -> None:
+    codec = Failing()
+    with at(lane, codec, asks, clock=clock) as app:
+        run = app.trigger(asks, part).run
+        codec.encoding[part] = StorageUnavailable(SECRET)
+        failed = app.execute_next()
+        assert failed.status is RunStatus.RETRYING
+        assert failed.failure.code == "payload_unreadable"
+        assert failed.failure.message == f"failing cannot encode the {part}: StorageUnavailable"
+        codec.encoding.clear()
+        clock.advance(MINUTE)
+        app.worker("drain").run()
+        assert app.runs.get(run.id).status in (RunStatus.RELEASED, RunStatus.SUCCEEDED)
+        assert SECRET not in repr(app.runs.events(run.id))
+
+
+@pytest.mark.parametrize("part", ["meta"])
+@pytest.mark.parametrize("error", FINAL, ids=repr)
+def test_what_can_never_be_encoded_is_not_tried_again(lane: Lane, part: str, error: Exception) -> None:
+    codec = Failing()
+    with at(lane, codec, asks) as app:
+        run = app.trigger(asks, part).run
+        codec.encoding[part] = error
+        failed = app.execute_next()
+        assert (failed.status, failed.failure.code) == (RunStatus.FAILED, "configuration_invalid")
+        assert failed.failure.message == f"failing cannot encode the {part}: {type(error).__name__}"
+        assert SECRET not in repr(app.runs.events(run.id))
