@@ -320,7 +320,7 @@ def asks(payload: Any, context: Context) -> Any:
     return context.release("1s", meta={"asked": True}) if payload == "meta" else payload
 
 
-@pytest.mark.parametrize("part", ["meta"])
+@pytest.mark.parametrize("part", ["meta", "result"])
 def test_what_cannot_be_encoded_for_now_is_tried_again(lane: Lane, clock: SettableClock, part: str) -> None:
     codec = Failing()
     with at(lane, codec, asks, clock=clock) as app:
@@ -337,7 +337,7 @@ def test_what_cannot_be_encoded_for_now_is_tried_again(lane: Lane, clock: Settab
         assert SECRET not in repr(app.runs.events(run.id))
 
 
-@pytest.mark.parametrize("part", ["meta"])
+@pytest.mark.parametrize("part", ["meta", "result"])
 @pytest.mark.parametrize("error", FINAL, ids=repr)
 def test_what_can_never_be_encoded_is_not_tried_again(lane: Lane, part: str, error: Exception) -> None:
     codec = Failing()
