@@ -17,6 +17,7 @@ from runlane import (
     Context,
     Fixed,
     PayloadErased,
+    PayloadInvalid,
     Retry,
     Runlane,
     RunlaneError,
@@ -26,6 +27,7 @@ from runlane import (
     SealedReason,
     SettableClock,
     StorageUnavailable,
+    jsontext,
     task,
 )
 from runlane.events import RunReleased
@@ -348,3 +350,46 @@ def test_what_can_never_be_encoded_is_not_tried_again(lane: Lane, part: str, err
         assert (failed.status, failed.failure.code) == (RunStatus.FAILED, "configuration_invalid")
         assert failed.failure.message == f"failing cannot encode the {part}: {type(error).__name__}"
         assert SECRET not in repr(app.runs.events(run.id))
+
+
+# ------------------------------------------------------------------ how much there may be
+
+
+@task("says", subject=lambda text: "ann")
+def says(text: str, context: Context) -> Any:
+    return context.release("1s", meta={"m": text[6:]}) if context.attempt == 1 else text
+
+
+def test_the_limit_is_that_of_the_plain_value(lane: Lane, clock: SettableClock) -> None:
+    text = "x" * (jsontext.MAX_BYTES - 100)
+    with at(lane, AesGcm(MASTER), says, clock=clock) as app:
+        run = app.trigger(says, text).run
+        app.worker("drain").run()
+        clock.advance(MINUTE)
+        app.worker("drain").run()
+        ended = app.runs.get(run.id)
+        assert (ended.payload == text, ended.result == text) == (True, True)
+        (release,) = (one.event for one in app.runs.events(run.id) if isinstance(one.event, RunReleased))
+        assert release.meta == {"m": text[6:]}
+        assert app.runs.rerun(run.id).payload == text
+        with pytest.raises(
+            PayloadInvalid, match=r"^payload is 1,048,577 bytes of JSON; at most 1,048,576 are allowed$"
+        ):
+            app.trigger(says, "x" * (jsontext.MAX_BYTES - 1))
+        assert app.audit.verify().identical
+
+
+class Wasteful(Failing):
+    """Makes too much of everything."""
+
+    def encode(self, plain: bytes, context: CodecContext) -> Mapping[str, Any]:
+        return {"text": plain.decode() * 17}
+
+
+def test_what_a_codec_makes_has_a_limit_too(lane: Lane) -> None:
+    with at(lane, Wasteful(), echo) as app:
+        app.trigger(echo, "x" * 900_000)
+        with pytest.raises(
+            ConfigurationInvalid, match=r"^what failing has encoded is more than 16,777,216 bytes of JSON$"
+        ):
+            app.trigger(echo, "x" * 1_000_000)
