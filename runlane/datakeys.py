@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 from runlane import jsontext
 from runlane.clock import Clock
-from runlane.errors import ConfigurationInvalid, PayloadErased, RunlaneError, StorageUnavailable
+from runlane.errors import ConfigurationInvalid, PayloadErased, PayloadUnreadable, RunlaneError, StorageUnavailable
 from runlane.payload_codec import (
     DataKey,
     KeyedCodec,
@@ -89,6 +89,7 @@ class DataKeys:
 
         Raises:
             ConfigurationInvalid: they are wrapped by a master key that is not here.
+            KeyUnavailable: whoever has it does not answer at present.
         """
         with self._database.read() as tx:
             row = subject_keys.current(tx, self._environment, [_NOBODY]).get(_NOBODY)
@@ -99,7 +100,9 @@ class DataKeys:
             return
         try:
             self._unwrapped(row)
-        except KeyUnavailable as error:
+        except PayloadUnreadable as error:
+            if error.retryable:
+                raise
             raise ConfigurationInvalid(
                 f"payload_codec does not fit environment {self._environment!r}: {error}"
             ) from None
@@ -135,7 +138,8 @@ class DataKeys:
         """By subject, the keys to encrypt with, made where there are none; None for codecs without keys.
 
         Raises:
-            KeyUnavailable: the master key of one of them is not here.
+            PayloadUnreadable: one of them cannot be had; ``KeyUnavailable`` if only not here, or not now.
+            ConfigurationInvalid: the codec can wrap no new one.
         """
         if self.keyed is None:
             return dict.fromkeys(subjects)
@@ -178,9 +182,8 @@ class DataKeys:
             raise StorageUnavailable("another transaction makes the key of the same subject; try again") from error
 
     def _new(self, name: str) -> KeyRow:
-        assert self.keyed is not None
         key_id = new_run_id()
-        wrapped = self.keyed.wrap(secrets.token_bytes(32), self._row(key_id, name))
+        wrapped = self._wrapped(secrets.token_bytes(32), self._row(key_id, name))
         return KeyRow(key_id, name, wrapped.master, wrapped.data)
 
     def _row(self, key_id: UUID, name: str) -> bytes:
@@ -191,12 +194,43 @@ class DataKeys:
             raise KeyUnavailable("this process has no payload codec with keys")
         if row.wrapped is None:
             raise PayloadErased()
-        return DataKey(row.id, self.keyed.unwrap(Wrapped(row.master, row.wrapped), self._row(row.id, row.subject)))
+        try:
+            secret = self.keyed.unwrap(Wrapped(row.master, row.wrapped), self._row(row.id, row.subject))
+            if not isinstance(secret, bytes):
+                raise TypeError
+        except (PayloadErased, PayloadUnreadable):
+            raise
+        except Exception as error:
+            raise self.refusal("unwrap the data key", error, PayloadUnreadable, of_service=True) from None
+        return DataKey(row.id, secret)
+
+    def _wrapped(self, secret: bytes, row: bytes) -> Wrapped:
+        assert self.keyed is not None
+        try:
+            wrapped = self.keyed.wrap(secret, row)
+            return Wrapped(wrapped.master, wrapped.data)
+        except (PayloadErased, PayloadUnreadable):
+            raise
+        except Exception as error:
+            raise self.refusal("wrap a data key", error, ConfigurationInvalid, of_service=True) from None
+
+    def refusal(
+        self, what: str, error: Exception, final: type[RunlaneError], *, of_service: bool = False
+    ) -> RunlaneError:
+        """What an exception of somebody's codec means here; its text might tell what must not be told.
+
+        Args:
+            what: the codec cannot do.
+            final: what it is unless it may pass.
+            of_service: what is not Runlane's own may pass, as that of a service that is away.
+        """
+        reason = f"{self.codec.name if self.codec else None} cannot {what}: {type(error).__name__}"
+        passes = error.retryable if isinstance(error, RunlaneError) else of_service
+        return KeyUnavailable(reason, retryable=True) if passes else final(reason)
 
     def rewrapped(self, row: KeyRow) -> Wrapped:
         """A key as today's master key wraps it."""
-        assert self.keyed is not None
-        return self.keyed.wrap(self._unwrapped(row).secret, self._row(row.id, row.subject))
+        return self._wrapped(self._unwrapped(row).secret, self._row(row.id, row.subject))
 
     def find(self, ids: Collection[UUID], tx: Transaction | None = None) -> dict[UUID, Found]:
         """By id, the keys to decode with; of those that cannot be had the reason."""

@@ -243,11 +243,11 @@ class Executor:
             return _NOTHING
         try:
             result = payloads.result_to_json(value)
-            return Succeeded(result if seal is None else seal(Part.RESULT, result))
         except Exception as error:
             known = isinstance(error, jsontext.JsonInvalid)
             reason = str(error) if known else f"the result is no JSON: {words_of(error)}"
             return Failed(Failure(ErrorCode.TASK_FAILED, storable(reason), False, _kind_of(error)))
+        return Succeeded(result if seal is None else seal(Part.RESULT, result))
 
     @staticmethod
     def _interrupted(execution: Execution, error: KeyboardInterrupt) -> Outcome:

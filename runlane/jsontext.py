@@ -19,10 +19,8 @@ MAX_INTEGER = 2**63 - 1
 #: Keys from this length on are cut where messages name a place.
 _LONG = 80
 
-#: How many more bytes there may be, in one place for all that look at parts of the same value.
+#: How many more bytes there may be, in one place for all that look at parts of the same value, and the limit's name.
 Room = list[int]
-#: So many letters at first, or half as many values.
-ROOM = MAX_BYTES
 
 
 class JsonInvalid(ValueError):
@@ -42,6 +40,11 @@ def too_deep() -> Beyond:
     return Beyond(f"is nested deeper than {MAX_DEPTH} levels")
 
 
+def room(limit: int = MAX_BYTES) -> Room:
+    """At first: so many letters, or half as many values; where few bytes are allowed more, to count them exactly."""
+    return [limit if limit > MAX_BYTES else MAX_BYTES, limit]
+
+
 def encode(value: Any, what: str, limit: int = MAX_BYTES) -> bytes:
     """The JSON bytes of `value` after checking it.
 
@@ -53,9 +56,9 @@ def encode(value: Any, what: str, limit: int = MAX_BYTES) -> bytes:
     Raises:
         JsonInvalid: naming the place, such as ``payload.user.age``, and what is wrong there.
     """
-    if not _is_sound(value, MAX_DEPTH, [ROOM]):
+    if not _is_sound(value, MAX_DEPTH, room(limit)):
         try:
-            check(value, what)
+            check(value, what, limit=limit)
         except Beyond as error:
             raise error.of(what) from None
     try:
@@ -119,8 +122,8 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
-def check(value: Any, what: str, depth: int = 0, left: Room | None = None) -> None:
-    """Raise ``JsonInvalid`` unless `value` is storable JSON; `left` as in ``spend``."""
+def check(value: Any, what: str, depth: int = 0, left: Room | None = None, limit: int = MAX_BYTES) -> None:
+    """Raise ``JsonInvalid`` unless `value` is storable JSON; `left` as in ``spend``, by default the room of `limit`."""
     kind = type(value)
     if kind is str:
         if left is not None:
@@ -137,7 +140,7 @@ def check(value: Any, what: str, depth: int = 0, left: Room | None = None) -> No
     elif depth >= MAX_DEPTH and isinstance(value, (dict, list, tuple)):
         raise too_deep()
     elif kind is dict:
-        left = spend([ROOM] if left is None else left, 2 * len(value))
+        left = spend(room(limit) if left is None else left, 2 * len(value))
         for key, item in value.items():
             if type(key) is not str:
                 raise JsonInvalid(
@@ -147,7 +150,7 @@ def check(value: Any, what: str, depth: int = 0, left: Room | None = None) -> No
             left[0] -= len(key)
             check(item, _within(what, key), depth + 1, left)
     elif kind is list or kind is tuple:
-        left = spend([ROOM] if left is None else left, 2 * len(value))
+        left = spend(room(limit) if left is None else left, 2 * len(value))
         for index, item in enumerate(value):
             check(item, f"{what}[{index}]", depth + 1, left)
     else:
@@ -165,7 +168,7 @@ def spend(left: Room, much: int) -> Room:
     """
     left[0] -= much
     if left[0] < 0:
-        raise Beyond(f"is more than {MAX_BYTES:,} bytes of JSON")
+        raise Beyond(f"is more than {left[1]:,} bytes of JSON")
     return left
 
 

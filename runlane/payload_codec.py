@@ -13,7 +13,7 @@ from uuid import UUID
 
 from attrs import field, frozen
 
-from runlane.errors import ConfigurationInvalid, PayloadUnreadable
+from runlane.errors import ConfigurationInvalid, PayloadErased, PayloadUnreadable, RunlaneError
 from runlane.shown import shown
 
 #: The member that tells an envelope from a payload; no payload of an application may have it at its top.
@@ -100,20 +100,33 @@ class KeyedCodec(Protocol):
         ...
 
     def wrap(self, secret: bytes, row: bytes) -> Wrapped:
-        """A data key for the row of the database that `row` identifies."""
+        """A data key for the row of the database that `row` identifies.
+
+        Raises:
+            KeyUnavailable: the master key cannot be had; what is no ``RunlaneError``, or a retryable one, is taken for
+                it.
+        """
         ...
 
     def unwrap(self, wrapped: Wrapped, row: bytes) -> bytes:
         """The inverse.
 
         Raises:
-            KeyUnavailable: the master key is not here, or is another one.
+            KeyUnavailable: the master key is not here, or is another one; what is no ``RunlaneError``, or a retryable
+                one, is taken for it.
         """
         ...
 
 
 class KeyUnavailable(PayloadUnreadable):
     """A data key cannot be had in this process at present; elsewhere, or later, it may be."""
+
+
+def once_more(problem: RunlaneError) -> RunlaneError:
+    """Why there is no key, as an error of its own for each who asks."""
+    kinds = (PayloadErased, KeyUnavailable, PayloadUnreadable)
+    kind = next((one for one in kinds if isinstance(problem, one)), PayloadUnreadable)
+    return kind(problem.message, retryable=problem.retryable)
 
 
 class SealedReason(StrEnum):

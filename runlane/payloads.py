@@ -155,7 +155,7 @@ def plain(value: Any, depth: int = 0, left: jsontext.Room | None = None) -> Any:
     if kind is dict or isinstance(value, (list, tuple)):
         if depth >= jsontext.MAX_DEPTH:
             raise jsontext.too_deep()
-        left = jsontext.spend([jsontext.ROOM] if left is None else left, 2 * len(value))
+        left = jsontext.spend(jsontext.room() if left is None else left, 2 * len(value))
         if isinstance(value, dict):
             return {
                 key: item if type(item) in _SCALARS else plain(item, depth + 1, left) for key, item in value.items()

@@ -23,6 +23,7 @@ from runlane.payload_codec import (
     SealedReason,
     is_sealed,
     key_of,
+    once_more,
 )
 from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
@@ -53,17 +54,17 @@ class Vault(DataKeys):
         """What is stored of a value; without a codec, and of no result, the value itself.
 
         Raises:
-            ConfigurationInvalid: the codec gave something that cannot be stored.
+            ConfigurationInvalid: the codec cannot encode it, or gave something that cannot be stored.
+            PayloadErased, PayloadUnreadable: as the codec says; ``KeyUnavailable`` if it may later.
         """
         if self.codec is None or (value is None and context.part is not Part.PAYLOAD):
             return value
         try:
             encoded = dict(self.codec.encode(jsontext.dumps(value).encode(), context))
-        except RunlaneError:
+        except (PayloadErased, PayloadUnreadable):
             raise
-        except Exception as error:  # of somebody's codec; its text might tell what must not be told
-            reason = f"{self.codec.name} cannot encode the {context.part}: {type(error).__name__}"
-            raise ConfigurationInvalid(reason) from None
+        except Exception as error:
+            raise self.refusal(f"encode the {context.part}", error, ConfigurationInvalid) from None
         head = {MARK: self.codec.name} if context.key is None else {MARK: self.codec.name, KEY: str(context.key.id)}
         try:
             jsontext.encode(encoded, f"what {self.codec.name} has encoded", 16 * jsontext.MAX_BYTES)
@@ -87,16 +88,14 @@ class Vault(DataKeys):
                 raise PayloadUnreadable(f"the {context.part} names no data key")
             found = (self.find([key_id]) if keys is None else keys)[key_id]
             if isinstance(found, RunlaneError):
-                raise type(found)(found.message)
+                raise once_more(found)
             context = evolve(context, key=found)
         try:
             return jsontext.decode(self.codec.decode(value, context))
-        except RunlaneError:
+        except (PayloadErased, PayloadUnreadable):
             raise
-        except Exception as error:  # of somebody's codec; its text might tell what must not be told
-            raise PayloadUnreadable(
-                f"{self.codec.name} cannot decode the {context.part}: {type(error).__name__}"
-            ) from None
+        except Exception as error:
+            raise self.refusal(f"decode the {context.part}", error, PayloadUnreadable) from None
 
     def about(self, run: Run, part: Part) -> CodecContext:
         """What a value of a run belongs to."""

@@ -14,7 +14,7 @@ from attrs import frozen
 from runlane.clock import Clock
 from runlane.engine import deliver, lease, schedule
 from runlane.engine.lease import Recovered
-from runlane.errors import ProjectionFailed, RunlaneError, StorageConflict
+from runlane.errors import PayloadUnreadable, ProjectionFailed, RunlaneError, StorageConflict
 from runlane.policy import ONE_ATTEMPT
 from runlane.registry import Registry
 from runlane.storage import claims, schedules, sessions, waiting
@@ -271,5 +271,9 @@ class Tick:
 
 
 def _is_away(error: Exception) -> bool:
-    """Whether it is the database that cannot, rather than this item; what a projection cannot fold is one bad item."""
-    return isinstance(error, RunlaneError) and error.retryable and not isinstance(error, ProjectionFailed)
+    """Whether it is the database that cannot, rather than this item.
+
+    What a projection cannot fold is one bad item, and so is what lacks its key for now.
+    """
+    of_item = isinstance(error, (PayloadUnreadable, ProjectionFailed))
+    return isinstance(error, RunlaneError) and error.retryable and not of_item

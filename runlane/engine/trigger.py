@@ -13,7 +13,7 @@ from runlane import decisions
 from runlane.decisions import Change
 from runlane.errors import ConflictKind, PayloadUnreadable, StorageConflict
 from runlane.events import RunCreated
-from runlane.payload_codec import CodecContext, DataKey, Part, is_sealed, key_of
+from runlane.payload_codec import CodecContext, DataKey, Part, is_sealed, key_of, once_more
 from runlane.projections.runs import Run
 from runlane.storage import keys, log, queries
 from runlane.storage.alike import alike
@@ -76,7 +76,7 @@ def sealed(vault: Vault, environment: str, wanted: Sequence[NewRun], tx: Transac
         one = found.get(key_of(new.like) or new.id)
         if isinstance(one, DataKey):
             return one
-        raise PayloadUnreadable("the payload names no data key") if one is None else type(one)(one.message)
+        raise PayloadUnreadable("the payload names no data key") if one is None else once_more(one)
 
     return [_sealed(vault, environment, new, key(new)) for new in wanted]
 

@@ -125,3 +125,19 @@ def test_size_is_counted_in_bytes() -> None:
 def test_depth_errors_name_the_value_in_full() -> None:
     with pytest.raises(JsonInvalid, match=r"^payload of schedule reports\.nightly is nested deeper"):
         jsontext.encode(nested(65), "payload of schedule reports.nightly")
+
+
+def test_a_greater_limit_is_the_one_that_counts_and_is_named() -> None:
+    mebibyte = 1024 * 1024
+    assert len(jsontext.encode({"data": "x" * 2 * mebibyte}, "it", 3 * mebibyte)) > 2 * mebibyte
+    assert jsontext.encode([1] * mebibyte, "it", 3 * mebibyte).count(b"1") == mebibyte
+    with pytest.raises(JsonInvalid, match=r"^it is 3,145,733 bytes of JSON; at most 3,145,728 are allowed$"):
+        jsontext.encode({"data": "x" * (3 * mebibyte - 6)}, "it", 3 * mebibyte)
+    for much in ("x" * (3 * mebibyte + 1), [1] * 2 * mebibyte):
+        with pytest.raises(JsonInvalid, match=r"^it is more than 3,145,728 bytes of JSON$"):
+            jsontext.encode({"data": much}, "it", 3 * mebibyte)
+
+
+def test_a_smaller_limit_is_named() -> None:
+    with pytest.raises(JsonInvalid, match=r"^meta is more than 10 bytes of JSON$"):
+        jsontext.encode(["x" * 2 * 1024 * 1024], "meta", limit=10)
