@@ -304,7 +304,7 @@ class Runtime:
         now = monotonic()
         sweep = now >= self._next_sweep
         report = pass_.run(deploy=deploy, sweep=sweep)
-        self._deployed = True
+        self._deployed = self._deployed or pass_.deployed
         if sweep:
             self._next_sweep = now + _SWEEP
         if report.runs_recovered or report.schedules_fired:

@@ -79,6 +79,8 @@ class Tick:
         self._counts: Counter[str] = Counter()
         self._errors: list[str] = []
         self._more = False
+        #: Whether the schedules of this process have been recorded.
+        self.deployed = False
 
     def run(self, *, deploy: bool, sweep: bool = False) -> TickReport:
         """Recover what expired sessions held, give back slots, make the runs of due schedules, ask for deliveries.
@@ -94,10 +96,7 @@ class Tick:
         if self._registry.delivers:
             self._expire_reservations()
         if deploy:
-            wanted, tasks = schedule.definitions(self._registry), list(self._registry.tasks)
-            self._counts["schedules_changed"] = self._transact(
-                lambda tx: schedule.deploy(tx, self._environment, wanted, tasks, self._vault)
-            )
+            self._guard(self._deploy, "recording the schedules")
         self._fire()
         if self._registry.delivers:
             self._request_deliveries()
@@ -105,6 +104,13 @@ class Tick:
                 self._sweep()
             self._reserve()
         return TickReport(**self._counts, errors=tuple(dict.fromkeys(self._errors)), more=self._more)
+
+    def _deploy(self) -> None:
+        wanted, tasks = schedule.definitions(self._registry), list(self._registry.tasks)
+        self._counts["schedules_changed"] = self._transact(
+            lambda tx: schedule.deploy(tx, self._environment, wanted, tasks, self._vault)
+        )
+        self.deployed = True
 
     def _recover(self) -> None:
         with self._database.read(self._clock) as tx:

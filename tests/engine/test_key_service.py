@@ -191,10 +191,29 @@ def test_what_needs_a_key_that_cannot_be_had_says_so(lane: Lane, error: Exceptio
         assert stored(other) == before
 
 
-def test_a_schedule_without_its_key_holds_up_no_other(lane: Lane, clock: SettableClock) -> None:
-    def timed(id: str, subject: str | None) -> Any:
-        return task(id, subject=subject, schedules=[Schedule(id, every="1m", payload=id)])(lambda payload: payload)
+def timed(id: str, subject: str | None, every: str = "1m") -> Any:
+    """A task of one schedule."""
+    return task(id, subject=subject, schedules=[Schedule(id, every=every, payload=id)])(lambda payload: payload)
 
+
+def test_schedules_that_cannot_be_recorded_for_now_hold_up_none_that_are(lane: Lane, clock: SettableClock) -> None:
+    with at(lane, Service(), timed("first", "ann"), timed("second", None), clock=clock) as before:
+        assert before.tick().schedules_changed == 2
+    codec = Service()
+    with at(lane, codec, timed("first", "bob", "2m"), timed("second", None), clock=clock) as app:
+        clock.advance(MINUTE)
+        codec.error, codec.away = StorageUnavailable(SECRET), bool
+        report = app.tick()
+        assert (report.schedules_changed, report.schedules_fired) == (0, 1)
+        assert any(one.startswith("recording the schedules: service cannot") for one in report.errors)
+        codec.error = None
+        report = app.tick()
+        assert report.schedules_changed == 1
+        assert report.errors == ()
+        assert app.tick().schedules_changed == 0
+
+
+def test_a_schedule_without_its_key_holds_up_no_other(lane: Lane, clock: SettableClock) -> None:
     codec = Service()
     with at(lane, codec, timed("first", "ann"), timed("second", None), clock=clock) as app:
         assert app.tick().schedules_changed == 2
