@@ -29,7 +29,7 @@ from runlane.projections.runs import Run
 from runlane.requests import Trigger
 from runlane.tasks import Queue, Schedule, Task, task
 from runlane.values import RunStatus
-from runlane.worker import Worker
+from runlane.worker import Worker, check_concurrency
 
 DATABASE = "sqlite:///runlane-demo.db"
 REPORT = Path("runlane-demo-report.json")
@@ -111,6 +111,7 @@ class Demo:
     """
 
     def __init__(self, database: str = DATABASE, files: Path | None = None, concurrency: int = 10) -> None:
+        check_concurrency(concurrency)  # a worker would only say so once all the runs are made
         self._files = standard_library() if files is None else python_files(files)
         self._concurrency = concurrency
         self.measure: Task[..., Any] = task("demo.measure", retry=Retry(3, Fixed("200ms")))(measure)

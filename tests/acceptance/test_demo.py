@@ -142,3 +142,13 @@ def test_no_files_is_one_clear_error(tmp_path: Path) -> None:
 def test_long_histories_are_shown_by_their_ends() -> None:
     assert first_and_last([1, 2, 3], 4) == ([1, 2, 3], (), 0)
     assert first_and_last([1, 2, 3, 4, 5, 6], 4) == ([1, 2], [5, 6], 2)
+
+
+@pytest.mark.parametrize("concurrency", ["0", "-3", "1000000"])
+def test_a_concurrency_that_cannot_be_is_refused_before_anything_is_stored(
+    concurrency: str, sources: Path, tmp_path: Path
+) -> None:
+    done = demo(tmp_path, "--files", str(sources), "--concurrency", concurrency)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"concurrency must be an integer from 1 to 10000; got {concurrency}" in done.stderr
+    assert list(tmp_path.iterdir()) == [sources]
