@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +142,15 @@ class Demo:
         for start in range(0, len(wanted), _BATCH):
             self.app.trigger_many(wanted[start : start + _BATCH])
         together = hashlib.sha256("".join(sorted(keys)).encode()).hexdigest()
-        report = self.app.trigger(self.report, idempotency_key=f"report-{together[:40]}")
-        return Prepared(len(wanted), len(keys) - len(wanted), report.run)
+        return Prepared(len(wanted), len(keys) - len(wanted), self._reporting(f"report-{together[:40]}"))
+
+    def _reporting(self, key: str) -> Run:
+        """The run that reports; one that has failed, as where its file could not be written, has a successor."""
+        for number in count(1):
+            run = self.app.trigger(self.report, idempotency_key=key if number == 1 else f"{key}-{number}").run
+            if run.status.is_active or run.status is RunStatus.SUCCEEDED:
+                break
+        return run
 
     def measured(self) -> Iterator[Run]:
         """Every measuring run, oldest first."""

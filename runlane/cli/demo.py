@@ -15,6 +15,7 @@ from runlane.demo import DATABASE, REPORT, Demo, Prepared, first_and_last
 from runlane.projections.runs import Run
 from runlane.projections.timeline import timeline
 from runlane.storage.findings import Verification
+from runlane.values import RunStatus
 from runlane.worker import Worker
 
 _TIMELINE = 12  # lines
@@ -41,10 +42,14 @@ def demo(program: Program, /, files: Path | None, concurrency: int) -> None:
             _follow(it, prepared, worker)
         took = time.perf_counter() - started
         found = it.app.audit.verify()
-        _tell(program, it, prepared, worker.completed, took, found)
+        report = it.app.runs.get(prepared.report.id)
+        _tell(program, it, report, worker.completed, took, found)
     finally:
         it.app.close()
-    if not found.identical:
+    if report.status is not RunStatus.SUCCEEDED:
+        why = f": {report.failure.message}" if report.failure else ""
+        show.complain(f"there is no report: its run {report.id} {report.status}{why}")
+    if report.status is not RunStatus.SUCCEEDED or not found.identical:
         raise click.exceptions.Exit(1)
 
 
@@ -68,11 +73,10 @@ def _follow(it: Demo, prepared: Prepared, worker: Worker) -> None:
         it.app.runs.wait(prepared.report.id)
 
 
-def _tell(program: Program, it: Demo, prepared: Prepared, attempts: int, took: float, found: Verification) -> None:
+def _tell(program: Program, it: Demo, report: Run, attempts: int, took: float, found: Verification) -> None:
     app = it.app
     events = app.audit.count()
     statuses = {status.value: count for status, count in sorted(app.runs.count().items())}
-    report = app.runs.get(prepared.report.id)
     facts = {
         "runs": sum(statuses.values()),
         **statuses,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,3 +153,22 @@ def test_a_concurrency_that_cannot_be_is_refused_before_anything_is_stored(
     assert (done.returncode, done.stdout) == (2, "")
     assert f"concurrency must be an integer from 1 to 10000; got {concurrency}" in done.stderr
     assert list(tmp_path.iterdir()) == [sources]
+
+
+def test_a_report_that_cannot_be_written_is_told_and_made_at_a_later_start(
+    shared_url: str, sources: Path, tmp_path: Path
+) -> None:
+    arguments = ("--database", shared_url, "--files", str(sources))
+    report = tmp_path / "runlane-demo-report.json"
+    report.mkdir()
+    for options in ((), ("--json",)):
+        done = demo(tmp_path, *arguments, *options)
+        assert done.returncode == 1, done.stdout
+        assert re.fullmatch(r"error: there is no report: its run \S+ failed: .*Is a directory.*\n", done.stderr)
+    report.rmdir()
+    for created in (3, 3):
+        done = demo(tmp_path, *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert json.loads(report.read_text())["files"] == 40
+        with Runlane(shared_url, environment="demo") as app:
+            assert sum(app.runs.count(tasks=["demo.report"]).values()) == created
