@@ -183,8 +183,19 @@ class Demo:
         if waiting:
             return context.release("500ms", reason=f"{waiting} files are not measured yet")
         summary = summarize(self.measured())
-        REPORT.write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+        keep_report(summary)
         return summary
+
+
+def keep_report(summary: dict[str, Any]) -> None:
+    """Have the file hold this report: that of an earlier start may be gone, or hold the report of other files.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    data = orjson.dumps(summary, option=orjson.OPT_INDENT_2)
+    if not REPORT.is_file() or REPORT.read_bytes() != data:
+        REPORT.write_bytes(data)
 
 
 def summarize(runs: Iterable[Run]) -> dict[str, Any]:

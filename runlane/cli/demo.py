@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from runlane.cli import show
 from runlane.cli.program import Program, program_options
 from runlane.cli.progress import moving
-from runlane.demo import DATABASE, REPORT, Demo, Prepared, first_and_last
+from runlane.demo import DATABASE, REPORT, Demo, Prepared, first_and_last, keep_report
 from runlane.projections.runs import Run
 from runlane.projections.timeline import timeline
 from runlane.storage.findings import Verification
@@ -43,14 +43,26 @@ def demo(program: Program, /, files: Path | None, concurrency: int) -> None:
         took = time.perf_counter() - started
         found = it.app.audit.verify()
         report = it.app.runs.get(prepared.report.id)
-        _tell(program, it, report, worker.completed, took, found)
+        missing = _missing(report)
+        _tell(program, it, report, worker.completed, took, found, kept=missing is None)
     finally:
         it.app.close()
+    if missing is not None:
+        show.complain(missing)
+    if missing is not None or not found.identical:
+        raise click.exceptions.Exit(1)
+
+
+def _missing(report: Run) -> str | None:
+    """Why the file with the report is not there; None if it is."""
     if report.status is not RunStatus.SUCCEEDED:
         why = f": {report.failure.message}" if report.failure else ""
-        show.complain(f"there is no report: its run {report.id} {report.status}{why}")
-    if report.status is not RunStatus.SUCCEEDED or not found.identical:
-        raise click.exceptions.Exit(1)
+        return f"there is no report: its run {report.id} {report.status}{why}"
+    try:
+        keep_report(report.result)
+    except OSError as error:
+        return f"the report cannot be written: {error}"
+    return None
 
 
 def _follow(it: Demo, prepared: Prepared, worker: Worker) -> None:
@@ -73,7 +85,9 @@ def _follow(it: Demo, prepared: Prepared, worker: Worker) -> None:
         it.app.runs.wait(prepared.report.id)
 
 
-def _tell(program: Program, it: Demo, report: Run, attempts: int, took: float, found: Verification) -> None:
+def _tell(
+    program: Program, it: Demo, report: Run, attempts: int, took: float, found: Verification, *, kept: bool
+) -> None:
     app = it.app
     events = app.audit.count()
     statuses = {status.value: count for status, count in sorted(app.runs.count().items())}
@@ -95,7 +109,7 @@ def _tell(program: Program, it: Demo, report: Run, attempts: int, took: float, f
     labels = {"attempts_now": "attempts in this start", "attempts_per_second": "attempts per second"}
     show.say("")
     show.details({labels.get(name, name.replace("_", " ")): f"{value:,}" for name, value in facts.items()}, right=True)
-    _tell_report(report)
+    _tell_report(report, kept)
     _tell_history(it, report)
     if not found.identical:
         show.say(f"\nREPLAY DIFFERS in {show.counted(len(found.differences), 'place')}; see: runlane audit verify")
@@ -106,13 +120,15 @@ def _tell(program: Program, it: Demo, report: Run, attempts: int, took: float, f
     )
 
 
-def _tell_report(report: Run) -> None:
+def _tell_report(report: Run, kept: bool) -> None:
     if report.result is None:
         return
     summary = report.result
     show.say(
-        f"\n{summary['files']:,} files, {summary['lines']:,} lines, {summary['bytes']:,} bytes ({REPORT}); most "
-        "imported: " + ", ".join(list(summary["most_imported"])[:5])
+        f"\n{summary['files']:,} files, {summary['lines']:,} lines, {summary['bytes']:,} bytes"
+        + (f" ({REPORT})" if kept else "")
+        + "; most imported: "
+        + ", ".join(list(summary["most_imported"])[:5])
     )
     failed = summary["not_measured"]
     if failed:

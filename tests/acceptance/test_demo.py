@@ -172,3 +172,23 @@ def test_a_report_that_cannot_be_written_is_told_and_made_at_a_later_start(
         assert json.loads(report.read_text())["files"] == 40
         with Runlane(shared_url, environment="demo") as app:
             assert sum(app.runs.count(tasks=["demo.report"]).values()) == created
+
+
+def test_a_report_that_is_gone_is_written_again(shared_url: str, sources: Path, tmp_path: Path) -> None:
+    arguments = ("--database", shared_url, "--files", str(sources))
+    report = tmp_path / "runlane-demo-report.json"
+    told = "bytes (runlane-demo-report.json); most imported: os, sys"
+    assert told in demo(tmp_path, *arguments).stdout
+    facts = json.loads(report.read_text())
+    report.unlink()
+    again = demo(tmp_path, *arguments)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "0 new runs, 41 found" in again.stdout
+    assert told in again.stdout
+    assert json.loads(report.read_text()) == facts
+    report.unlink()
+    report.mkdir()
+    again = demo(tmp_path, *arguments)
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)
+    assert "error: the report cannot be written: " in again.stderr
+    assert "runlane-demo-report.json" not in again.stdout
