@@ -145,6 +145,16 @@ def test_long_histories_are_shown_by_their_ends() -> None:
     assert first_and_last([1, 2, 3, 4, 5, 6], 4) == ([1, 2], [5, 6], 2)
 
 
+def test_it_goes_on_and_says_so_where_its_output_has_no_room(sources: Path, tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command("--files", str(sources)), cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100
+        )
+    told = "error: the output could not be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
+    assert json.loads((tmp_path / "runlane-demo-report.json").read_text())["files"] == 40
+
+
 @pytest.mark.parametrize("concurrency", ["0", "-3", "1000000"])
 def test_a_concurrency_that_cannot_be_is_refused_before_anything_is_stored(
     concurrency: str, sources: Path, tmp_path: Path
