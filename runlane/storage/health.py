@@ -126,7 +126,8 @@ def _made(
     except RunlaneError as error:
         if isinstance(error, StorageUnavailable):
             reach(database, clock)  # raises if it is away altogether
-        return _not_made(name, error.message, error.code.value)
+        waited = f"it waited {_LOCK / 1000:g} s for a lock that somebody holds"
+        return _not_made(name, waited if faults.is_locked_out(error) else error.message, error.code.value)
     except Exception as error:
         return _not_made(name, f"{type(error).__name__}: {error}".splitlines()[0], "internal_error")
 
