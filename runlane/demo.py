@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from runlane.projections.runs import Run
 from runlane.requests import Trigger
 from runlane.tasks import Queue, Schedule, Task, task
 from runlane.values import RunStatus
-from runlane.worker import Worker
+from runlane.worker import Worker, check_concurrency
 
 DATABASE = "sqlite:///runlane-demo.db"
 REPORT = Path("runlane-demo-report.json")
@@ -111,6 +112,7 @@ class Demo:
     """
 
     def __init__(self, database: str = DATABASE, files: Path | None = None, concurrency: int = 10) -> None:
+        check_concurrency(concurrency)  # a worker would only say so once all the runs are made
         self._files = standard_library() if files is None else python_files(files)
         self._concurrency = concurrency
         self.measure: Task[..., Any] = task("demo.measure", retry=Retry(3, Fixed("200ms")))(measure)
@@ -140,8 +142,15 @@ class Demo:
         for start in range(0, len(wanted), _BATCH):
             self.app.trigger_many(wanted[start : start + _BATCH])
         together = hashlib.sha256("".join(sorted(keys)).encode()).hexdigest()
-        report = self.app.trigger(self.report, idempotency_key=f"report-{together[:40]}")
-        return Prepared(len(wanted), len(keys) - len(wanted), report.run)
+        return Prepared(len(wanted), len(keys) - len(wanted), self._reporting(f"report-{together[:40]}"))
+
+    def _reporting(self, key: str) -> Run:
+        """The run that reports; one that has failed, as where its file could not be written, has a successor."""
+        for number in count(1):
+            run = self.app.trigger(self.report, idempotency_key=key if number == 1 else f"{key}-{number}").run
+            if run.status.is_active or run.status is RunStatus.SUCCEEDED:
+                break
+        return run
 
     def measured(self) -> Iterator[Run]:
         """Every measuring run, oldest first."""
@@ -174,8 +183,19 @@ class Demo:
         if waiting:
             return context.release("500ms", reason=f"{waiting} files are not measured yet")
         summary = summarize(self.measured())
-        REPORT.write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+        keep_report(summary)
         return summary
+
+
+def keep_report(summary: dict[str, Any]) -> None:
+    """Have the file hold this report: that of an earlier start may be gone, or hold the report of other files.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    data = orjson.dumps(summary, option=orjson.OPT_INDENT_2)
+    if not REPORT.is_file() or REPORT.read_bytes() != data:
+        REPORT.write_bytes(data)
 
 
 def summarize(runs: Iterable[Run]) -> dict[str, Any]:

@@ -83,6 +83,11 @@ class Examined:
         if database.is_memory:
             runtime.start()  # there is nobody else who could make its tables
         checks = health.examine(
-            database, runtime.environment, thresholds or Thresholds(), runtime.clock, readings_of(database)
+            database,
+            runtime.environment,
+            thresholds or Thresholds(),
+            runtime.clock,
+            readings_of(database),
+            is_used=runtime.started,
         )
         return Diagnosis(database.where, runtime.environment, checks)

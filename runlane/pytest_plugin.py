@@ -29,7 +29,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def runlane_app(pytestconfig: pytest.Config) -> Iterator[Runlane]:
     """A started runtime on a memory lane, closed at the end."""
-    from runlane.cli.program import load
     from runlane.testing import on_memory
 
     named = str(pytestconfig.getini("runlane_app"))
@@ -38,8 +37,21 @@ def runlane_app(pytestconfig: pytest.Config) -> Iterator[Runlane]:
             "the fixture runlane_app needs runlane_app = module:name in pytest's configuration, "
             "or a fixture of that name of your own"
         )
-    with on_memory(load(named)) as app:
+    with on_memory(_load(named)) as app:
         yield app
+
+
+def _load(named: str) -> Runlane:
+    from runlane.cli.program import load
+    from runlane.errors import RunlaneError
+
+    said = "runlane_app ="
+    try:
+        return load(named, option=said)
+    except RunlaneError as error:
+        told = error.message if error.message.startswith(said) else f"{said} {named}: {error.message}"
+        cause = error.__cause__  # what the program raised; that a module is not there, the message says
+        raise pytest.UsageError(told) from (None if isinstance(cause, ModuleNotFoundError) else cause)
 
 
 @pytest.fixture

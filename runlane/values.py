@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -119,6 +120,18 @@ def free_text(what: str, value: object) -> str:
     if not _FREE_TEXT.fullmatch(value):
         raise ConfigurationInvalid(f"{what} must not contain NUL or lone surrogates")
     return value
+
+
+def file_path(what: str, value: object) -> Path:
+    """`value` as the path of a file.
+
+    Raises:
+        ConfigurationInvalid: naming `what`: it is none.
+    """
+    try:
+        return Path(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ConfigurationInvalid(f"{what} must be a path, as text or a Path; got {shown(value)}") from None
 
 
 def storable(text: str, limit: int = MAX_TEXT) -> str:

@@ -68,6 +68,12 @@ class WorkerMode(StrEnum):
     DRAIN = "drain"
 
 
+def check_concurrency(value: object) -> None:
+    """Raise ConfigurationInvalid if no worker can make so many attempts at once."""
+    if type(value) is not int or not 1 <= value <= 10_000:
+        raise ConfigurationInvalid(f"concurrency must be an integer from 1 to 10000; got {shown(value)}")
+
+
 class Worker:
     """A worker of this process; make one with ``app.worker(…)``."""
 
@@ -84,8 +90,7 @@ class Worker:
     ) -> None:
         if not isinstance(mode, str) or mode not in tuple(WorkerMode):
             raise ConfigurationInvalid(f"mode must be 'poll' or 'drain'; got {shown(mode)}")
-        if type(concurrency) is not int or not 1 <= concurrency <= 10_000:
-            raise ConfigurationInvalid(f"concurrency must be an integer from 1 to 10000; got {shown(concurrency)}")
+        check_concurrency(concurrency)
         for name, value in (("poll_interval", poll_interval), ("maintenance_interval", maintenance_interval)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.001 <= value <= 3600:
                 raise ConfigurationInvalid(f"{name} must be from 0.001 to 3600 seconds; got {shown(value)}")

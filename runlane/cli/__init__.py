@@ -30,7 +30,7 @@ from runlane.cli import (
     work,
 )
 from runlane.cli.program import Program, program_options
-from runlane.cli.show import complain, forsake, write
+from runlane.cli.show import complain, forsake, lost, unwritten, write
 from runlane.errors import ConfigurationInvalid, RunlaneError
 
 #: Exit codes.
@@ -96,7 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked is not None:
         sys.exit(completion.answer(cli, asked))
     program = Program()
-    sys.exit(_run(program, list(sys.argv[1:] if arguments is None else arguments)))
+    unwritten.clear()
+    code = _run(program, list(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(FOUND if code == FINE and unwritten.is_set() else code)
 
 
 def _run(program: Program, arguments: list[str]) -> int:
@@ -121,6 +123,8 @@ def _run(program: Program, arguments: list[str]) -> int:
         forsake(sys.stdout)
         return FINE
     except Exception as error:
+        if isinstance(error, OSError) and lost(error):
+            return FOUND
         if program.debug:
             raise
         if not isinstance(error, RunlaneError):

@@ -11,10 +11,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from runlane.cli import show
 from runlane.cli.program import Program, program_options
 from runlane.cli.progress import moving
-from runlane.demo import DATABASE, REPORT, Demo, Prepared, first_and_last
+from runlane.demo import DATABASE, REPORT, Demo, Prepared, first_and_last, keep_report
 from runlane.projections.runs import Run
 from runlane.projections.timeline import timeline
 from runlane.storage.findings import Verification
+from runlane.values import RunStatus
 from runlane.worker import Worker
 
 _TIMELINE = 12  # lines
@@ -41,11 +42,27 @@ def demo(program: Program, /, files: Path | None, concurrency: int) -> None:
             _follow(it, prepared, worker)
         took = time.perf_counter() - started
         found = it.app.audit.verify()
-        _tell(program, it, prepared, worker.completed, took, found)
+        report = it.app.runs.get(prepared.report.id)
+        missing = _missing(report)
+        _tell(program, it, report, worker.completed, took, found, kept=missing is None)
     finally:
         it.app.close()
-    if not found.identical:
+    if missing is not None:
+        show.complain(missing)
+    if missing is not None or not found.identical:
         raise click.exceptions.Exit(1)
+
+
+def _missing(report: Run) -> str | None:
+    """Why the file with the report is not there; None if it is."""
+    if report.status is not RunStatus.SUCCEEDED:
+        why = f": {report.failure.message}" if report.failure else ""
+        return f"there is no report: its run {report.id} {report.status}{why}"
+    try:
+        keep_report(report.result)
+    except OSError as error:
+        return f"the report cannot be written: {error}"
+    return None
 
 
 def _follow(it: Demo, prepared: Prepared, worker: Worker) -> None:
@@ -68,11 +85,12 @@ def _follow(it: Demo, prepared: Prepared, worker: Worker) -> None:
         it.app.runs.wait(prepared.report.id)
 
 
-def _tell(program: Program, it: Demo, prepared: Prepared, attempts: int, took: float, found: Verification) -> None:
+def _tell(
+    program: Program, it: Demo, report: Run, attempts: int, took: float, found: Verification, *, kept: bool
+) -> None:
     app = it.app
     events = app.audit.count()
     statuses = {status.value: count for status, count in sorted(app.runs.count().items())}
-    report = app.runs.get(prepared.report.id)
     facts = {
         "runs": sum(statuses.values()),
         **statuses,
@@ -91,7 +109,7 @@ def _tell(program: Program, it: Demo, prepared: Prepared, attempts: int, took: f
     labels = {"attempts_now": "attempts in this start", "attempts_per_second": "attempts per second"}
     show.say("")
     show.details({labels.get(name, name.replace("_", " ")): f"{value:,}" for name, value in facts.items()}, right=True)
-    _tell_report(report)
+    _tell_report(report, kept)
     _tell_history(it, report)
     if not found.identical:
         show.say(f"\nREPLAY DIFFERS in {show.counted(len(found.differences), 'place')}; see: runlane audit verify")
@@ -102,13 +120,15 @@ def _tell(program: Program, it: Demo, prepared: Prepared, attempts: int, took: f
     )
 
 
-def _tell_report(report: Run) -> None:
+def _tell_report(report: Run, kept: bool) -> None:
     if report.result is None:
         return
     summary = report.result
     show.say(
-        f"\n{summary['files']:,} files, {summary['lines']:,} lines, {summary['bytes']:,} bytes ({REPORT}); most "
-        "imported: " + ", ".join(list(summary["most_imported"])[:5])
+        f"\n{summary['files']:,} files, {summary['lines']:,} lines, {summary['bytes']:,} bytes"
+        + (f" ({REPORT})" if kept else "")
+        + "; most imported: "
+        + ", ".join(list(summary["most_imported"])[:5])
     )
     failed = summary["not_measured"]
     if failed:

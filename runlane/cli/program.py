@@ -96,58 +96,60 @@ class Program:
         return app
 
 
-def load(named: str, folder: Path | None = None) -> Runlane:
+def load(named: str, folder: Path | None = None, *, option: str = "--app") -> Runlane:
     """The runtime at ``module:name``: a ``Runlane``, an ``AsyncRunlane``, or a function that returns one.
 
     Args:
         folder: where the module may be, besides the current folder and where Python looks anyway.
+        option: what names it; errors begin with that and the name.
 
     Raises:
         ConfigurationInvalid: naming what could not be found.
     """
     module_name, _, path = named.partition(":")
     if not module_name or not path:
-        raise ConfigurationInvalid(f"--app must look like module:name, for example shop.jobs:app; got {named!r}")
+        raise ConfigurationInvalid(f"{option} {named}: it must look like module:name, for example shop.jobs:app")
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     if folder not in (None, Path.cwd()) and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    found = _imported(named, module_name)
+    said = f"{option} {named}"
+    found = _imported(said, module_name)
     for part in path.split("."):
         if not hasattr(found, part):
-            raise ConfigurationInvalid(f"--app {named}: {module_name} has no {path!r}")
+            raise ConfigurationInvalid(f"{said}: {module_name} has no {path!r}")
         found = getattr(found, part)
     if callable(found) and not isinstance(found, type):
-        found = _called(named, path, found)
+        found = _called(said, path, found)
     if isinstance(found, AsyncRunlane):
         return found._app  # commands are sync; its own face is for asyncio programs
     if not isinstance(found, Runlane):
-        raise ConfigurationInvalid(f"--app {named} is a {type(found).__name__}, not a Runlane or AsyncRunlane")
+        raise ConfigurationInvalid(f"{said} is a {type(found).__name__}, not a Runlane or AsyncRunlane")
     return found
 
 
-def _imported(named: str, module_name: str) -> Any:
+def _imported(said: str, module_name: str) -> Any:
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name + ".").startswith(error.name + "."):
-            raise ConfigurationInvalid(f"--app {named}: there is no module {error.name!r} here") from error
-        raise ConfigurationInvalid(f"--app {named}: importing {module_name} failed: {error}") from error
+            raise ConfigurationInvalid(f"{said}: there is no module {error.name!r} here") from error
+        raise ConfigurationInvalid(f"{said}: importing {module_name} failed: {error}") from error
     except (Exception, SystemExit) as error:  # a module that wants to exit is none that can be imported
-        raise _failed(named, f"importing {module_name}", error) from error
+        raise _failed(said, f"importing {module_name}", error) from error
 
 
-def _called(named: str, path: str, factory: Callable[[], Any]) -> Any:
+def _called(said: str, path: str, factory: Callable[[], Any]) -> Any:
     try:
         return factory()
     except RunlaneError:
         raise
     except (Exception, SystemExit) as error:
-        raise _failed(named, f"calling {path}", error) from error
+        raise _failed(said, f"calling {path}", error) from error
 
 
-def _failed(named: str, doing: str, error: BaseException) -> ConfigurationInvalid:
-    return ConfigurationInvalid(f"--app {named}: {doing} failed: {type(error).__name__}: {error}")
+def _failed(said: str, doing: str, error: BaseException) -> ConfigurationInvalid:
+    return ConfigurationInvalid(f"{said}: {doing} failed: {type(error).__name__}: {error}")
 
 
 def _of_pyproject(folder: Path) -> tuple[str | None, Path]:

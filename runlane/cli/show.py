@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import sys
+import threading
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TextIO
@@ -51,6 +54,8 @@ _COLOURS = {
     "warning": "yellow",
     "critical": "red",
 }
+#: Set once standard output took no more though somebody reads it, as on a full disk.
+unwritten = threading.Event()
 
 
 def harmless(text: str) -> str:
@@ -68,11 +73,33 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def write(text: str | bytes, *, nl: bool = True, err: bool = False) -> None:
-    """Print `text`; a command whose reader has gone goes on, as it would with one, and says the rest to nobody."""
+    """Print `text`; a command whose reader has gone goes on, as it would with one, and says the rest to nobody.
+
+    So does one whose output has no room, but that is told.
+    """
     try:
         click.echo(text, nl=nl, err=err)
     except BrokenPipeError:
         forsake(sys.stderr if err else sys.stdout)
+    except OSError as error:
+        if err:
+            forsake(sys.stderr)
+        else:
+            _lose(error)
+
+
+def _lose(error: OSError) -> None:
+    unwritten.set()
+    forsake(sys.stdout)
+    complain(f"the output could not be written: {error.strerror or error}")
+
+
+def lost(error: OSError) -> bool:
+    """Whether an error came from what click prints by itself, help for instance; that is told then."""
+    came = any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+    if came:
+        _lose(error)
+    return came
 
 
 def forsake(stream: TextIO) -> None:
@@ -129,11 +156,21 @@ def table(
 
 def _draw(grid: Table) -> None:
     """Print without the blanks that fill up the last column."""
-    screen = console()
-    with screen.capture() as printed:
-        screen.print(grid)
-    for line in printed.get().splitlines():
+    for line in _drawn(grid).splitlines():
         write(line.rstrip())
+
+
+def _drawn(what: object, **how: Any) -> str:
+    """What is printed for people, as text: rich would end the process itself when nobody reads."""
+    screen, text = console(), io.StringIO()
+    Console(
+        file=text,
+        force_terminal=screen.is_terminal,
+        color_system=screen.color_system,  # type: ignore[arg-type]
+        width=screen.width,
+        highlight=False,
+    ).print(what, **how)
+    return text.getvalue()
 
 
 def _fitting(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int, spare: Sequence[str]) -> list[str]:
@@ -157,10 +194,7 @@ def say(text: str) -> None:
 
 def sentence(text: str) -> str:
     """What ``say`` prints."""
-    screen = console()
-    with screen.capture() as printed:  # it would end the process itself when nobody reads
-        screen.print(escape(harmless(text)), soft_wrap=True)
-    return printed.get().removesuffix("\n")
+    return _drawn(escape(harmless(text)), soft_wrap=True).removesuffix("\n")
 
 
 def value(of_run: Any) -> str:

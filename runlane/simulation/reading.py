@@ -21,7 +21,7 @@ from runlane.simulation.trace import Reader, Selection, Trace
 from runlane.storage import streams
 from runlane.storage.transaction import Transaction
 from runlane.tasks import Queue, Task
-from runlane.values import free_text, instant
+from runlane.values import file_path, free_text, instant
 
 #: Events between two reports of progress.
 _STRIDE = 1000
@@ -79,7 +79,7 @@ def of_export(path: str | Path, chosen: Selection, scratch: Scratch, progress: P
         ConfigurationInvalid: it cannot be read: a file is missing, it is in another format or of another version, or a
             line is no event.
     """
-    place = Path(path)
+    place = file_path("path", path)
     readable(place)
     reader, events, reported = Reader(chosen, scratch), 0, 0
     with opened(place) as file:

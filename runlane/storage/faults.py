@@ -19,8 +19,9 @@ from runlane.errors import (
 )
 from runlane.storage import privileges
 
-# PostgreSQL: deadlock, serialization failure, lock not available.
-_CONFLICTS = frozenset({"40001", "40P01", "55P03"})
+# PostgreSQL: serialization failure, deadlock; and a lock that was not to be had within lock_timeout.
+_CONFLICTS = frozenset({"40001", "40P01"})
+_LOCKED = "55P03"
 _DENIED = "42501"
 #: Behind the first line of a message: what is wrong with which row or key, or where in the rows of a copy.
 _QUOTED = re.compile(r"\n(?:DETAIL|CONTEXT): .*", re.DOTALL)
@@ -77,6 +78,9 @@ def _forget_rows(error: exc.SQLAlchemyError) -> None:
 def _postgres(state: str, text: str, where: str) -> RunlaneError:
     if state in _CONFLICTS:
         return StorageConflict(f"{where} resolved a conflict against this transaction", kind=ConflictKind.SEQUENCE)
+    if state == _LOCKED:
+        told = f"a lock that somebody holds in {where} was not to be had in time"
+        return StorageConflict(told, kind=ConflictKind.SEQUENCE)
     if state == "23505":
         return StorageConflict(f"{where} already holds such a row", kind=ConflictKind.SEQUENCE, retryable=False)
     if state == "09000":  # of an inline projection that the transaction does not fold
@@ -129,6 +133,12 @@ def is_broken_off(error: exc.DBAPIError) -> bool:
     """
     state = getattr(error.orig, "sqlstate", None)
     return error.connection_invalidated or state is None or state == _UNRESOLVED or state[:2] == "08"
+
+
+def is_locked_out(error: RunlaneError) -> bool:
+    """Whether PostgreSQL gave up waiting for a lock that somebody else holds."""
+    original = getattr(error.__cause__, "orig", None)
+    return getattr(original, "sqlstate", None) == _LOCKED
 
 
 def is_full(error: exc.DBAPIError) -> bool:

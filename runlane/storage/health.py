@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -40,6 +41,8 @@ class Look:
     tx: Transaction
     environment: str
     thresholds: Thresholds
+    #: Whether this process uses the database, and does not only look.
+    is_used: bool
 
     def now(self) -> datetime:
         """The instant by which leases and due times go."""
@@ -55,18 +58,25 @@ Reading = Callable[[Look], Check]
 
 
 def examine(
-    database: Database, environment: str, thresholds: Thresholds, clock: Clock | None, readings: Mapping[str, Reading]
+    database: Database,
+    environment: str,
+    thresholds: Thresholds,
+    clock: Clock | None,
+    readings: Mapping[str, Reading],
+    *,
+    is_used: bool,
 ) -> tuple[Check, ...]:
-    """Make these checks, in this order.
+    """Make these checks, in this order; `is_used` says whether this process uses the database besides.
 
     Raises:
         StorageUnavailable, ConfigurationInvalid: the database cannot be looked at, or has no Runlane tables at all.
     """
     reach(database, clock)
+    look = partial(Look, database, environment=environment, thresholds=thresholds, is_used=is_used)
     deadline, made = monotonic() + _PATIENCE, []
     for name, reading in readings.items():
         if monotonic() < deadline:
-            made.append(_made(database, environment, thresholds, clock, name, reading))
+            made.append(_made(database, clock, look, name, reading))
         else:
             made.append(_not_made(name, f"the checks before it took {_PATIENCE:g} s", "storage_unavailable"))
     return tuple(made)
@@ -108,20 +118,16 @@ def _reading(database: Database, clock: Clock | None) -> Iterator[Transaction]:
 
 
 def _made(
-    database: Database,
-    environment: str,
-    thresholds: Thresholds,
-    clock: Clock | None,
-    name: str,
-    reading: Reading,
+    database: Database, clock: Clock | None, look: Callable[[Transaction], Look], name: str, reading: Reading
 ) -> Check:
     try:
         with _reading(database, clock) as tx:
-            return reading(Look(database, tx, environment, thresholds))
+            return reading(look(tx))
     except RunlaneError as error:
         if isinstance(error, StorageUnavailable):
             reach(database, clock)  # raises if it is away altogether
-        return _not_made(name, error.message, error.code.value)
+        waited = f"it waited {_LOCK / 1000:g} s for a lock that somebody holds"
+        return _not_made(name, waited if faults.is_locked_out(error) else error.message, error.code.value)
     except Exception as error:
         return _not_made(name, f"{type(error).__name__}: {error}".splitlines()[0], "internal_error")
 

@@ -47,11 +47,13 @@ def library(look: Look) -> Check:
     values = {"version": version, "affected": has_reset_bug(_version()), "processes": others, "workers": alive}
     if not values["affected"]:
         return Check("library", Health.OK, f"SQLite {version}", None, values)
-    if alive < 2 and (others is None or others < 2):
+    using = max(alive, (others or 0) + look.is_used)
+    if using < 2:
         # In one process write transactions, and with them checkpoints, come one at a time (Database.writer).
-        told = f"SQLite {version}; its WAL-reset bug takes two who write at once, and no second process is here"
+        here = "one process uses the file" if using > look.is_used else "no second process is here"
+        told = f"SQLite {version}; its WAL-reset bug takes two who write at once, and {here}"
         return Check("library", Health.OK, told, None, values)
-    several = counted(max(alive, others or 0), "other process") + "es"
+    several = counted(using, "process") + "es"
     return Check(
         "library",
         Health.WARNING,

@@ -1,4 +1,7 @@
-"""Commands whose output nobody reads: they do what they do, and end with the exit code that they have anyway."""
+"""Commands whose output nobody reads: they do what they do, and end with the exit code that they have anyway.
+
+Where it cannot be written they do so too, but tell it.
+"""
 
 from __future__ import annotations
 
@@ -105,3 +108,37 @@ def test_to_follow_ends_and_its_cursor_stays_before_what_nobody_saw(shell: Shell
         "run.created",
         "run.delivery_requested",
     ]
+
+
+NO_ROOM = "error: the output could not be written: No space left on device\n"
+
+
+def written_to_full(shell: Shell, *arguments: str, errors: bool = False) -> tuple[int, str]:
+    """The same of a process whose output has no room."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "runlane", *arguments],
+            cwd=shell.folder,
+            env={**os.environ, "RUNLANE_APP": "shop:app"},
+            stdout=full,
+            stderr=subprocess.STDOUT if errors else subprocess.PIPE,
+            text=True,
+            timeout=2 * PATIENCE,
+        )
+    return done.returncode, done.stderr or ""
+
+
+@pytest.mark.parametrize("json", [(), ("--json",)], ids=["people", "json"])
+def test_output_that_has_no_room_is_told_and_the_work_is_done(sqlite_shell: Shell, json: tuple[str, ...]) -> None:
+    assert written_to_full(sqlite_shell, "migrate", *json) == (1, NO_ROOM)
+    trigger = ("trigger", "emails.welcome", '{"user_id": "u1"}', *json)
+    assert written_to_full(sqlite_shell, *trigger) == (1, NO_ROOM)
+    assert written_to_full(sqlite_shell, *trigger, errors=True) == (1, "")
+    assert written_to_full(sqlite_shell, "worker", "--drain", *json) == (1, NO_ROOM)
+    assert [run["status"] for run in sqlite_shell.lines("runs", "list")] == ["succeeded", "succeeded"]
+    for command in (("runs", "list"), ("audit", "verify"), ("--help",), ("--version",)):
+        assert written_to_full(sqlite_shell, *command, *json) == (1, NO_ROOM), command
+    assert written_to_full(sqlite_shell, "runs", "get", "nonsense")[0] == 2
+    assert written_to_full(sqlite_shell, "follow", "--cursor", "name:mine", *json) == (1, NO_ROOM)
+    followed = sqlite_shell.lines("follow", "--once", "--cursor", "name:mine")
+    assert [event["type"] for event in followed].count("run.created") == 2

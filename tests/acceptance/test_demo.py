@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -142,3 +143,62 @@ def test_no_files_is_one_clear_error(tmp_path: Path) -> None:
 def test_long_histories_are_shown_by_their_ends() -> None:
     assert first_and_last([1, 2, 3], 4) == ([1, 2, 3], (), 0)
     assert first_and_last([1, 2, 3, 4, 5, 6], 4) == ([1, 2], [5, 6], 2)
+
+
+def test_it_goes_on_and_says_so_where_its_output_has_no_room(sources: Path, tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command("--files", str(sources)), cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100
+        )
+    told = "error: the output could not be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
+    assert json.loads((tmp_path / "runlane-demo-report.json").read_text())["files"] == 40
+
+
+@pytest.mark.parametrize("concurrency", ["0", "-3", "1000000"])
+def test_a_concurrency_that_cannot_be_is_refused_before_anything_is_stored(
+    concurrency: str, sources: Path, tmp_path: Path
+) -> None:
+    done = demo(tmp_path, "--files", str(sources), "--concurrency", concurrency)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"concurrency must be an integer from 1 to 10000; got {concurrency}" in done.stderr
+    assert list(tmp_path.iterdir()) == [sources]
+
+
+def test_a_report_that_cannot_be_written_is_told_and_made_at_a_later_start(
+    shared_url: str, sources: Path, tmp_path: Path
+) -> None:
+    arguments = ("--database", shared_url, "--files", str(sources))
+    report = tmp_path / "runlane-demo-report.json"
+    report.mkdir()
+    for options in ((), ("--json",)):
+        done = demo(tmp_path, *arguments, *options)
+        assert done.returncode == 1, done.stdout
+        assert re.fullmatch(r"error: there is no report: its run \S+ failed: .*Is a directory.*\n", done.stderr)
+    report.rmdir()
+    for created in (3, 3):
+        done = demo(tmp_path, *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert json.loads(report.read_text())["files"] == 40
+        with Runlane(shared_url, environment="demo") as app:
+            assert sum(app.runs.count(tasks=["demo.report"]).values()) == created
+
+
+def test_a_report_that_is_gone_is_written_again(shared_url: str, sources: Path, tmp_path: Path) -> None:
+    arguments = ("--database", shared_url, "--files", str(sources))
+    report = tmp_path / "runlane-demo-report.json"
+    told = "bytes (runlane-demo-report.json); most imported: os, sys"
+    assert told in demo(tmp_path, *arguments).stdout
+    facts = json.loads(report.read_text())
+    report.unlink()
+    again = demo(tmp_path, *arguments)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "0 new runs, 41 found" in again.stdout
+    assert told in again.stdout
+    assert json.loads(report.read_text()) == facts
+    report.unlink()
+    report.mkdir()
+    again = demo(tmp_path, *arguments)
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)
+    assert "error: the report cannot be written: " in again.stderr
+    assert "runlane-demo-report.json" not in again.stdout

@@ -24,6 +24,12 @@ def welcome(payload: Welcome) -> str:
     return payload.user
 
 app = runlane.Runlane("postgresql://nobody@127.0.0.1:1/none", tasks=[welcome])
+
+def broken() -> runlane.Runlane:
+    raise KeyError("URL")
+
+def refused() -> runlane.Runlane:
+    raise runlane.ConfigurationInvalid("no URL is set")
 """
 TESTS = """
 import pytest
@@ -68,6 +74,26 @@ def test_without_a_program_the_fixture_says_what_to_configure(tmp_path: Path) ->
     done = run_pytest(tmp_path, "")
     assert done.returncode != 0
     assert "needs runlane_app = module:name" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ("nowhere:app", "runlane_app = nowhere:app: there is no module 'nowhere' here"),
+        ("shop:nothing", "runlane_app = shop:nothing: shop has no 'nothing'"),
+        ("shop", "runlane_app = shop: it must look like module:name, for example shop.jobs:app"),
+        ("shop:Welcome", "runlane_app = shop:Welcome is a type, not a Runlane or AsyncRunlane"),
+        ("shop:broken", "runlane_app = shop:broken: calling broken failed: KeyError: 'URL'"),
+        ("shop:refused", "runlane_app = shop:refused: no URL is set"),
+    ],
+)
+def test_a_program_that_is_not_there_is_told_by_the_name_of_the_option(tmp_path: Path, named: str, says: str) -> None:
+    done = run_pytest(tmp_path, f"runlane_app = {named}")
+    assert done.returncode != 0
+    assert f"UsageError: {says}\n" in done.stdout
+    assert "--app" not in done.stdout
+    assert "ConfigurationInvalid:" not in done.stdout
+    assert ("KeyError: 'URL'\n" in done.stdout.replace(says, "")) is (named == "shop:broken"), "its own traceback"
 
 
 @task("kit.echo")

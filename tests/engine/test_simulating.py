@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +27,7 @@ from runlane import (
 )
 from runlane.events import RunLeased
 from runlane.projections import runs
+from runlane.shown import shown
 from runlane.simulation import Simulation, simulate_export
 from tests.engine.test_time_travel import unguard
 from tests.support import START, database_of, execute
@@ -167,6 +169,14 @@ def test_an_export_tells_the_same(app: Runlane, tmp_path: Path) -> None:
     assert simulate_export(tmp_path / "log.jsonl", **asked) == app.audit.simulate(**asked, progress=reported.append)
     with pytest.raises(ConfigurationInvalid, match="manifest"):
         simulate_export(tmp_path / "other.jsonl")
+    for wrong in (5, None, b"log.jsonl", [tmp_path]):
+        with pytest.raises(
+            ConfigurationInvalid, match=f"path must be a path, as text or a Path; got {re.escape(shown(wrong))}"
+        ):
+            simulate_export(wrong)  # type: ignore[arg-type]
+    for no_name in ("", "/", "a\0b"):
+        with pytest.raises(ConfigurationInvalid, match="cannot be read"):
+            simulate_export(no_name)
     lines = (tmp_path / "log.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "log.jsonl").write_bytes(b"".join([*lines[:3], b"{}\n", *lines[3:]]))
     with pytest.raises(ConfigurationInvalid, match=r"log.jsonl line 4 .*see `runlane audit replay"):

@@ -12,7 +12,15 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from runlane import ConfigurationInvalid, Health, Runlane, RunlaneError, StorageUnavailable, postgres_lane
+from runlane import (
+    ConfigurationInvalid,
+    Health,
+    Runlane,
+    RunlaneError,
+    StorageConflict,
+    StorageUnavailable,
+    postgres_lane,
+)
 from runlane.health import Bound
 from runlane.storage import health_work
 from tests.conftest import PostgresServer
@@ -149,11 +157,21 @@ def test_a_table_that_nobody_can_read_hides_nothing(app: Runlane, database_url: 
     assert schedules is not None
     assert (schedules.status, schedules.values) == (Health.WARNING, {"error": "storage_conflict"})
     assert looked_at(app, "schedules").status is Health.OK
-    assert [check.name for check in found.checks if check.found.startswith("could not")] == [
-        "schema",
-        "environment",
-        "schedules",
-    ]
+    waited = "could not be looked at: it waited 0.5 s for a lock that somebody holds"
+    assert {check.name: check.found for check in found.checks if check.found.startswith("could not")} == {
+        "schema": waited,
+        "environment": waited,
+        "schedules": waited,
+    }
+
+
+def test_a_lock_that_is_not_to_be_had_in_time_is_a_conflict_that_says_so(database_url: str) -> None:
+    impatient = make_url(database_url).update_query_dict({"options": "-c lock_timeout=50"})
+    with session(database_url) as other, closing(Runlane(impatient.render_as_string(hide_password=False))) as app:
+        other.execute("lock table runlane.runs in access exclusive mode")
+        with pytest.raises(StorageConflict, match=r"a lock that somebody holds in .* was not to be had") as told:
+            app.runs.count()
+        assert told.value.retryable
 
 
 def test_dead_rows(app: Runlane, database_url: str) -> None:

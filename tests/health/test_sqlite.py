@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runlane import ConfigurationInvalid, Health, Runlane, RunlaneError, sqlite_lane, task
+from runlane import Check, ConfigurationInvalid, Health, Runlane, RunlaneError, sqlite_lane, task
 from runlane.health import Bound
 from tests.health.conftest import looked_at
 from tests.support import database_of, eventually, raw
@@ -47,19 +47,35 @@ def test_the_memory_lane_says_what_it_is() -> None:
 def test_the_reset_bug_matters_where_several_processes_write(
     app: Runlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, status: str
 ) -> None:
+    """Who only looks does not count himself."""
     monkeypatch.setattr(sqlite3, "sqlite_version", version)
+    affected = status == "warning"
     assert looked_at(app, "library").status is Health.OK
-    with (tmp_path / "runlane.db").open("rb") as file:
-        others = [subprocess.Popen(["sleep", "60"], stdin=file) for _ in range(2)]
-    try:
-        check = eventually(lambda: (found := looked_at(app, "library")).values["processes"] == 2 and found)
-        assert check.status == status
-        assert (check.values["affected"], check.values["version"]) == (status == "warning", version)
-    finally:
-        for other in others:
-            other.kill()
-            other.wait()
-    assert looked_at(app, "library").status is Health.OK
+
+    def seen_beside(number: int, by: Runlane) -> Check:
+        return eventually(lambda: (found := looked_at(by, "library")).values["processes"] == number and found)
+
+    onlooker = Runlane(f"sqlite:///{tmp_path}/runlane.db")
+    others: list[subprocess.Popen[bytes]] = []
+    with closing(onlooker), (tmp_path / "runlane.db").open("rb") as file:
+        try:
+            for number in (1, 2):
+                others.append(subprocess.Popen(["sleep", "60"], stdin=file))
+                check = seen_beside(number, app)
+                assert check.status == status
+                assert (check.values["affected"], check.values["version"]) == (affected, version)
+                assert (f"(now {number + 1} processes)" in check.found) is affected
+                check = seen_beside(number, onlooker)
+                assert check.status == ("ok" if number == 1 else status)
+                assert ("one process uses the file" in check.found) is (affected and number == 1)
+                assert "no second process" not in check.found
+        finally:
+            for other in others:
+                other.kill()
+                other.wait()
+    check = looked_at(app, "library")
+    assert check.status is Health.OK
+    assert ("no second process is here" in check.found) is affected
 
 
 def test_another_journal_mode(app: Runlane) -> None:
