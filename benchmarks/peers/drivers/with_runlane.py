@@ -1,4 +1,4 @@
-"""Runlane: 500 runs at once, a plain handler to drain and an async one for call to start; asyncio tasks for many callers."""
+"""Runlane: 500 runs at once, a plain handler (an async one for call to start), asyncio tasks for many callers."""
 
 from __future__ import annotations
 
