@@ -15,7 +15,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +145,11 @@ class Demo:
 
     def _reporting(self, key: str) -> Run:
         """The run that reports; one that has failed, as where its file could not be written, has a successor."""
-        for number in count(1):
-            run = self.app.trigger(self.report, idempotency_key=key if number == 1 else f"{key}-{number}").run
-            if run.status.is_active or run.status is RunStatus.SUCCEEDED:
-                break
+        run = self.app.trigger(self.report, idempotency_key=key).run
+        number = 1
+        while not (run.status.is_active or run.status is RunStatus.SUCCEEDED):
+            number += 1
+            run = self.app.trigger(self.report, idempotency_key=f"{key}-{number}").run
         return run
 
     def measured(self) -> Iterator[Run]:
