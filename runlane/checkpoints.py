@@ -14,6 +14,7 @@ from runlane import merkle
 from runlane.errors import ConfigurationInvalid
 from runlane.events import LogCheckpointed, Part
 from runlane.shown import shown
+from runlane.values import file_path
 
 #: Grows when the statement changes in a way that a reader has to know.
 VERSION = 1
@@ -119,8 +120,9 @@ def read(path: str | Path) -> Checkpoint:
     Raises:
         ConfigurationInvalid: it cannot be read, is none, or is of a version that this Runlane does not know.
     """
+    place = file_path("path", path)
     try:
-        values = orjson.loads(Path(path).read_bytes())
+        values = orjson.loads(place.read_bytes())
     except OSError as error:
         raise ConfigurationInvalid(f"the checkpoint {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

@@ -12,7 +12,7 @@ from runlane.export import Manifest, archives, formats, writing
 from runlane.export.archives import Archives
 from runlane.export.signing import Signer
 from runlane.runtime import Runtime
-from runlane.values import Actor, instant
+from runlane.values import Actor, file_path, instant
 
 
 class Exports:
@@ -52,7 +52,7 @@ class Exports:
         self._runtime.lane.require(Capability.READS_RUN_HISTORY, "audit.export")
         formats.require(format)
         asked = writing.Asked(
-            Path(path),
+            file_path("path", path),
             self._runtime.environment,
             requests.actor_of(actor).text,
             format,

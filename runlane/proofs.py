@@ -20,6 +20,7 @@ from runlane import checkpoints, digests, merkle
 from runlane.checkpoints import Checker, Checkpoint
 from runlane.errors import ConfigurationInvalid
 from runlane.shown import shown, words_of
+from runlane.values import file_path
 
 #: Grows when proofs change in a way that a reader has to know.
 VERSION = 1
@@ -139,8 +140,9 @@ def read(path: str | Path) -> Proof:
     Raises:
         ConfigurationInvalid: it cannot be read, is none, or is of a version that this Runlane does not know.
     """
+    place = file_path("path", path)
     try:
-        values = orjson.loads(Path(path).read_bytes())
+        values = orjson.loads(place.read_bytes())
     except OSError as error:
         raise ConfigurationInvalid(f"the proof {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

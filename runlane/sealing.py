@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -50,8 +50,10 @@ def evidence(environment: str, key: str | Path | Sequence[str | Path], kept: Seq
     Raises:
         ConfigurationInvalid: one of them cannot be read, or is of another environment.
     """
+    if not isinstance(key, str | Path | Iterable):
+        raise ConfigurationInvalid(f"key must be a path, or several; got {shown(key)}")
     checkers = [Checker(path) for path in ([key] if isinstance(key, str | Path) else key)]
-    if isinstance(kept, str | Path):
+    if isinstance(kept, str | Path) or not isinstance(kept, Iterable):
         raise ConfigurationInvalid(f"checkpoints must be a list of files; got {shown(kept)}")
     files = [Kept(str(path), read(path)) for path in kept]
     for one in files:

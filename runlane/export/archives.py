@@ -21,7 +21,7 @@ from runlane.export.replaying import replay
 from runlane.export.signing import Checker
 from runlane.storage import streams
 from runlane.storage.transaction import Transaction
-from runlane.values import Actor
+from runlane.values import Actor, file_path
 
 #: Of what is wrong with one archive, so much is told.
 _TOLD = 20
@@ -105,7 +105,7 @@ def check(
     Raises:
         ConfigurationInvalid: there is no such folder or file, or the key cannot be used.
     """
-    place = Path(path)
+    place = file_path("path", path)
     try:
         there = place.exists()
     except OSError:  # too long for a name

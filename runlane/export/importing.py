@@ -31,6 +31,7 @@ from runlane.storage import extracts, restore
 from runlane.storage.database import Database
 from runlane.storage.dialect import EventRow
 from runlane.storage.transaction import Transaction
+from runlane.values import file_path
 
 #: A transaction ends with the stream that fills it; longer streams are written in several statements of as many.
 _BATCH = 5000
@@ -81,7 +82,7 @@ def import_events(
         ConfigurationInvalid: the export cannot be read, or the environment has events that are not of it.
         InvariantViolation: the export is damaged; nothing was written.
     """
-    place = Path(path)
+    place = file_path("path", path)
     told = replaying.readable(place)
     if environment not in (None, told.environment):
         raise ConfigurationInvalid(f"{place} is an export of environment {told.environment!r}, not {environment!r}")

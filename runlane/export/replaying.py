@@ -29,7 +29,7 @@ from runlane.projections.runs import Run
 from runlane.projections.schedules import ScheduleState
 from runlane.shown import shown, words_of
 from runlane.storage.tables import VERSION
-from runlane.values import RunStatus
+from runlane.values import RunStatus, file_path
 
 #: Events between two reports of progress.
 _STEP = 1000
@@ -103,7 +103,7 @@ def replay(
     Raises:
         ConfigurationInvalid: it cannot be checked: a file is missing or unreadable, or of another format or version.
     """
-    place = Path(path)
+    place = file_path("path", path)
     told = readable(place)
     checker = None if public_key is None else Checker(public_key)
     checking = _Checking(told, _digests(place, told), ended, most)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runlane.errors import ConfigurationInvalid
+from runlane.values import file_path
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -79,8 +80,9 @@ def fingerprint(key: Ed25519PublicKey) -> str:
 
 
 def _bytes(path: str | Path) -> bytes:
+    place = file_path("a key", path)
     try:
-        return Path(path).read_bytes()
+        return place.read_bytes()
     except (OSError, ValueError) as error:
         raise ConfigurationInvalid(f"the key {path} cannot be read: {_why(error)}") from error
 
