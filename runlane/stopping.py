@@ -16,6 +16,26 @@ log = logging.getLogger("runlane.worker")
 LOOK = 0.25
 
 
+#: Of each block that is under way our handler, and by signal what was there before.
+_ours: list[tuple[Any, dict[int, Any]]] = []
+
+
+def _give_back() -> None:
+    """In a child that a handler has forked, signals are what they were before.
+
+    Our own handler, if it were left there, would be called by Python: a signal that comes as the child goes into a
+    system call would have to wait for its end.
+    """
+    for handle, before in reversed(_ours):
+        for number, handler in before.items():
+            if signal.getsignal(number) is handle:
+                signal.signal(number, handler or signal.SIG_DFL)
+    _ours.clear()
+
+
+os.register_at_fork(after_in_child=_give_back)
+
+
 @contextmanager
 def stopped_by_signals(gracefully: Callable[[], object], at_once: Callable[[], object]) -> Iterator[None]:
     """Within it, SIGINT and SIGTERM call `gracefully` the first time and `at_once` from then on, on a thread.
@@ -29,7 +49,7 @@ def stopped_by_signals(gracefully: Callable[[], object], at_once: Callable[[], o
 
     def handle(number: int, _: FrameType | None) -> None:
         nonlocal before_this
-        if os.getpid() != ours:  # a child that a handler has forked
+        if os.getpid() != ours:  # in the middle of a fork
             signal.signal(number, before[number] or signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -44,9 +64,11 @@ def stopped_by_signals(gracefully: Callable[[], object], at_once: Callable[[], o
         threading.Thread(target=at_once if asked else gracefully, name="runlane-stop", daemon=True).start()
 
     before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    _ours.append((handle, before))
     try:
         yield
     finally:
+        _ours[:] = [one for one in _ours if one[0] is not handle]
         for number, handler in before.items():
             signal.signal(number, handler)
 

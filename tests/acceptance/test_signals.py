@@ -48,25 +48,27 @@ def test_a_wait_ends_with_what_it_waits_for() -> None:
 
 #: A handler forks a process and ends it; a process of its own, as it is about the main thread.
 FORKS = """
-import multiprocessing, time
+import multiprocessing, signal, time
 from runlane import Runlane, task
 
-def sleeps(up):
+def sleeps(up, by_default):
+    # Where Python called a handler, a signal on the way into the sleep would wait for its end.
+    by_default.value = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     up.set()
     time.sleep(60)
 
 @task("forks")
 def forks():
     fork = multiprocessing.get_context("fork")
-    up = fork.Event()
-    child = fork.Process(target=sleeps, args=(up,), daemon=True)
+    up, by_default = fork.Event(), fork.Value("b", False)
+    child = fork.Process(target=sleeps, args=(up, by_default), daemon=True)
     child.start()
     up.wait(20)  # a signal in the middle of a fork is lost
     child.terminate()
     child.join(20)
     code = child.exitcode
     child.kill()
-    return code
+    return [code, bool(by_default.value)]
 
 with Runlane("memory:", tasks=[forks]) as app:
     run = app.trigger(forks).run
@@ -77,4 +79,4 @@ with Runlane("memory:", tasks=[forks]) as app:
 
 def test_a_process_that_a_handler_has_forked_ends_by_its_signal() -> None:
     done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, f"{-signal.SIGTERM}\n")
+    assert (done.returncode, done.stdout) == (0, f"[{-signal.SIGTERM}, True]\n")
