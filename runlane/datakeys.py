@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from math import inf
 from threading import Lock
@@ -82,7 +83,7 @@ class DataKeys:
         with self._listing:
             self._all.add(self)
 
-    def check(self) -> None:
+    def check(self, tx: Transaction | None = None) -> None:
         """Make sure that this process can use the keys of its environment, if there are any.
 
         Without a codec for them it may only read.
@@ -91,8 +92,8 @@ class DataKeys:
             ConfigurationInvalid: they are wrapped by a master key that is not here.
             KeyUnavailable: whoever has it does not answer at present.
         """
-        with self._database.read() as tx:
-            row = subject_keys.current(tx, self._environment, [_NOBODY]).get(_NOBODY)
+        with self._database.read() if tx is None else nullcontext(tx) as reading:
+            row = subject_keys.current(reading, self._environment, [_NOBODY]).get(_NOBODY)
         self._is_locked = row is not None and self.keyed is None
         if self.keyed is None:
             self._next_look = self._timer() + _LOOK
@@ -107,10 +108,10 @@ class DataKeys:
                 f"payload_codec does not fit environment {self._environment!r}: {error}"
             ) from None
 
-    def look_again(self) -> None:
+    def look_again(self, tx: Transaction | None = None) -> None:
         """Without a codec that has keys: see, once in a while, whether others have begun to encrypt meanwhile."""
         if not self._is_locked and self._timer() >= self._next_look:
-            self.check()
+            self.check(tx)
 
     def require_codec(self) -> None:
         """Go on only if payloads of this environment may be written and read here.

@@ -151,6 +151,7 @@ class Intake:
         runtime.start_to_work(looks=False)
         if connection is not None:
             with joined(runtime.database, connection, runtime.clock) as tx:
+                runtime.require_codec(tx)
                 stored = sealed(runtime.vault, runtime.environment, wanted, tx)
                 done = trigger(tx, runtime.environment, stored)
                 return shown(runtime.vault, wanted, done, tx)

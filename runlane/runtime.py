@@ -188,9 +188,9 @@ class Runtime:
         else:
             self.vault.require_codec()
 
-    def require_codec(self) -> None:
+    def require_codec(self, tx: Transaction | None = None) -> None:
         """Go on only if payloads may be written here; once in a while the database is asked for that."""
-        self.vault.look_again()
+        self.vault.look_again(tx)
         self.vault.require_codec()
 
     def transact(self, work: Callable[[Transaction], T]) -> T:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 import sqlalchemy
@@ -30,18 +31,20 @@ def unread(shell: Shell, *arguments: str, errors: bool = False) -> tuple[int, st
     """
     reader, writer = os.pipe()
     os.close(reader)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "runlane", *arguments],
-            cwd=shell.folder,
-            env={**os.environ, "RUNLANE_APP": "shop:app"},
-            stdout=writer,
-            stderr=subprocess.STDOUT if errors else subprocess.PIPE,
-            text=True,
-            timeout=2 * PATIENCE,
-        )
-    finally:
-        os.close(writer)
+    with open(writer, "w") as output:
+        return _printing(shell, output, *arguments, errors=errors)
+
+
+def _printing(shell: Shell, output: TextIO, *arguments: str, errors: bool) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "runlane", *arguments],
+        cwd=shell.folder,
+        env={**os.environ, "RUNLANE_APP": "shop:app"},
+        stdout=output,
+        stderr=subprocess.STDOUT if errors else subprocess.PIPE,
+        text=True,
+        timeout=2 * PATIENCE,
+    )
     return done.returncode, done.stderr or ""
 
 
@@ -116,16 +119,7 @@ NO_ROOM = "error: the output could not be written: No space left on device\n"
 def written_to_full(shell: Shell, *arguments: str, errors: bool = False) -> tuple[int, str]:
     """The same of a process whose output has no room."""
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "runlane", *arguments],
-            cwd=shell.folder,
-            env={**os.environ, "RUNLANE_APP": "shop:app"},
-            stdout=full,
-            stderr=subprocess.STDOUT if errors else subprocess.PIPE,
-            text=True,
-            timeout=2 * PATIENCE,
-        )
-    return done.returncode, done.stderr or ""
+        return _printing(shell, full, *arguments, errors=errors)
 
 
 @pytest.mark.parametrize("json", [(), ("--json",)], ids=["people", "json"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
@@ -33,7 +33,6 @@ from runlane import (
 from runlane.events import RunReleased
 from runlane.lanes import Lane
 from runlane.payload_codec import KeyUnavailable, Wrapped
-from runlane.storage.database import Database
 from tests.engine.tasks import echo
 from tests.support import count, database_of, eventually, execute, named
 
@@ -77,15 +76,6 @@ class Service:
 @task("mail", subject=lambda payload: payload["to"])
 def mail(payload: Any) -> Any:
     return payload
-
-
-@pytest.fixture
-def lane(lane_url: str) -> Iterator[Lane]:
-    """One lane that several applications share, on the memory lane too."""
-    made = Lane(Database(lane_url))
-    made.database.migrate()
-    yield made
-    made.database.dispose()
 
 
 def at(lane: Lane, codec: Any, *tasks: Any, **options: Any) -> Runlane:

@@ -84,15 +84,6 @@ TASKS = [echo, echo_async, nothing, mail, again, wait, told]
 
 
 @pytest.fixture
-def lane(lane_url: str) -> Iterator[Lane]:
-    """One lane that several applications share, on the memory lane too."""
-    made = Lane(Database(lane_url))
-    made.database.migrate()
-    yield made
-    made.database.dispose()
-
-
-@pytest.fixture
 def app(lane: Lane) -> Iterator[Runlane]:
     with at(lane) as made:
         yield made
@@ -351,7 +342,13 @@ def test_without_a_codec_one_may_look_but_not_work(lane: Lane) -> None:
 
 def workings(app: Runlane, run_id: UUID) -> list[Callable[[], object]]:
     """Everything for which a process has to write payloads or results."""
+
+    def joined() -> None:
+        with database_of(app).engine.begin() as connection:
+            app.trigger(echo, 1, connection=connection)
+
     return [
+        joined,
         lambda: app.trigger(echo, 1),
         lambda: app.trigger(echo, 1, singleton_key="s"),
         lambda: app.trigger_many(echo, [1] * 300),
@@ -363,7 +360,7 @@ def workings(app: Runlane, run_id: UUID) -> list[Callable[[], object]]:
     ]
 
 
-@pytest.mark.parametrize("number", range(9))
+@pytest.mark.parametrize("number", range(10))
 def test_who_began_before_the_first_key_was_made_looks_again(
     lane: Lane, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,7 +387,7 @@ def test_an_event_loop_does_not_wait_for_that_look(lane: Lane, monkeypatch: pyte
             here, looked = threading.get_ident(), []
             looks = DataKeys.look_again
             monkeypatch.setattr(
-                DataKeys, "look_again", lambda keys: (looked.append(threading.get_ident()), looks(keys))
+                DataKeys, "look_again", lambda keys, tx=None: (looked.append(threading.get_ident()), looks(keys, tx))
             )
             with pytest.raises(ConfigurationInvalid, match="encrypted payloads: pass Runlane"):
                 await plain.trigger(echo, 1)
