@@ -16,16 +16,17 @@ help: ## list the targets
 demo: $(VENV)/.base ## run the main job on the embedded default: every file of the standard library
 	@$(BIN)/runlane demo $(ARGS)
 
-test: $(VENV)/.dev ## lint, types and the short form of all tests, 220,000 random steps among them; ten minutes, more on a slow machine
-	$(MAKE) --no-print-directory -j3 lint mypy short
+test: $(VENV)/.dev ## lint and the short form of all tests, 220,000 random steps among them; less than ten minutes
+	$(MAKE) --no-print-directory -j2 lint short
 
 short: $(VENV)/.dev ## the short form of all tests alone
-	@# pytest compiles its modules in its own way: for the first time one process does it, or each would do it for itself
-	@[ -d tests/__pycache__ ] || $(BIN)/python -m pytest -q --collect-only --tier short >/dev/null 2>&1 || true
-	$(BIN)/python -m pytest -q -n 5 --dist worksteal --tier short $(ARGS)
+	@# pytest compiles its modules in its own way: for the first time two processes do it, or each would do all for itself
+	@[ -d tests/__pycache__ ] || { for part in 'tests/[a-g]*/' 'tests/[h-z]*/'; do \
+		$(BIN)/python -m pytest -q --collect-only $$part >/dev/null 2>&1 & done; wait; }
+	$(BIN)/python -m pytest -q -n 4 --dist worksteal --tier short $(ARGS)
 
-test-long: $(VENV)/.dev ## the rest of the tests: every race, fault and defect, and pyright; ten minutes, or twenty
-	$(MAKE) --no-print-directory -j2 pyright long
+test-long: $(VENV)/.dev ## types and the rest of the tests: every race, fault and defect; ten minutes, or twenty
+	$(MAKE) --no-print-directory -j3 mypy pyright long
 
 long: $(VENV)/.dev ## the rest of the tests alone
 	$(BIN)/python -m pytest -q -n 4 --dist worksteal --tier long $(ARGS)

@@ -303,7 +303,7 @@ class AsyncWorker:
 
     @property
     def completed(self) -> int:
-        """How many attempts it has brought to an end."""
+        """How many attempts it has brought to an end, those apart that it has given back to be executed again."""
         return 0 if self._worker is None else self._worker.completed
 
     async def start(self) -> None:

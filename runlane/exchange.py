@@ -26,7 +26,7 @@ from runlane.executor import Execution, Executor
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
 from runlane.storage.partitions import MOST_PARTITIONS
-from runlane.trips import Ended, Trips, session_of
+from runlane.trips import Ended, Trips, is_an_end, session_of
 
 log = logging.getLogger("runlane.worker")
 
@@ -325,7 +325,7 @@ class Exchange:
             with self._changed:
                 self._ahead.returned(monotonic() - began)
         done = [ended for ended in batch if ended not in left] if left else batch
-        self._settle(done, len(current) - len(left), wanted, claimed, stores, left)
+        self._settle(done, sum(map(is_an_end, current)) - sum(map(is_an_end, left)), wanted, claimed, stores, left)
         if queues := {execution.run.queue for execution, outcome in current if outcome == Interrupted(_NO_SLOT)}:
             self.ring()
             self._runtime.ring(queues)  # another worker may have a slot for them
@@ -392,10 +392,10 @@ class Exchange:
     def _store_apart(self, batch: list[Ended]) -> list[Ended]:
         """Store outcomes one by one after a batch was refused; those that have to wait."""
         left: list[Ended] = []
-        for execution in self._trips.store_apart(batch, left, lambda: self._stopping):
+        for ended in self._trips.store_apart(batch, left, lambda: self._stopping):
             with self._changed:
-                self._active.pop((execution.run.id, execution.context.attempt), None)
-                self.completed += 1
+                self._forget([ended])
+                self.completed += is_an_end(ended)
                 self._stores += 1
                 self._appetite.hungry, self._appetite.dry = True, False
         return left

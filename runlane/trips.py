@@ -9,7 +9,7 @@ from uuid import UUID
 from attrs import field, frozen
 
 from runlane.claiming import Claims
-from runlane.decisions import Outcome
+from runlane.decisions import Interrupted, Outcome
 from runlane.engine.complete import Finished, complete, successes
 from runlane.engine.lease import Holder, is_open
 from runlane.errors import InternalError, ProjectionFailed, RunlaneError, StorageConflict
@@ -137,8 +137,8 @@ class Trips:
 
     def store_apart(
         self, batch: Sequence[Ended], left: list[Ended], is_stopping: Callable[[], bool]
-    ) -> Iterator[Execution]:
-        """Store outcomes one by one, so that one that cannot be stored fails alone; the executions that are done with.
+    ) -> Iterator[Ended]:
+        """Store outcomes one by one, so that one that cannot be stored fails alone; those that are done with.
 
         What has to wait is put into `left`: the database is away, or an inline projection cannot fold it.  A worker
         that stops waits for no projection: when its lease has expired the run is executed again.
@@ -159,7 +159,7 @@ class Trips:
                     raise
                 left.extend(batch[place:])
                 return
-            yield execution
+            yield execution, outcome
 
     def store(self, execution: Execution, outcome: Outcome) -> None:
         """Store one outcome; the run fails if that cannot be stored.
@@ -180,6 +180,11 @@ class Trips:
 def session_of(run: Run) -> UUID | None:
     """The session that has leased it."""
     return None if run.lease is None else run.lease.session_id
+
+
+def is_an_end(ended: Ended) -> bool:
+    """Whether an attempt has come to an end; one that was interrupted is given back, to be executed again."""
+    return not isinstance(ended[1], Interrupted)
 
 
 def _tell(before: Run, after: Run) -> None:

@@ -115,7 +115,7 @@ class Worker:
 
     @property
     def completed(self) -> int:
-        """How many attempts it has brought to an end."""
+        """How many attempts it has brought to an end, those apart that it has given back to be executed again."""
         return self._exchange.completed
 
     def start(self) -> None:

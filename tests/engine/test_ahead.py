@@ -153,7 +153,7 @@ def test_what_cannot_begin_soon_is_given_back_to_whoever_has_a_slot(
         assert app.runs.wait(one, timeout=PATIENCE).status is RunStatus.SUCCEEDED
     busy.stop()
     other.stop()
-    assert (busy.completed, other.completed) == (1 + AHEAD, AHEAD)
+    assert (busy.completed, other.completed) == (1, AHEAD)
     assert sorted(held.called) == [0, 1, 2]
     for one in ids[1:]:
         assert types_of(app, one)[2:] == ["RunLeased", "RunInterrupted", "RunLeased", "RunSucceeded"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,12 @@ import runlane
 from runlane.storage import script
 
 ROOT = Path(runlane.__file__).parent
-MODULES = {
-    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8"))
+MODULES = [
+    path.relative_to(ROOT).as_posix()
     for path in sorted(ROOT.rglob("*.py"))
     # The suite for other people's storages tries what a database has to refuse.
     if "__pycache__" not in path.parts and "conformance" not in path.parts
-}
+]
 WRITER = "storage/log.py"
 #: Writes whole histories of another database into an environment without any.
 RESTORER = "storage/restore.py"
@@ -52,6 +53,12 @@ _WRITE_SQL = re.compile(
     r"(?:\{\}\.|\w+\.)?(" + "|".join(sorted(FOLDED)) + r")\b",
     re.IGNORECASE,
 )
+
+
+@cache
+def parsed(module: str) -> ast.Module:
+    """The source of a module of the package."""
+    return ast.parse((ROOT / module).read_text("utf-8"))
 
 
 def sql_writes(tree: ast.AST) -> set[str]:
@@ -113,16 +120,16 @@ def dialect_calls(tree: ast.AST) -> set[str]:
     return called & {*DIALECT_WRITES, DIALECT_DELETE}
 
 
-OTHERS = sorted(set(MODULES) - {WRITER})
+OTHERS = [module for module in MODULES if module != WRITER]
 
 
 @pytest.mark.parametrize("module", sorted(set(OTHERS) - STATEMENTS - {BACKFILL}))
 def test_no_text_of_another_module_writes_a_folded_table(module: str) -> None:
-    assert sql_writes(MODULES[module]) == set()
+    assert sql_writes(parsed(module)) == set()
 
 
 def test_what_fills_in_digests_writes_nothing_else() -> None:
-    assert sql_writes(MODULES[BACKFILL]) == {"events", "runs"}
+    assert sql_writes(parsed(BACKFILL)) == {"events", "runs"}
     changed = re.findall(r"(\w+\s+\w+)\s+(?:events|runs)\b", (ROOT / BACKFILL).read_text("utf-8"))
     assert not {words for words in changed if words.split()[0] in ("insert", "delete", "truncate", "merge")}
     assert set(re.findall(r"update (?:events|runs) set (\w+)", (ROOT / BACKFILL).read_text("utf-8"))) == {"digest"}
@@ -130,7 +137,7 @@ def test_what_fills_in_digests_writes_nothing_else() -> None:
 
 @pytest.mark.parametrize("module", OTHERS)
 def test_no_statement_of_another_module_writes_a_folded_table(module: str) -> None:
-    for verb, targets in core_writes(MODULES[module]):
+    for verb, targets in core_writes(parsed(module)):
         mends = module in MENDERS
         assert mends or not any(one.startswith("unresolved") for one in targets), f"{verb} of {targets}: name the table"
         restores = module == RESTORER and verb == "insert"
@@ -140,25 +147,25 @@ def test_no_statement_of_another_module_writes_a_folded_table(module: str) -> No
 @pytest.mark.parametrize("module", sorted(set(OTHERS) - STATEMENTS))
 def test_only_the_log_and_the_pruner_call_what_the_databases_spell_out(module: str) -> None:
     wanted = {PRUNER: {DIALECT_DELETE}, RESTORER: {"insert_events"}}
-    assert dialect_calls(MODULES[module]) == wanted.get(module, set())
+    assert dialect_calls(parsed(module)) == wanted.get(module, set())
 
 
 def test_the_search_finds_the_one_writer() -> None:
     """If it found nothing there, it would find nothing elsewhere."""
-    assert dialect_calls(MODULES[WRITER]) == DIALECT_WRITES
+    assert dialect_calls(parsed(WRITER)) == DIALECT_WRITES
     assert {"schedules", "occurrences", "idempotency_keys", "queues"} <= set().union(
-        *(t for _, t in core_writes(MODULES[WRITER]))
+        *(t for _, t in core_writes(parsed(WRITER)))
     )
     for module in STATEMENTS:
         wanted = {"events", "runs"} if module in (BIRTHS, CLAIMS) else {"events", "runs", "idempotency_keys"}
-        assert sql_writes(MODULES[module]) >= wanted
+        assert sql_writes(parsed(module)) >= wanted
 
 
 _ONCE = {"events": 1, "runs": 1, "idempotency_keys": 1}
 _DELETE_SQL = re.compile(r"delete\s+from\s+(?:\{\}\.)?(\w+)", re.IGNORECASE)
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
+@pytest.mark.parametrize("module", MODULES)
 def test_only_the_statement_of_the_pruner_deletes_history(module: str) -> None:
     """One statement per database and table, and it takes the run, its events and its key together."""
     source = (ROOT / module).read_text("utf-8")
@@ -175,7 +182,8 @@ def test_on_postgres_the_statement_of_the_pruner_stands_in_its_function() -> Non
 
 
 def test_events_are_never_updated_or_deleted_by_any_module() -> None:
-    for module, tree in MODULES.items():
+    for module in MODULES:
+        tree = parsed(module)
         assert not any(verb != "insert" and "events" in targets for verb, targets in core_writes(tree)), module
 
 

@@ -78,11 +78,12 @@ def test_a_process_that_cannot_reach_the_database_says_so(app: Runlane, monkeypa
 
 
 def test_ctrl_c_is_heard_by_the_caller_alone(app: Runlane) -> None:
-    """As a terminal sends it: to the whole group of the program."""
+    """As a terminal sends it, to the whole group of the program, which heeds it even where these tests may not."""
     url = database_of(app).url.render_as_string(hide_password=False)
     program = f"""
 import os, signal
 from runlane import Runlane
+signal.signal(signal.SIGINT, signal.default_int_handler)
 interrupt = lambda _: os.killpg(0, signal.SIGINT)
 Runlane({url!r}).start().audit.verify(processes=2, progress=interrupt)
 """
