@@ -3,8 +3,9 @@
 Both together are every test there is, apart from those of ``tests/chaos`` that only ``make chaos`` runs; CI runs both.
 Without ``--tier`` pytest runs whatever it is asked for.
 
-The short form holds every test function, except those that are named here: what is left out are further cases of a
-function that differ in a seed, a row of a matrix, an operation or, in some folders, the database.
+The short form holds every test function, except those that are named here and the races that show no invariant by its
+number: what is left out are further cases of a function that differ in a seed, a row of a matrix, an operation or, in
+most folders, the database.
 """
 
 from __future__ import annotations
@@ -26,21 +27,27 @@ SAMPLED = {
     "tests/acceptance/test_processes.py": 1000,
     "tests/acceptance/test_pytest_plugin.py::test_a_program": 1000,
     "tests/defects/": 20,
+    "tests/engine/test_interrupts.py": 1000,
+    "tests/export/test_paths.py": 10,
+    "tests/export/test_writing.py::test_the_last_steps": 10,
     "tests/faults/": 20,
     "tests/hostile/": 40,
     "tests/races/": 1000,
     "tests/simulation/test_simulation.py::test_what_went_wrong": 1000,
+    "tests/storage/test_roles.py": 3,
 }
-#: Each function is on one database in the short form, in turns, and on the other one in the rest.  What the storage and
-#: the adapters themselves promise is tested on both all the same (tests/storage, tests/conformance).
+#: Each function is on one database in the short form, in turns, and on the other one in the rest.  What a storage, a
+#: transport and a lane promise is tested on both all the same (tests/conformance).
 IN_TURNS = (
-    "tests/acceptance/test_demo.py",
-    "tests/acceptance/test_processes.py",
+    "tests/acceptance/",
     "tests/engine/",
+    "tests/export/",
+    "tests/health/",
     "tests/hostile/",
     "tests/races/",
-    "tests/storage/test_rebuild.py",
-    "tests/storage/test_sharing.py",
+    "tests/sqs/",
+    "tests/storage/",
+    "tests/transport/",
 )
 #: The memory lane is SQLite without a file: in these folders the file is enough, where a function is given both.
 ON_FILES = ("tests/engine/", "tests/export/", "tests/health/", "tests/hostile/", "tests/storage/")
@@ -70,6 +77,7 @@ LONG = (
     "tests/acceptance/test_dev.py::test_a_change_of_source_is_executed_and_broken_source_survived",
     "tests/acceptance/test_dev.py::test_a_second_interrupt_waits_for_no_attempt",
     "tests/acceptance/test_dev.py::test_an_attempt_that_does_not_end_is_queued_again_at_a_reload",
+    "tests/acceptance/test_dev.py::test_a_memory_lane_is_told_in_the_first_line",
     "tests/acceptance/test_dev.py::test_an_interrupt_lets_attempts_end",
     "tests/acceptance/test_dev.py::test_nothing_is_left_when_the_watcher_is_killed",
     "tests/acceptance/test_dev.py::test_other_places_are_watched_where_they_are_named",
@@ -91,11 +99,16 @@ LONG = (
     "tests/hostile/test_files.py::test_any_value_in_any_place_of_the_data",
     "tests/hostile/test_handlers.py::test_nothing_of_an_exception_is_kept_where_failures_are_redacted",
     "tests/hostile/test_handlers.py::test_the_callers_thread_ends_every_attempt",
+    # The same once more behind PgBouncer, which the short form of the chaos has too.
+    "tests/conformance/test_pgbouncer.py",
+    "tests/storage/test_pgbouncer.py",
     # Adapters that are wrong, and found; the suites themselves are in the short form.
     "tests/conformance/test_broken_adapters.py",
     "tests/conformance/test_documented.py::test_the_adapters_of_the_page_pass_their_suites",
     # 2,000 places of a log are changed; each kind of change is made once in the short form.
+    "tests/storage/test_digests.py::test_postgres_works_out_the_same",
     "tests/storage/test_digests.py::test_whatever_is_changed_at_random_is_found",
+    "tests/storage/test_following.py::test_a_real_dump_restored_into_a_fresh_cluster",
     # Memory over a large export, and thousands of events told apart.
     "tests/export/test_importing.py::test_memory_does_not_grow_with_the_export",
     "tests/export/test_writing.py::test_memory_does_not_grow_with_the_log",
@@ -109,6 +122,9 @@ LONG = (
     "tests/plans/test_postgres.py",
     # The simulator notices planted defects, each of which it then makes small for seconds.
     "tests/simulation/test_simulation.py::test_it_finds_a_planted_defect",
+    # What the harness does with its own processes and reports.
+    "tests/chaos/test_short.py::test_nobody_outlives_who_started_the_chaos",
+    "tests/chaos/test_short.py::test_sittings_add_up",
     # How failing histories are made small and long runs shared is no promise of the product, nor what mutants say.
     "tests/defects/test_defects.py::test_what_breaks_no_promise_is_not_called_killed",
     "tests/mutation/test_mutants.py::test_changes_that_no_test_comes_to_are_told_to_survive",
@@ -162,7 +178,7 @@ def _short(items: list[pytest.Item]) -> Iterable[pytest.Item]:
     for item in items:
         kind = _kind(item)
         one_in = next((n for folder, n in SAMPLED.items() if item.nodeid.startswith(folder)), 1)
-        if item.nodeid.startswith(LONG) or _stands_back(item, on):
+        if item.nodeid.startswith(LONG) or _stands_back(item, on) or _names_no_invariant(item):
             continue
         seen[kind] += 1
         if (seen[kind] - 1) % one_in == 0:
@@ -177,6 +193,11 @@ def _stands_back(item: pytest.Item, on: dict[str, set[str]]) -> bool:
     if item.nodeid.startswith(IN_TURNS) and function in on["sqlite"] & on["postgres"]:
         return ("sqlite", "postgres")[crc32(function.encode()) % 2] in case
     return False
+
+
+def _names_no_invariant(item: pytest.Item) -> bool:
+    """Of the races the short form has those that show an invariant of SPEC section 17 by its number."""
+    return item.nodeid.startswith("tests/races/") and "::test_invariant_" not in item.nodeid
 
 
 def _kind(item: pytest.Item) -> tuple[str, ...]:

@@ -126,15 +126,17 @@ def _best(
             return []
         # Whoever was faster may have filled all of them.  Going back to the savepoint gives their locks back, so that
         # others can be taken: in the order of numbers once more, and never while some are held.
-        with tx.connection.begin_nested() as savepoint:
-            slots = lock(tx, environment, chosen)
-            rooms = {p: s.free for p, s in slots.items()}
-            ids = _take(tx, environment, rooms, tasks, now, limit, session_id is None)
-            if session_id is not None:
-                held = {p: s.reserved for p, s in slots.items() if s.reserved}
-                ids += _holding(tx, environment, held, tasks, now) if held else []
-            if not ids:
-                savepoint.rollback()
+        # (In plain SQL: SQLAlchemy would compile its own savepoints anew each time.)
+        tx.statements.exec_driver_sql("savepoint runlane_partitions")
+        slots = lock(tx, environment, chosen)
+        rooms = {p: s.free for p, s in slots.items()}
+        ids = _take(tx, environment, rooms, tasks, now, limit, session_id is None)
+        if session_id is not None:
+            held = {p: s.reserved for p, s in slots.items() if s.reserved}
+            ids += _holding(tx, environment, held, tasks, now) if held else []
+        if not ids:
+            tx.statements.exec_driver_sql("rollback to savepoint runlane_partitions")
+        tx.statements.exec_driver_sql("release savepoint runlane_partitions")
         if ids:
             runs = queries.get_runs(tx, ids).values()
             return sorted(runs, key=lambda run: (-run.priority, run.due_at, run.id))[:limit]

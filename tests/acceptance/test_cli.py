@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -233,8 +232,7 @@ def test_a_worker_stops_gracefully_on_sigterm(shell: Shell) -> None:
         worker.kill()
         worker.wait()
     assert worker.returncode == 0
-    # A claim that was under way may have taken the run once more, and given it back at once.
-    assert re.fullmatch(r"[12] attempts?\n", out)
+    assert out == "0 attempts\n"  # it was given back
     (run,) = shell.lines("runs", "get", made["run"]["id"])
     assert run["status"] == "queued"
     assert shell.lines("runs", "events", made["run"]["id"])[-1]["type"] == "run.interrupted"
