@@ -16,10 +16,10 @@ help: ## list the targets
 demo: $(VENV)/.base ## run the main job on the embedded default: every file of the standard library
 	@$(BIN)/runlane demo $(ARGS)
 
-test: $(VENV)/.dev ## lint and the short form of all tests, 220,000 random steps among them; less than ten minutes
+test: $(VENV)/.test ## lint and the short form of all tests, 220,000 random steps among them; less than ten minutes
 	$(MAKE) --no-print-directory -j2 lint short
 
-short: $(VENV)/.dev ## the short form of all tests alone
+short: $(VENV)/.test ## the short form of all tests alone
 	@# pytest compiles its modules in its own way: for the first time two processes do it, or each would do all for itself
 	@[ -d tests/__pycache__ ] || { for part in 'tests/[a-g]*/' 'tests/[h-z]*/'; do \
 		$(BIN)/python -m pytest -q --collect-only $$part >/dev/null 2>&1 & done; wait; }
@@ -28,13 +28,13 @@ short: $(VENV)/.dev ## the short form of all tests alone
 test-long: $(VENV)/.dev ## types and the rest of the tests: every race, fault and defect; ten minutes, or twenty
 	$(MAKE) --no-print-directory -j3 mypy pyright long
 
-long: $(VENV)/.dev ## the rest of the tests alone
+long: $(VENV)/.test ## the rest of the tests alone
 	$(BIN)/python -m pytest -q -n 4 --dist worksteal --tier long $(ARGS)
 
 check: $(VENV)/.dev ## the inner loop: lint, types and the tests that need no database
 	$(MAKE) --no-print-directory -j2 lint types unit
 
-lint: $(VENV)/.dev ## format and lint checks, and the direction of imports
+lint: $(VENV)/.test ## format and lint checks, and the direction of imports
 	$(BIN)/ruff format --check -q $(SOURCES)
 	$(BIN)/ruff check -q $(SOURCES)
 	$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
@@ -47,7 +47,7 @@ mypy: $(VENV)/.dev
 pyright: $(VENV)/.dev
 	$(BIN)/pyright
 
-unit: $(VENV)/.dev ## the tests that need no database
+unit: $(VENV)/.test ## the tests that need no database
 	$(BIN)/python -m pytest -q tests/unit tests/properties
 
 stateful: $(VENV)/.dev ## random histories of every command beside the model, on each lane: STEPS=100000 SEED=random ARGS="--lane postgres --processes 2"
@@ -105,6 +105,10 @@ $(VENV)/.base: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -e '.[postgres]'
 	@touch $@
 
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -e '.[test]'
+	@touch $(VENV)/.base $@
+
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -e '.[dev]'
-	@touch $(VENV)/.base $@
+	@touch $(VENV)/.base $(VENV)/.test $@
