@@ -19,6 +19,7 @@ from runlane.runtime import Runtime
 from runlane.shown import words_of
 from runlane.storage.successes import Successes
 from runlane.storage.transaction import Transaction
+from runlane.values import RunStatus
 
 log = logging.getLogger("runlane.worker")
 #: Each attempt that ended, at DEBUG; the records carry it as `attempt`.
@@ -183,8 +184,9 @@ def session_of(run: Run) -> UUID | None:
 
 
 def is_an_end(ended: Ended) -> bool:
-    """Whether an attempt has come to an end; one that was interrupted is given back, to be executed again."""
-    return not isinstance(ended[1], Interrupted)
+    """Whether an attempt has come to an end: one that was interrupted is given back, unless its run is cancelled so."""
+    outcome = ended[1]
+    return not isinstance(outcome, Interrupted) or outcome.reason == RunStatus.CANCELLATION_REQUESTED
 
 
 def _tell(before: Run, after: Run) -> None:

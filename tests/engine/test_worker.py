@@ -479,6 +479,7 @@ def test_a_group_of_nothing_but_cancellations_is_one(make_app: Make, cancelled: 
         eventually(lambda: app.runs.get(run.id).is_terminal, "the end of the run")
     worker.stop()
     assert app.runs.get(run.id).status is (RunStatus.CANCELLED if cancelled else RunStatus.QUEUED)
+    assert worker.completed == int(cancelled)  # what is given back is no attempt that has come to an end
 
 
 def test_workers_made_by_several_threads_are_all_stopped_by_closing(make_app: Make) -> None:
