@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from attrs import evolve
@@ -52,6 +52,8 @@ def test_what_comes_next_follows_from_the_rule() -> None:
     assert schedule_decisions.preview(state(), 3, T0) == (T0 + HOUR, T0 + 2 * HOUR, T0 + 3 * HOUR)
     assert schedule_decisions.preview(state(), 1, T0 + 9 * HOUR) == (T0 + 10 * HOUR,)
     assert schedule_decisions.preview(state(), 0, T0) == ()
+    last = datetime(9999, 12, 31, 22, 30, tzinfo=UTC)
+    assert len(schedule_decisions.preview(state(), 5, last)) < 5, "the calendar ends"
 
 
 def test_a_one_off_has_one_occurrence_to_come_or_none() -> None:
@@ -61,6 +63,7 @@ def test_a_one_off_has_one_occurrence_to_come_or_none() -> None:
         assert schedule_decisions.preview(evolve(once, next_at=None), 5, now) == (), "it has fired, or was skipped"
     paused = evolve(once, paused=True)
     assert schedule_decisions.preview(paused, 5, T0) == (T0 + HOUR,)
+    assert schedule_decisions.preview(paused, 0, T0) == ()
     assert schedule_decisions.preview(paused, 5, T0 + HOUR) == (), "to resume it would skip that"
 
 
