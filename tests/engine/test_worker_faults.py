@@ -262,6 +262,7 @@ def test_a_worker_that_cannot_clear_up_ends_all_the_same(lane_url: str, monkeypa
             with pytest.raises(RuntimeError):
                 worker.stop()
 
+        clear_up = app.lane.transport.unlisten
         monkeypatch.setattr(app.lane.transport, "unlisten", fails)
         worker.start()
         stops = threading.Thread(target=stop, daemon=True)
@@ -272,6 +273,7 @@ def test_a_worker_that_cannot_clear_up_ends_all_the_same(lane_url: str, monkeypa
         assert worker.closed
         with pytest.raises(RuntimeError, match="no way to clear up"):
             worker.run()
+        clear_up(worker._exchange.ring)  # its thread would go on, and speak up when the server ends
 
 
 @pytest.mark.parametrize("name", ["runlane-maintenance", "first exchange", "last exchange", "runlane-worker"])
