@@ -16,7 +16,7 @@ help: ## list the targets
 demo: $(VENV)/.base ## run the main job on the embedded default: every file of the standard library
 	@$(BIN)/runlane demo $(ARGS)
 
-test: $(VENV)/.test ## lint and the short form of all tests, 220,000 random steps among them; less than ten minutes
+test: $(VENV)/.test ## lint and the short form of all tests, 220,000 random steps among them; eight to ten minutes on 2 cores
 	$(MAKE) --no-print-directory -j2 lint short
 
 short: $(VENV)/.test ## the short form of all tests alone

@@ -26,7 +26,8 @@ from runlane.executor import Execution, Executor
 from runlane.projections.runs import Run
 from runlane.runtime import Runtime
 from runlane.storage.partitions import MOST_PARTITIONS
-from runlane.trips import Ended, Trips, is_an_end, session_of
+from runlane.trips import Ended, Trips, is_an_end
+from runlane.underway import UnderWay, session_of
 
 log = logging.getLogger("runlane.worker")
 
@@ -78,7 +79,7 @@ class Exchange:
         self._waiting = 0
         self._told = False  # a waiting lane is being woken
         self._retried: list[Ended] = []  # taken once, but the database was away
-        self._active: dict[tuple[UUID, int], Execution] = {}
+        self._active = UnderWay()
         self._executing = 0
         self._lingering = 0  # handlers still inside although their time was over; each keeps its slot
         self._in_flight = 0
@@ -110,7 +111,7 @@ class Exchange:
         """Claim nothing any more, give back what has not begun, and ask the attempts under way to end."""
         with self._changed:
             self._stopping = True
-            self._tell_to_stop(list(self._active.values()), "worker_stopping")
+            self._tell_to_stop(self._active.all(), "worker_stopping")
 
     def cut_off(self) -> None:
         """Give the attempts that are still under way back, whatever their handlers do from now on.
@@ -119,8 +120,8 @@ class Exchange:
         """
         with self._changed:
             self._stopping = self._cut = True
-            self._executor.withdraw(self._active.values())
-            for execution in self._active.values():
+            self._executor.withdraw(self._active.all())
+            for execution in self._active.all():
                 if not execution.ended:
                     self._finished.append((execution, Interrupted("worker_stopping")))
             self._changed.notify_all()
@@ -143,13 +144,12 @@ class Exchange:
     def held(self) -> dict[UUID, int]:
         """The attempts under way, or whose outcome is not yet stored."""
         with self._changed:
-            return dict(sorted(self._active))
+            return self._active.attempts()
 
     def lease_lost(self, session_id: UUID) -> None:
         """Tell the handlers of this session to stop; their outcomes will be dropped."""
         with self._changed:
-            lost = [execution for execution in self._active.values() if session_of(execution.run) == session_id]
-            self._tell_to_stop(lost, "lease_lost")
+            self._tell_to_stop(self._active.of_session(session_id), "lease_lost")
 
     def _look(self, execution: Execution) -> None:
         self._part_unless_trusted(session_of(execution.run))
@@ -162,8 +162,7 @@ class Exchange:
     def cancel(self, run_ids: Collection[UUID]) -> None:
         """Tell the handlers of these runs that they are asked to stop."""
         with self._changed:
-            meant = [execution for (run_id, _), execution in self._active.items() if run_id in run_ids]
-            self._tell_to_stop(meant, "cancellation_requested")
+            self._tell_to_stop(self._active.of_runs(run_ids), "cancellation_requested")
 
     def _tell_to_stop(self, executions: Sequence[Execution], reason: str) -> None:
         """Those that have begun are told, and the others do not begin."""
@@ -216,7 +215,7 @@ class Exchange:
             with self._changed:
                 self.error = self.error or error
                 self._stopping = True
-                self._executor.withdraw(self._active.values())
+                self._executor.withdraw(self._active.all())
                 self._changed.notify_all()
 
     def _next(self) -> tuple[list[Ended], int] | None:
@@ -359,7 +358,7 @@ class Exchange:
         with self._changed:
             self._forget(batch)
             for execution in executions:
-                self._active[execution.run.id, execution.context.attempt] = execution
+                self._active.add(execution)
             self._executing += len(executions)
             self._retried += left
             self._in_flight -= 1
@@ -379,8 +378,7 @@ class Exchange:
         self._executor.call(called)
 
     def _forget(self, batch: Sequence[Ended]) -> None:
-        for execution, _ in batch:
-            self._active.pop((execution.run.id, execution.context.attempt), None)
+        self._active.forget(execution for execution, _ in batch)
 
     def _wait_for_locks(self) -> None:
         """What is due is locked: it is not the end of a drain, and worth another look in a moment."""

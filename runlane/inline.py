@@ -23,6 +23,7 @@ from runlane.projections.runs import Run
 from runlane.runtime import Runtime
 from runlane.storage import queries
 from runlane.storage.transaction import Transaction
+from runlane.underway import UnderWay
 from runlane.values import TriggerOutcome
 from runlane.wakeup import Wakeup
 
@@ -54,20 +55,19 @@ class Inline:
         self._runtime = runtime
         self._executor = self._new_executor()
         self._lock = threading.Lock()
-        self._active: dict[tuple[UUID, int], Execution] = {}
+        self._active = UnderWay()
         runtime.join(self)
 
     def held(self) -> dict[UUID, int]:
         """The attempts under way."""
         with self._lock:
-            return dict(sorted(self._active))
+            return self._active.attempts()
 
     def lease_lost(self, session_id: UUID) -> None:
         """Tell the handlers of this session to stop."""
         with self._lock:
-            for execution in self._active.values():
-                if execution.run.lease is not None and execution.run.lease.session_id == session_id:
-                    execution.context.signal.set("lease_lost")
+            for execution in self._active.of_session(session_id):
+                execution.context.signal.set("lease_lost")
 
     def cancel(self, run_ids: Collection[UUID]) -> None:
         """Tell the handlers of these runs that they are asked to stop."""
@@ -154,11 +154,10 @@ class Inline:
         """
         opened = self._runtime.vault.unlock([run])[0]
         execution = Execution(opened.run, self._runtime.registry.tasks[run.task_id], opened.seal, opened.problem)
-        place = (run.id, execution.context.attempt)
         with self._lock:  # whoever wants it no more finds it among these afterwards, or it finds out here
             begins = wanted()
             if begins:
-                self._active[place] = execution
+                self._active.add(execution)
         if not begins:
             self._store([Finished(opened.run, Interrupted("worker_stopping"), execution.task.retry)])
             raise Unwanted
@@ -167,7 +166,7 @@ class Inline:
             after = self._keep(opened.run, outcome, execution.task.retry)
         finally:
             with self._lock:
-                del self._active[place]
+                self._active.forget([execution])
         if execution.interrupt is not None:
             raise execution.interrupt
         if after is None:
@@ -179,7 +178,7 @@ class Inline:
     def close(self) -> None:
         """Tell the handlers under way to stop, and end the event loop for ``async def`` ones, if one was needed."""
         with self._lock:
-            active = list(self._active.values())
+            active = self._active.all()
         for execution in active:
             execution.context.signal.set("worker_stopping")
         # The application may be started again, and an executor that is closed watches no deadlines.
@@ -191,7 +190,7 @@ class Inline:
 
     def _among(self, run_ids: Collection[UUID]) -> list[Execution]:
         with self._lock:
-            return [execution for (run_id, _), execution in self._active.items() if run_id in run_ids]
+            return self._active.of_runs(run_ids)
 
     def _keep(self, run: Run, outcome: Outcome, retry: Retry) -> Run | None:
         """Store an outcome; the run fails where it cannot be stored, like a release to the year 10000."""

@@ -178,11 +178,6 @@ class Trips:
             self.go([(execution, unstorable(refusal))], 0, holder)
 
 
-def session_of(run: Run) -> UUID | None:
-    """The session that has leased it."""
-    return None if run.lease is None else run.lease.session_id
-
-
 def is_an_end(ended: Ended) -> bool:
     """Whether an attempt has come to an end: one that was interrupted is given back, unless its run is cancelled so."""
     outcome = ended[1]

@@ -132,7 +132,7 @@ LONG = (
     # Adapters that are wrong, and found; the suites themselves are in the short form.
     "tests/conformance/test_broken_adapters.py",
     "tests/conformance/test_documented.py::test_the_adapters_of_the_page_pass_their_suites",
-    # 2,000 places of a log are changed; each kind of change is made once in the short form.
+    # 2,000 places of a log are changed; what verify says of single changes is in the short form.
     "tests/storage/test_digests.py::test_postgres_works_out_the_same",
     "tests/storage/test_digests.py::test_whatever_is_changed_at_random_is_found",
     "tests/storage/test_following.py::test_a_real_dump_restored_into_a_fresh_cluster",

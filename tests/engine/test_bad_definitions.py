@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -135,6 +136,22 @@ def test_what_the_driver_of_sqlite_takes_is_accepted(tmp_path: Path, options: st
     with Runlane(f"sqlite:///{tmp_path}/app.db?{options}") as app:
         assert app.runs.list().data == ()
     assert (tmp_path / "app.db").exists()
+
+
+@pytest.mark.parametrize(("options", "kept"), [("", 1000), ("?cached_statements=7", 7)])
+def test_how_many_statements_the_driver_keeps_prepared(
+    tmp_path: Path, options: str, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, seen = sqlite3.dbapi2.connect, set()
+
+    def watched(*arguments: Any, **given: Any) -> Any:
+        seen.add(given.get("cached_statements"))
+        return connect(*arguments, **given)
+
+    monkeypatch.setattr(sqlite3.dbapi2, "connect", watched)
+    with Runlane(f"sqlite:///{tmp_path}/app.db{options}") as app:
+        assert app.runs.list().data == ()
+    assert seen == {kept}
 
 
 @pytest.mark.parametrize(("make", "text"), DEFINITIONS.values(), ids=DEFINITIONS)
