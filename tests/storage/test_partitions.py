@@ -222,6 +222,27 @@ def test_two_claims_step_by_step_the_second_waits_and_then_sees_the_firsts_lease
         assert rooms == {"before": 1, "after": 0, "claimed": 0}
 
 
+def test_a_claim_that_came_too_late_gives_the_lock_back_at_once(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The savepoint does: locks are taken in the order of numbers, and never while some are held."""
+    lock = partitions.lock
+    with database_at(postgres_url) as database:
+        born(database), born(database)
+
+        def late(*of: Any) -> Any:
+            monkeypatch.setattr(partitions, "lock", lock)
+            assert len(claim(database)) == 1  # another one, between the look and the lock
+            return lock(*of)
+
+        monkeypatch.setattr(partitions, "lock", late)
+        holder = holder_in(database)
+        with database.write() as tx:
+            assert lease.claim(tx, "default", holder, ["default"], ["work"], 5, LATER, ONE) == []
+            held = "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
+            assert tx.connection.exec_driver_sql(held).scalar_one() == 0
+
+
 def test_a_claim_that_came_too_late_for_one_partition_takes_from_another(postgres_url: str) -> None:
     """The one that it chose is full once it has the lock: what lies behind is looked for again."""
     partition = Partition("default", "best", 1)
